@@ -1,0 +1,13 @@
+//! One file a subcommand: parse, call the crate that does it, render.
+
+pub mod data;
+pub mod graph;
+pub mod graph_run;
+pub mod identity;
+pub mod module;
+pub mod module_inspect;
+pub mod module_submit;
+pub mod peer;
+pub mod policy;
+pub mod quote;
+pub mod vault;

@@ -1,0 +1,72 @@
+//! `cloister`: federated training between parties that do not trust each other.
+#![forbid(unsafe_code)]
+
+mod commands;
+mod ui;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand, ValueEnum};
+
+use ui::{Exit, Ui};
+
+/// Federated training between parties that do not trust each other, inside Intel TDX virtual machines.
+#[derive(Parser, Debug)]
+#[command(name = "cloister", version, about, max_term_width = 120)]
+struct Cli {
+    /// How data is printed on stdout.
+    #[arg(short = 'o', long = "output-format", value_enum, default_value_t = Format::Text, global = true, id = "output_format")]
+    format: Format,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Format {
+    /// Lines for people.
+    Text,
+    /// One JSON document.
+    Json,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    /// Make, show and run training graphs.
+    Graph(commands::graph::GraphArgs),
+    /// Keys and credentials of participants and nodes.
+    Identity(commands::identity::IdentityArgs),
+    /// Draft, check and sign the agreement of a federation.
+    Policy(commands::policy::PolicyArgs),
+    Module(commands::module::ModuleArgs),
+    /// Commit to datasets and look at them.
+    Data(commands::data::DataArgs),
+    /// Make, show and verify TDX quotes.
+    Quote(commands::quote::QuoteArgs),
+    /// Attest a node from outside and print who answers.
+    Peer(commands::peer::PeerArgs),
+    /// Look into a sealed vault.
+    Vault(commands::vault::VaultArgs),
+}
+
+fn main() -> ExitCode {
+    let cli = Cli::parse();
+    let mut out = Ui { json: cli.format == Format::Json };
+    let result = match cli.command {
+        Command::Graph(args) => commands::graph::run(args, &mut out),
+        Command::Identity(args) => commands::identity::run(args, &mut out),
+        Command::Policy(args) => commands::policy::run(args, &mut out),
+        Command::Module(args) => commands::module::run(args, &mut out),
+        Command::Data(args) => commands::data::run(args, &mut out),
+        Command::Quote(args) => commands::quote::run(args, &mut out),
+        Command::Peer(args) => commands::peer::run(args, &mut out),
+        Command::Vault(args) => commands::vault::run(args, &mut out),
+    };
+    match result {
+        Ok(exit) => ExitCode::from(exit.code()),
+        Err(report) => {
+            let exit = report.downcast_ref::<ui::Failure>().map_or(Exit::Failed, |failure| failure.exit);
+            out.note(format!("{report:?}"));
+            ExitCode::from(exit.code())
+        }
+    }
+}

@@ -1,0 +1,101 @@
+//! How the command line speaks: data on stdout, everything else on stderr, one meaning an exit code.
+
+use std::fmt;
+use std::io::Write;
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// What the process's exit code says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Exit {
+    /// 0: done.
+    Done,
+    /// 1: the work failed.
+    Failed,
+    /// 2: usage, or an input that cannot be read.
+    Usage,
+    /// 3: attestation refused.
+    Refused,
+    /// 4: the policy denies it.
+    Denied,
+}
+
+impl Exit {
+    /// The number that the process ends with.
+    pub fn code(self) -> u8 {
+        match self {
+            Self::Done => 0,
+            Self::Failed => 1,
+            Self::Usage => 2,
+            Self::Refused => 3,
+            Self::Denied => 4,
+        }
+    }
+}
+
+/// Where a command writes.
+#[derive(Clone, Copy, Debug)]
+pub struct Ui {
+    /// `-o json` was asked for: stdout carries one JSON value and nothing else.
+    pub json: bool,
+}
+
+impl Ui {
+    /// Prints a line of data on stdout.
+    pub fn data(&mut self, text: impl fmt::Display) {
+        // A closed pipe (`cloister ... | head`) is the reader's choice and no failure of ours.
+        let _ = writeln!(std::io::stdout().lock(), "{text}");
+    }
+
+    /// Prints a value as one JSON document on stdout.
+    pub fn json(&mut self, value: &impl serde::Serialize) {
+        if let Ok(text) = serde_json::to_string_pretty(value) {
+            self.data(text);
+        }
+    }
+
+    /// Prints a remark for the person at the terminal, on stderr.
+    pub fn note(&mut self, text: impl fmt::Display) {
+        let _ = writeln!(std::io::stderr().lock(), "{text}");
+    }
+}
+
+/// An error together with the exit code that it ends the process with.
+#[derive(Debug, thiserror::Error, miette::Diagnostic)]
+#[error("{message}")]
+pub struct Failure {
+    /// The exit code.
+    pub exit: Exit,
+    message: String,
+    #[help]
+    help: Option<String>,
+}
+
+/// Wraps an error (with its chain of causes) so that the process ends with `exit`.
+pub fn fail(exit: Exit, error: impl std::error::Error) -> miette::Report {
+    let mut message = error.to_string();
+    let mut cause = error.source();
+    while let Some(source) = cause {
+        let text = source.to_string();
+        if !message.contains(&text) {
+            message.push_str(": ");
+            message.push_str(&text);
+        }
+        cause = source.source();
+    }
+    Failure { exit, message, help: None }.into()
+}
+
+/// An input that cannot be read: exit code 2.
+pub fn unreadable(error: impl std::error::Error) -> miette::Report {
+    fail(Exit::Usage, error)
+}
+
+/// A failure in words, with what to do about it.
+pub fn failed(exit: Exit, message: impl Into<String>, help: Option<String>) -> miette::Report {
+    Failure { exit, message: message.into(), help }.into()
+}
+
+/// The wall clock, in seconds since 1970; a clock before that reads 0.
+pub fn now_unix_s() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+}
