@@ -6,7 +6,7 @@ mod ui;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand, ValueEnum};
+use clap::{Parser, Subcommand};
 
 use ui::{Exit, Ui};
 
@@ -14,19 +14,8 @@ use ui::{Exit, Ui};
 #[derive(Parser, Debug)]
 #[command(name = "cloister", version, about, max_term_width = 120)]
 struct Cli {
-    /// How data is printed on stdout.
-    #[arg(short = 'o', long = "output-format", value_enum, default_value_t = Format::Text, global = true, id = "output_format")]
-    format: Format,
     #[command(subcommand)]
     command: Command,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum Format {
-    /// Lines for people.
-    Text,
-    /// One JSON document.
-    Json,
 }
 
 #[derive(Subcommand, Debug)]
@@ -50,7 +39,7 @@ enum Command {
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
-    let mut out = Ui { json: cli.format == Format::Json };
+    let mut out = Ui::default();
     let result = match cli.command {
         Command::Graph(args) => commands::graph::run(args, &mut out),
         Command::Identity(args) => commands::identity::run(args, &mut out),

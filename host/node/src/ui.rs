@@ -32,12 +32,35 @@ impl Exit {
     }
 }
 
-/// Where a command writes.
-#[derive(Clone, Copy, Debug)]
-pub struct Ui {
-    /// `-o json` was asked for: stdout carries one JSON value and nothing else.
-    pub json: bool,
+/// Form of the data on stdout.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum)]
+pub enum Format {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON document and nothing else.
+    Json,
 }
+
+/// The option `-o text|json`, flattened into the commands that print data
+/// (commands that write a file use `-o` for its path).
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct OutputArgs {
+    /// Form of the data on stdout.
+    #[arg(short = 'o', long = "output", value_enum, default_value_t = Format::Text, value_name = "FORMAT")]
+    pub format: Format,
+}
+
+impl OutputArgs {
+    /// Whether JSON was asked for.
+    pub fn json(self) -> bool {
+        self.format == Format::Json
+    }
+}
+
+/// Where a command writes.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Ui {}
 
 impl Ui {
     /// Prints a line of data on stdout.
