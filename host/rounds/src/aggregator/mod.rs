@@ -1,0 +1,469 @@
+//! The aggregator's side of a federation as a state machine.
+//!
+//! ```text
+//! gathering -> challenge -> confirm -> round -> (next) round ... -> finished
+//!      ^___________|___________|_________|  too few members: wait, then the same round again
+//! ```
+//!
+//! Updates are folded in ascending order of node names whatever order they arrive in, so that the aggregate has the same
+//! bytes. Memory stays bounded because an update is sent only into a granted slot; one slot is always kept for the
+//! update that is next in order, so slots can't lock each other.
+
+mod event;
+mod round;
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloister_tensor::Digest;
+
+use crate::refusal::{DropReason, UpdateRefusal};
+use crate::roster::{self, RosterEntry};
+
+pub use event::{Action, Event, RoundSummary, Waiting};
+use round::Round;
+
+/// What the machine has to know beforehand.
+#[derive(Clone, Debug)]
+pub struct RoundsConfig {
+    /// How many rounds make the federation's work.
+    pub rounds: u64,
+    /// Fewest updates of an aggregate: the larger of the policy's quorum and `min_workers_per_aggregate`.
+    pub needed: usize,
+    /// The workers that the policy names; nobody else joins.
+    pub workers: BTreeSet<String>,
+    /// The aggregator's own entry of the roster.
+    pub aggregator: RosterEntry,
+    /// How long a member may take for a step (train, upload, roster), in milliseconds.
+    pub deadline_ms: u64,
+    /// How long the first roster waits for workers beyond the quorum, in milliseconds.
+    pub gather_ms: u64,
+    /// Updates held at one time, the one being folded included; at least 2.
+    pub update_slots: usize,
+    /// How often a node may misbehave before it can't join again.
+    pub max_strikes: u32,
+    /// How often one round's aggregation may fail before the federation stops.
+    pub max_aggregate_failures: u32,
+}
+
+impl RoundsConfig {
+    /// Updates held at one time unless somebody says otherwise: one being folded, one coming.
+    pub const UPDATE_SLOTS: usize = 2;
+    /// Strikes unless somebody says otherwise.
+    pub const MAX_STRIKES: u32 = 3;
+    /// Failed aggregations unless somebody says otherwise.
+    pub const MAX_AGGREGATE_FAILURES: u32 = 3;
+}
+
+/// What the machine knows about a node that is connected.
+#[derive(Debug)]
+struct Member {
+    nonce: [u8; 32],
+    /// The last round and attempt that was started with it.
+    started: Option<(u64, u32)>,
+    /// The last one that it answered.
+    answered: Option<(u64, u32)>,
+}
+
+#[derive(Debug)]
+enum Phase {
+    Gathering {
+        since_ms: u64,
+    },
+    /// Quotes over the challenge are awaited.
+    Challenge {
+        challenge: [u8; 32],
+        entries: BTreeMap<String, RosterEntry>,
+        waiting: BTreeSet<String>,
+        since_ms: u64,
+    },
+    /// Everybody looks at everybody's evidence.
+    Confirm {
+        digest: Digest,
+        accepted: BTreeSet<String>,
+        waiting: BTreeSet<String>,
+        since_ms: u64,
+    },
+    Round(Round),
+    Finished,
+    Failed,
+}
+
+/// The state machine. See the module's head for its phases.
+#[derive(Debug)]
+pub struct Aggregator {
+    config: RoundsConfig,
+    members: BTreeMap<String, Member>,
+    strikes: BTreeMap<String, u32>,
+    phase: Phase,
+    epoch: u64,
+    /// Digest and members of the roster in force.
+    roster: Option<(Digest, BTreeSet<String>)>,
+    next_round: u64,
+    next_attempt: u32,
+    aggregate_failures: u32,
+}
+
+impl Aggregator {
+    /// A machine that waits for its first member. `first_round` is 1, or where a federation goes on after a restart.
+    pub fn new(mut config: RoundsConfig, first_round: u64, now_ms: u64) -> Self {
+        config.update_slots = config.update_slots.max(2);
+        config.needed = config.needed.max(1);
+        Self {
+            config,
+            members: BTreeMap::new(),
+            strikes: BTreeMap::new(),
+            phase: Phase::Gathering { since_ms: now_ms },
+            epoch: 0,
+            roster: None,
+            next_round: first_round.max(1),
+            next_attempt: 1,
+            aggregate_failures: 0,
+        }
+    }
+
+    /// Whether a node may join now; the text says why not.
+    pub fn may_join(&self, node: &str) -> Result<(), String> {
+        if !self.config.workers.contains(node) {
+            return Err(format!("the policy names no worker {node:?}"));
+        }
+        if self.strikes.get(node).is_some_and(|&strikes| strikes >= self.config.max_strikes) {
+            return Err(format!("{node} misbehaved {} times in this federation", self.config.max_strikes));
+        }
+        match self.phase {
+            Phase::Finished => Err("the federation has finished its rounds".to_owned()),
+            Phase::Failed => Err("the federation has stopped".to_owned()),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whether all rounds are done.
+    pub fn finished(&self) -> bool {
+        matches!(self.phase, Phase::Finished)
+    }
+
+    /// Whether the federation stopped because its aggregation kept failing.
+    pub fn failed(&self) -> bool {
+        matches!(self.phase, Phase::Failed)
+    }
+
+    /// When [`Event::Tick`] is due at the latest, if anything waits for time.
+    pub fn next_deadline_ms(&self) -> Option<u64> {
+        match &self.phase {
+            Phase::Gathering { since_ms } => {
+                (self.members.len() >= self.config.needed).then(|| since_ms.saturating_add(self.config.gather_ms))
+            }
+            Phase::Challenge { since_ms, .. } | Phase::Confirm { since_ms, .. } => {
+                Some(since_ms.saturating_add(self.config.deadline_ms))
+            }
+            Phase::Round(round) => round.next_deadline_ms(self.config.deadline_ms),
+            Phase::Finished | Phase::Failed => None,
+        }
+    }
+
+    /// What the waiting is for, while the machine waits for members.
+    pub fn waiting(&self) -> Option<Waiting> {
+        matches!(self.phase, Phase::Gathering { .. }).then(|| Waiting {
+            present: self.members.keys().cloned().collect(),
+            missing: self.config.workers.iter().filter(|node| !self.members.contains_key(*node)).cloned().collect(),
+            needed: self.config.needed,
+        })
+    }
+
+    /// Takes what happened; returns what to do, in this order.
+    ///
+    /// Events of nodes that are not members are ignored: they come from connections that were dropped already.
+    pub fn handle(&mut self, now_ms: u64, event: Event) -> Vec<Action> {
+        let mut out = Vec::new();
+        match event {
+            Event::Joined { node, nonce } => self.joined(node, nonce, now_ms, &mut out),
+            Event::Left { node, reason } => self.drop_node(&node, DropReason::Left { reason }, &mut out),
+            Event::Lost { node, cause } => self.drop_node(&node, DropReason::Gone { cause }, &mut out),
+            Event::Refused { node, refusal } => self.drop_node(&node, DropReason::Refused(refusal), &mut out),
+            Event::Evidence { node, epoch, entry } => self.evidence(node, epoch, entry, &mut out),
+            Event::Accepted { node, epoch, digest } => self.accepted(node, epoch, digest, &mut out),
+            Event::RefusesMember { node, refused, rules } => {
+                self.drop_node(&node, DropReason::RefusesMember { node: refused, rules }, &mut out);
+            }
+            Event::Ready { node, round, attempt, rows, digest } => {
+                self.answer(&node, (round, attempt), "an update", &mut out, |round| round.ready(&node, rows, digest));
+            }
+            Event::ModuleFailed { node, round, attempt, code, module } => {
+                let reason = DropReason::ModuleFailed { code, module };
+                self.answer(&node, (round, attempt), "a module's failure", &mut out, |_| Err(reason));
+            }
+            Event::Received { node, round, attempt } => {
+                if let Phase::Round(current) = &mut self.phase
+                    && current.is(round, attempt)
+                {
+                    current.received(&node);
+                }
+            }
+            Event::Folded { node } => {
+                if let Phase::Round(current) = &mut self.phase {
+                    current.folded(&node);
+                }
+            }
+            Event::Aggregated { round, attempt } => self.aggregated(round, attempt, &mut out),
+            Event::AggregateFailed { round, attempt, cause } => {
+                self.aggregate_failed(round, attempt, cause, now_ms, &mut out);
+            }
+            Event::Tick => {}
+        }
+        self.settle(now_ms, &mut out);
+        out
+    }
+
+    fn joined(&mut self, node: String, nonce: [u8; 32], now_ms: u64, out: &mut Vec<Action>) {
+        if self.may_join(&node).is_err() {
+            return;
+        }
+        if self.members.contains_key(&node) {
+            let refusal = UpdateRefusal::OutOfTurn {
+                node: node.clone(),
+                seen: "a second join".to_owned(),
+                wanted: "one a connection".to_owned(),
+            };
+            return self.drop_node(&node, DropReason::Refused(refusal), out);
+        }
+        if self.members.is_empty() && self.roster.is_none() {
+            self.phase = Phase::Gathering { since_ms: now_ms };
+        }
+        self.members.insert(node, Member { nonce, started: None, answered: None });
+        out.extend(self.waiting().map(Action::Wait));
+    }
+
+    /// Takes a node out of everything and says so once.
+    fn drop_node(&mut self, node: &str, reason: DropReason, out: &mut Vec<Action>) {
+        if self.members.remove(node).is_none() {
+            return;
+        }
+        if reason.misbehaved() {
+            *self.strikes.entry(node.to_owned()).or_default() += 1;
+        }
+        match &mut self.phase {
+            Phase::Challenge { entries, waiting, .. } => {
+                waiting.remove(node);
+                entries.remove(node);
+            }
+            Phase::Confirm { accepted, waiting, .. } => {
+                waiting.remove(node);
+                accepted.remove(node);
+            }
+            Phase::Round(round) => round.drop_node(node, &reason),
+            Phase::Gathering { .. } | Phase::Finished | Phase::Failed => {}
+        }
+        out.push(Action::Drop { node: node.to_owned(), reason });
+        out.extend(self.waiting().map(Action::Wait));
+    }
+
+    fn evidence(&mut self, node: String, epoch: u64, entry: RosterEntry, out: &mut Vec<Action>) {
+        if !self.members.contains_key(&node) || epoch < self.epoch {
+            return; // an answer to an epoch that was given up
+        }
+        if let Phase::Challenge { entries, waiting, .. } = &mut self.phase
+            && epoch == self.epoch
+            && entry.node == node
+            && waiting.remove(&node)
+        {
+            entries.insert(node, entry);
+            return;
+        }
+        self.out_of_turn(node, "roster evidence", "one for the epoch that was asked for", out);
+    }
+
+    fn accepted(&mut self, node: String, epoch: u64, seen: Digest, out: &mut Vec<Action>) {
+        if !self.members.contains_key(&node) || epoch < self.epoch {
+            return;
+        }
+        if let Phase::Confirm { digest, accepted, waiting, .. } = &mut self.phase
+            && epoch == self.epoch
+            && waiting.remove(&node)
+        {
+            let wanted = *digest;
+            if seen == wanted {
+                accepted.insert(node);
+            } else {
+                self.drop_node(&node, DropReason::OtherRoster { seen, wanted }, out);
+            }
+            return;
+        }
+        self.out_of_turn(node, "a roster's acceptance", "one for the roster that was relayed", out);
+    }
+
+    fn out_of_turn(&mut self, node: String, seen: &str, wanted: &str, out: &mut Vec<Action>) {
+        let refusal =
+            UpdateRefusal::OutOfTurn { node: node.clone(), seen: seen.to_owned(), wanted: wanted.to_owned() };
+        self.drop_node(&node, DropReason::Refused(refusal), out);
+    }
+
+    /// A member's one answer to a round: its update or its module's failure.
+    fn answer(
+        &mut self,
+        node: &str,
+        at: (u64, u32),
+        what: &str,
+        out: &mut Vec<Action>,
+        take: impl FnOnce(&mut Round) -> Result<(), DropReason>,
+    ) {
+        let finished = self.finished() || self.failed();
+        let Some(member) = self.members.get_mut(node) else { return };
+        let reason = if member.answered.is_some_and(|answered| at <= answered) {
+            DropReason::Refused(UpdateRefusal::Twice { node: node.to_owned(), round: at.0 })
+        } else if finished {
+            DropReason::Refused(UpdateRefusal::AfterEnd { node: node.to_owned() })
+        } else if member.started.is_none_or(|started| at > started) {
+            return self.out_of_turn(node.to_owned(), what, "an answer to a round that was started", out);
+        } else {
+            member.answered = Some(at);
+            match &mut self.phase {
+                Phase::Round(round) if round.is(at.0, at.1) => match take(round) {
+                    Ok(()) => return,
+                    Err(reason) => reason,
+                },
+                // The attempt was given up while the answer was on its way.
+                _ => return,
+            }
+        };
+        self.drop_node(node, reason, out);
+    }
+
+    fn aggregated(&mut self, round: u64, attempt: u32, out: &mut Vec<Action>) {
+        let Phase::Round(current) = &mut self.phase else { return };
+        if !current.is(round, attempt) || !current.closing() {
+            return;
+        }
+        out.push(Action::RoundDone(current.summary()));
+        self.aggregate_failures = 0;
+        self.next_round = round + 1;
+        self.next_attempt = 1;
+        self.phase = Phase::Gathering { since_ms: 0 };
+        if self.next_round > self.config.rounds {
+            self.phase = Phase::Finished;
+            out.push(Action::Finish);
+        }
+    }
+
+    fn aggregate_failed(&mut self, round: u64, attempt: u32, cause: String, now_ms: u64, out: &mut Vec<Action>) {
+        let Phase::Round(current) = &self.phase else { return };
+        if !current.is(round, attempt) {
+            return;
+        }
+        self.aggregate_failures += 1;
+        out.push(Action::Abort { round, attempt, reason: format!("the aggregation failed: {cause}") });
+        if self.aggregate_failures >= self.config.max_aggregate_failures {
+            self.phase = Phase::Failed;
+            out.push(Action::Fail { round, failures: self.aggregate_failures, cause });
+        } else {
+            self.next_attempt = attempt.saturating_add(1);
+            self.phase = Phase::Gathering { since_ms: now_ms };
+        }
+    }
+
+    /// Lets time and counts decide until nothing changes. Each turn goes one phase on or ends the loop.
+    fn settle(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        loop {
+            self.drop_late(now_ms, out);
+            let again = match &mut self.phase {
+                Phase::Gathering { .. } => self.leave_gathering(now_ms, out),
+                Phase::Challenge { waiting, .. } => waiting.is_empty() && self.relay(now_ms, out),
+                Phase::Confirm { waiting, .. } => waiting.is_empty() && self.confirm(now_ms, out),
+                Phase::Round(round) => {
+                    round.advance(now_ms, self.config.update_slots, self.config.needed, out);
+                    match round.given_up(self.config.needed) {
+                        Some(reason) => {
+                            out.push(Action::Abort { round: round.index(), attempt: round.attempt(), reason });
+                            self.next_attempt = round.attempt().saturating_add(1);
+                            self.back_to_gathering(now_ms, out)
+                        }
+                        None => false,
+                    }
+                }
+                Phase::Finished | Phase::Failed => false,
+            };
+            if !again {
+                return;
+            }
+        }
+    }
+
+    fn drop_late(&mut self, now_ms: u64, out: &mut Vec<Action>) {
+        let deadline_ms = self.config.deadline_ms;
+        let late: Vec<(String, &'static str)> = match &self.phase {
+            Phase::Challenge { waiting, since_ms, .. } if now_ms >= since_ms.saturating_add(deadline_ms) => {
+                waiting.iter().map(|node| (node.clone(), "roster evidence")).collect()
+            }
+            Phase::Confirm { waiting, since_ms, .. } if now_ms >= since_ms.saturating_add(deadline_ms) => {
+                waiting.iter().map(|node| (node.clone(), "answer to the roster")).collect()
+            }
+            Phase::Round(round) => round.late(now_ms, deadline_ms),
+            _ => Vec::new(),
+        };
+        for (node, wanted) in late {
+            self.drop_node(&node, DropReason::Late { wanted, waited_ms: deadline_ms }, out);
+        }
+    }
+
+    fn back_to_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+        self.phase = Phase::Gathering { since_ms: now_ms };
+        if self.members.len() < self.config.needed {
+            out.extend(self.waiting().map(Action::Wait));
+            return false;
+        }
+        true
+    }
+
+    /// Starts a round where the roster in force covers all members, else a new roster.
+    fn leave_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+        let Phase::Gathering { since_ms } = self.phase else { return false };
+        if self.members.len() < self.config.needed {
+            return false;
+        }
+        if let Some((digest, accepted)) = &self.roster
+            && self.members.keys().all(|node| accepted.contains(node))
+        {
+            let (round, attempt, digest) = (self.next_round, self.next_attempt, *digest);
+            let participants: Vec<String> = self.members.keys().cloned().collect();
+            for member in self.members.values_mut() {
+                member.started = Some((round, attempt));
+            }
+            self.phase = Phase::Round(Round::new(round, attempt, now_ms, &participants));
+            out.push(Action::StartRound { round, attempt, participants, roster_digest: digest });
+            return false;
+        }
+        let all_here = self.members.len() == self.config.workers.len();
+        if self.roster.is_none() && !all_here && now_ms < since_ms.saturating_add(self.config.gather_ms) {
+            return false;
+        }
+        self.epoch += 1;
+        let nonces: Vec<(String, [u8; 32])> =
+            self.members.iter().map(|(node, member)| (node.clone(), member.nonce)).collect();
+        // Names come out of a sorted map, so only a federation above the limit of members has no challenge.
+        let Some(challenge) = roster::challenge(self.epoch, &nonces) else { return false };
+        let waiting = self.members.keys().cloned().collect();
+        self.phase = Phase::Challenge { challenge, entries: BTreeMap::new(), waiting, since_ms: now_ms };
+        out.push(Action::Challenge { epoch: self.epoch, nonces, challenge });
+        false
+    }
+
+    fn relay(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+        let Phase::Challenge { challenge, entries, .. } = &mut self.phase else { return false };
+        let entries: Vec<RosterEntry> = std::mem::take(entries).into_values().collect();
+        let digest = roster::digest(self.epoch, challenge, &self.config.aggregator, &entries);
+        let (Some(digest), true) = (digest, entries.len() >= self.config.needed) else {
+            return self.back_to_gathering(now_ms, out);
+        };
+        let members: Vec<String> = entries.into_iter().map(|entry| entry.node).collect();
+        let waiting = members.iter().cloned().collect();
+        self.phase = Phase::Confirm { digest, accepted: BTreeSet::new(), waiting, since_ms: now_ms };
+        out.push(Action::Relay { epoch: self.epoch, members, digest });
+        false
+    }
+
+    fn confirm(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+        let Phase::Confirm { digest, accepted, .. } = &mut self.phase else { return false };
+        if accepted.len() >= self.config.needed {
+            self.roster = Some((*digest, std::mem::take(accepted)));
+        }
+        self.back_to_gathering(now_ms, out)
+    }
+}
