@@ -1,0 +1,478 @@
+//! Reads a TOML document into bounded types; whatever is wrong is told with file, line and column.
+//!
+//! The policy's text is hostile input: its length, its depth (by the TOML parser), and every string, number and list in it
+//! have a limit, and a key that nobody knows is an error that names the nearest known one.
+
+use std::collections::BTreeMap;
+use std::fmt;
+use std::ops::{Range, RangeInclusive};
+
+use toml_edit::{Document, Item, TableLike, Value};
+
+/// Longest document that is read, in bytes.
+pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+
+/// One thing that is wrong in a document, and where.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Problem {
+    /// Line, counted from 1.
+    pub line: usize,
+    /// Column, counted from 1 in characters.
+    pub column: usize,
+    /// What is there, what was wanted, what to do.
+    pub message: String,
+}
+
+/// A document that cannot be taken: every problem found, in the order of the text.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct PolicyError {
+    file: String,
+    problems: Vec<Problem>,
+}
+
+impl PolicyError {
+    pub(crate) fn new(file: &str, mut problems: Vec<Problem>) -> Self {
+        problems.sort_by_key(|problem| (problem.line, problem.column));
+        Self {
+            file: file.to_owned(),
+            problems,
+        }
+    }
+
+    /// The file's name, as it was given to the parser.
+    pub fn file(&self) -> &str {
+        &self.file
+    }
+
+    /// What is wrong; at least one problem.
+    pub fn problems(&self) -> &[Problem] {
+        &self.problems
+    }
+}
+
+impl fmt::Display for PolicyError {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, problem) in self.problems.iter().enumerate() {
+            if index > 0 {
+                f.write_str("\n")?;
+            }
+            write!(
+                f,
+                "{}:{}:{}: {}",
+                self.file, problem.line, problem.column, problem.message
+            )?;
+        }
+        Ok(())
+    }
+}
+
+impl std::error::Error for PolicyError {}
+
+/// The text that spans point into.
+pub(crate) struct Source<'t> {
+    text: &'t str,
+}
+
+impl Source<'_> {
+    /// A problem at a byte offset of the text.
+    pub(crate) fn problem(&self, at: usize, message: impl Into<String>) -> Problem {
+        let before = self.text.get(..at).unwrap_or(self.text);
+        let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
+        let line = before.bytes().filter(|byte| *byte == b'\n').count() + 1;
+        let column = before.get(line_start..).unwrap_or("").chars().count() + 1;
+        Problem {
+            line,
+            column,
+            message: message.into(),
+        }
+    }
+}
+
+/// Parses `bytes` as TOML and gives its top table to `read`.
+pub(crate) fn read_document<T>(
+    bytes: &[u8],
+    file: &str,
+    known: &[&str],
+    read: impl FnOnce(&Fields<'_>) -> Result<T, Problem>,
+) -> Result<T, PolicyError> {
+    let alone = |problem: Problem| PolicyError::new(file, vec![problem]);
+    if bytes.len() > MAX_DOCUMENT_BYTES {
+        let message = format!(
+            "the file has {} bytes; at most {MAX_DOCUMENT_BYTES} are read",
+            bytes.len()
+        );
+        return Err(alone(Problem {
+            line: 1,
+            column: 1,
+            message,
+        }));
+    }
+    let text = match std::str::from_utf8(bytes) {
+        Ok(text) => text,
+        Err(error) => {
+            let valid = bytes
+                .get(..error.valid_up_to())
+                .and_then(|head| std::str::from_utf8(head).ok())
+                .unwrap_or("");
+            let source = Source { text: valid };
+            return Err(alone(
+                source.problem(valid.len(), "the file is not UTF-8 text; write it as TOML in UTF-8"),
+            ));
+        }
+    };
+    let source = Source { text };
+    let document = Document::parse(text).map_err(|error| {
+        let at = error.span().map_or(0, |span| span.start);
+        alone(source.problem(at, format!("not TOML: {}", error.message().replace('\n', ", "))))
+    })?;
+    let node = Node {
+        source: &source,
+        path: String::new(),
+        at: 0,
+        kind: Kind::Item(document.as_item()),
+    };
+    node.fields(known).and_then(|fields| read(&fields)).map_err(alone)
+}
+
+enum Kind<'t> {
+    Item(&'t Item),
+    Value(&'t Value),
+    Table(&'t dyn TableLike),
+}
+
+/// A value of the document together with its place.
+pub(crate) struct Node<'t> {
+    source: &'t Source<'t>,
+    path: String,
+    at: usize,
+    kind: Kind<'t>,
+}
+
+fn start(span: Option<Range<usize>>, otherwise: usize) -> usize {
+    span.map_or(otherwise, |span| span.start)
+}
+
+impl<'t> Node<'t> {
+    /// A problem at this value.
+    pub(crate) fn problem(&self, message: impl fmt::Display) -> Problem {
+        let message = if self.path.is_empty() {
+            message.to_string()
+        } else {
+            format!("`{}` {message}", self.path)
+        };
+        self.source.problem(self.at, message)
+    }
+
+    fn value(&self) -> Option<&'t Value> {
+        match self.kind {
+            Kind::Item(item) => item.as_value(),
+            Kind::Value(value) => Some(value),
+            Kind::Table(_) => None,
+        }
+    }
+
+    fn type_name(&self) -> &'static str {
+        match self.kind {
+            Kind::Item(item) => item.type_name(),
+            Kind::Value(value) => value.type_name(),
+            Kind::Table(_) => "table",
+        }
+    }
+
+    fn wanted(&self, what: &str) -> Problem {
+        self.problem(format_args!(
+            "is {} {}; {what} is wanted",
+            article(self.type_name()),
+            self.type_name()
+        ))
+    }
+
+    /// A string of 1 to `max` bytes without control characters.
+    pub(crate) fn text(&self, max: usize) -> Result<&'t str, Problem> {
+        let text = self
+            .value()
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.wanted("a string"))?;
+        if text.is_empty() {
+            return Err(self.problem("is empty"));
+        }
+        if text.len() > max {
+            return Err(self.problem(format_args!("has {} bytes; at most {max} are allowed", text.len())));
+        }
+        if text.chars().any(char::is_control) {
+            return Err(self.problem("has a control character in it"));
+        }
+        Ok(text)
+    }
+
+    /// A name: 1 to 64 characters of `a-z A-Z 0-9 . _ - @`, beginning with a letter or a digit.
+    pub(crate) fn name(&self) -> Result<String, Problem> {
+        let text = self.text(64)?;
+        if valid_name(text) {
+            return Ok(text.to_owned());
+        }
+        Err(self.problem(format_args!(
+            "is {text:?}; a name has letters, digits, `.`, `_`, `-` and `@`, and begins with a letter or a digit"
+        )))
+    }
+
+    /// A whole number within `range`.
+    pub(crate) fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, Problem> {
+        let number = self
+            .value()
+            .and_then(Value::as_integer)
+            .ok_or_else(|| self.wanted("a whole number"))?;
+        match u64::try_from(number) {
+            Ok(number) if range.contains(&number) => Ok(number),
+            _ => Err(self.problem(format_args!(
+                "is {number}; a whole number from {} to {} is wanted",
+                range.start(),
+                range.end()
+            ))),
+        }
+    }
+
+    /// A finite number; whole numbers are taken too.
+    pub(crate) fn number(&self) -> Result<f64, Problem> {
+        let value = self.value().ok_or_else(|| self.wanted("a number"))?;
+        #[allow(clippy::cast_precision_loss)] // TOML's integers beyond 2^53 lose their last bits here, as anywhere
+        let number = value
+            .as_float()
+            .or_else(|| value.as_integer().map(|whole| whole as f64));
+        let number = number.ok_or_else(|| self.wanted("a number"))?;
+        if number.is_finite() {
+            Ok(number)
+        } else {
+            Err(self.problem(format_args!("is {number}; a finite number is wanted")))
+        }
+    }
+
+    /// `true` or `false`.
+    pub(crate) fn boolean(&self) -> Result<bool, Problem> {
+        self.value()
+            .and_then(Value::as_bool)
+            .ok_or_else(|| self.wanted("`true` or `false`"))
+    }
+
+    /// The value as a setting: a boolean, a whole number, a finite float or a string.
+    pub(crate) fn scalar(&self) -> Result<Scalar, Problem> {
+        match self.value() {
+            Some(Value::Boolean(flag)) => Ok(Scalar::Boolean(*flag.value())),
+            Some(Value::Integer(number)) => Ok(Scalar::Integer(*number.value())),
+            Some(Value::Float(_)) => self.number().map(Scalar::Float),
+            Some(Value::String(_)) => Ok(Scalar::Text(self.text(1024)?.to_owned())),
+            _ => Err(self.wanted("a number, a string, `true` or `false`")),
+        }
+    }
+
+    /// Whether the value is a list.
+    pub(crate) fn is_list(&self) -> bool {
+        self.value().is_some_and(Value::is_array) || matches!(self.kind, Kind::Item(item) if item.is_array_of_tables())
+    }
+
+    /// The elements of a list with at most `max` of them; `[[tables]]` are taken as a list of tables.
+    pub(crate) fn list(&self, max: usize) -> Result<Vec<Node<'t>>, Problem> {
+        let element = |index: usize, at: usize, kind| Node {
+            source: self.source,
+            path: format!("{}[{index}]", self.path),
+            at,
+            kind,
+        };
+        let nodes: Vec<_> = if let Some(array) = self.value().and_then(Value::as_array) {
+            let values = array.iter().take(max + 1).enumerate();
+            values
+                .map(|(index, value)| element(index, start(value.span(), self.at), Kind::Value(value)))
+                .collect()
+        } else if let Kind::Item(Item::ArrayOfTables(tables)) = self.kind {
+            let tables = tables.iter().take(max + 1).enumerate();
+            tables
+                .map(|(index, table)| element(index, start(table.span(), self.at), Kind::Table(table)))
+                .collect()
+        } else {
+            return Err(self.wanted("a list"));
+        };
+        if nodes.len() > max {
+            return Err(self.problem(format_args!("has more than {max} entries, the most that are allowed")));
+        }
+        Ok(nodes)
+    }
+
+    fn table(&self) -> Result<&'t dyn TableLike, Problem> {
+        let table = match self.kind {
+            Kind::Item(item) => item.as_table_like(),
+            Kind::Value(value) => value.as_inline_table().map(|table| table as &dyn TableLike),
+            Kind::Table(table) => Some(table),
+        };
+        table.ok_or_else(|| self.wanted("a table"))
+    }
+
+    /// The fields of a table that may have the keys `known` and no others.
+    pub(crate) fn fields(&self, known: &[&str]) -> Result<Fields<'t>, Problem> {
+        let fields = Fields {
+            source: self.source,
+            path: self.path.clone(),
+            at: self.at,
+            table: self.table()?,
+        };
+        for (key, _) in fields.table.iter() {
+            if !known.contains(&key) {
+                let at = fields.key_at(key);
+                let key = fields.path_of(&key.chars().take(64).collect::<String>());
+                let last = key.rsplit('.').next().unwrap_or(&key);
+                let message = match nearest(last, known) {
+                    Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
+                    None => format!("unknown key `{key}`; known here: {}", known.join(", ")),
+                };
+                return Err(self.source.problem(at, message));
+            }
+        }
+        Ok(fields)
+    }
+
+    /// All the entries of a table whose keys the document chooses: names (see [`Node::name`]), at most `max`.
+    pub(crate) fn map(&self, max: usize) -> Result<BTreeMap<String, Node<'t>>, Problem> {
+        let table = self.table()?;
+        let fields = Fields {
+            source: self.source,
+            path: self.path.clone(),
+            at: self.at,
+            table,
+        };
+        let mut entries = BTreeMap::new();
+        for (key, item) in table.iter() {
+            let at = fields.key_at(key);
+            if !valid_name(key) || key.len() > 64 {
+                let shown: String = key.chars().take(64).collect();
+                return Err(self
+                    .source
+                    .problem(at, format!("`{}` has the key {shown:?}, which is no name", self.path)));
+            }
+            if entries.len() == max {
+                return Err(self.problem(format_args!("has more than {max} entries, the most that are allowed")));
+            }
+            let at = start(item.span(), at);
+            let node = Node {
+                source: self.source,
+                path: fields.path_of(key),
+                at,
+                kind: Kind::Item(item),
+            };
+            entries.insert(key.to_owned(), node);
+        }
+        Ok(entries)
+    }
+}
+
+/// A table of the document.
+pub(crate) struct Fields<'t> {
+    source: &'t Source<'t>,
+    path: String,
+    at: usize,
+    table: &'t dyn TableLike,
+}
+
+impl<'t> Fields<'t> {
+    fn path_of(&self, key: &str) -> String {
+        if self.path.is_empty() {
+            key.to_owned()
+        } else {
+            format!("{}.{key}", self.path)
+        }
+    }
+
+    fn key_at(&self, key: &str) -> usize {
+        self.table
+            .get_key_value(key)
+            .map_or(self.at, |(key, _)| start(key.span(), self.at))
+    }
+
+    /// The value under a key, if there is one.
+    pub(crate) fn optional(&self, key: &str) -> Option<Node<'t>> {
+        let item = self.table.get(key)?;
+        let at = start(item.span(), self.key_at(key));
+        Some(Node {
+            source: self.source,
+            path: self.path_of(key),
+            at,
+            kind: Kind::Item(item),
+        })
+    }
+
+    /// The value under a key that has to be there.
+    pub(crate) fn required(&self, key: &str) -> Result<Node<'t>, Problem> {
+        self.optional(key)
+            .ok_or_else(|| self.problem(format_args!("has no `{key}`; it is needed here")))
+    }
+
+    /// A problem with the table as a whole.
+    pub(crate) fn problem(&self, message: impl fmt::Display) -> Problem {
+        let subject = if self.path.is_empty() {
+            "the document".to_owned()
+        } else {
+            format!("`{}`", self.path)
+        };
+        self.source.problem(self.at, format!("{subject} {message}"))
+    }
+
+    /// The elements of an optional list.
+    pub(crate) fn list(&self, key: &str, max: usize) -> Result<Vec<Node<'t>>, Problem> {
+        self.optional(key).map_or_else(|| Ok(Vec::new()), |node| node.list(max))
+    }
+
+    /// An optional whole number with its default.
+    pub(crate) fn integer(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64, Problem> {
+        self.optional(key).map_or(Ok(default), |node| node.integer(range))
+    }
+}
+
+/// A value of a module's settings.
+#[derive(Clone, Debug, PartialEq)]
+pub enum Scalar {
+    /// `true` or `false`.
+    Boolean(bool),
+    /// A whole number.
+    Integer(i64),
+    /// A finite number.
+    Float(f64),
+    /// A string of 1 to 1024 bytes without control characters.
+    Text(String),
+}
+
+impl fmt::Display for Scalar {
+    /// As TOML writes it.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Boolean(flag) => write!(f, "{flag}"),
+            Self::Integer(number) => write!(f, "{number}"),
+            Self::Float(number) => write!(f, "{number:?}"),
+            Self::Text(text) => write!(f, "{}", toml_edit::Value::from(text.as_str())),
+        }
+    }
+}
+
+/// Whether `text` may serve as a name: `a-z A-Z 0-9 . _ - @`, beginning with a letter or a digit.
+pub(crate) fn valid_name(text: &str) -> bool {
+    text.starts_with(|first: char| first.is_ascii_alphanumeric())
+        && text
+            .chars()
+            .all(|c| c.is_ascii_alphanumeric() || matches!(c, '.' | '_' | '-' | '@'))
+}
+
+/// The entry of `known` that `word` most likely stands for.
+pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let scored = known
+        .iter()
+        .map(|candidate| (strsim::damerau_levenshtein(word, candidate), *candidate));
+    scored
+        .filter(|(distance, candidate)| *distance <= 1 + candidate.len() / 4)
+        .min()
+        .map(|(_, candidate)| candidate)
+}
+
+fn article(noun: &str) -> &'static str {
+    if noun.starts_with(['a', 'e', 'i', 'o', 'u']) {
+        "an"
+    } else {
+        "a"
+    }
+}
