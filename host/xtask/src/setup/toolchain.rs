@@ -195,6 +195,7 @@ mod tests {
         assert_eq!(
             flags,
             [
+                "-Ctarget-feature=+simd128",
                 "--remap-path-prefix=/some where/it=cloister",
                 "--remap-path-prefix=/b\"c=cargo"
             ]
