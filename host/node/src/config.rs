@@ -1,0 +1,408 @@
+//! The node file: what one host needs to know beside the agreement. Parsed once, here, into bounded types.
+//!
+//! ```toml
+//! name = "worker-a"
+//! policy = "digits.toml"            # signatures are looked for in digits.toml.sigs
+//! credential = "worker-a.credential"
+//! node_key = "worker-a.pem"
+//! aggregator = "127.0.0.1:7700"     # workers dial out; aggregators `listen` instead
+//! proxy = "proxy.example.org:3128"  # optional HTTP CONNECT proxy
+//! provider = "simulated"
+//!
+//! [data.train]
+//! path = "train.csv"                # the salt of its commitment lies in train.csv.salt
+//!
+//! [content]
+//! dir = "content"                   # modules, graphs and weights, by digest
+//!
+//! [vault]
+//! path = "vault"
+//! key_file = "vault.key"
+//! last_seen = "vault.last-seen"
+//!
+//! [engine]
+//! backend = "auto"
+//! threads = 1
+//!
+//! [simulated]
+//! authority = "authority"
+//! ```
+//! Paths are relative to the folder of the node file. Unknown keys are errors that name the nearest known one.
+
+use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+
+/// No node file is larger than this.
+const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
+
+/// Every key that a node file may hold: what a typing error is compared with.
+const KNOWN_KEYS: [&str; 34] = [
+    "name",
+    "policy",
+    "credential",
+    "node_key",
+    "listen",
+    "aggregator",
+    "proxy",
+    "provider",
+    "data",
+    "content",
+    "modules",
+    "graphs",
+    "vault",
+    "engine",
+    "simulated",
+    "path",
+    "salt",
+    "format",
+    "dir",
+    "key_file",
+    "last_seen",
+    "backend",
+    "threads",
+    "openvino_dir",
+    "authority",
+    "mrtd",
+    "mrseam",
+    "mrconfigid",
+    "attributes",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "rtmr3",
+    "quote_latency_ms",
+];
+
+/// Why a node file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("the node file {path} cannot be read: {cause}")]
+    Read {
+        /// The file.
+        path: String,
+        /// The system's error.
+        cause: std::io::Error,
+    },
+    /// The file is far too large.
+    #[error("the node file {path} has {bytes} bytes; at most {MAX_NODE_FILE_BYTES} are read")]
+    TooLarge {
+        /// The file.
+        path: String,
+        /// Its size.
+        bytes: u64,
+    },
+    /// The file is not TOML of this form.
+    #[error("{path}:{line}:{column}: {message}{hint}")]
+    Syntax {
+        /// The file.
+        path: String,
+        /// Line, from 1.
+        line: usize,
+        /// Column, from 1.
+        column: usize,
+        /// What the parser says.
+        message: String,
+        /// The nearest known key, where that may help.
+        hint: String,
+    },
+    /// The keys are well-formed but don't fit together.
+    #[error("{path}: {message}")]
+    Meaning {
+        /// The file.
+        path: String,
+        /// What doesn't fit, and what to do.
+        message: String,
+    },
+}
+
+/// A dataset of this node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DataFile {
+    /// The file: CSV or Parquet.
+    pub path: PathBuf,
+    /// The salt of its commitment; by default the data file's path with `.salt` behind it.
+    pub salt: Option<PathBuf>,
+}
+
+impl DataFile {
+    /// Where the salt lies.
+    pub fn salt_path(&self) -> PathBuf {
+        self.salt.clone().unwrap_or_else(|| {
+            let mut path = self.path.clone().into_os_string();
+            path.push(".salt");
+            PathBuf::from(path)
+        })
+    }
+}
+
+/// A folder.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Folder {
+    /// The folder.
+    pub dir: PathBuf,
+}
+
+/// The sealed storage of this node.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct VaultFiles {
+    /// The vault's folder.
+    pub path: PathBuf,
+    /// The file with its key.
+    pub key_file: PathBuf,
+    /// The record against rollback, kept outside the vault. Without it freshness is not proven.
+    pub last_seen: Option<PathBuf>,
+}
+
+/// Which engine computes.
+#[derive(Clone, Copy, Debug, Default, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum EngineChoice {
+    /// OpenVINO where its libraries are there, tract otherwise.
+    #[default]
+    Auto,
+    /// OpenVINO or nothing.
+    Openvino,
+    /// tract, the pure-Rust engine.
+    Tract,
+}
+
+/// How graphs are computed.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Engine {
+    /// Which engine.
+    pub backend: EngineChoice,
+    /// Threads of one computation (1 to 256). Bytes are compared between machines at the same count only.
+    pub threads: u16,
+    /// Where OpenVINO's libraries lie.
+    pub openvino_dir: Option<PathBuf>,
+}
+
+impl Default for Engine {
+    fn default() -> Self {
+        Self { backend: EngineChoice::Auto, threads: 1, openvino_dir: None }
+    }
+}
+
+/// The simulated TD of this node. Registers are hexadecimal.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Simulated {
+    /// The simulated authority's folder.
+    pub authority: PathBuf,
+    /// MRTD, 48 bytes.
+    pub mrtd: Option<String>,
+    /// MRSEAM, 48 bytes.
+    pub mrseam: Option<String>,
+    /// MRCONFIGID, 48 bytes.
+    pub mrconfigid: Option<String>,
+    /// TD attributes, 8 bytes.
+    pub attributes: Option<String>,
+    /// RTMR0, 48 bytes.
+    pub rtmr0: Option<String>,
+    /// RTMR1, 48 bytes.
+    pub rtmr1: Option<String>,
+    /// RTMR2, 48 bytes.
+    pub rtmr2: Option<String>,
+    /// RTMR3, 48 bytes.
+    pub rtmr3: Option<String>,
+    /// How long a quote takes.
+    #[serde(default)]
+    pub quote_latency_ms: u64,
+}
+
+/// Who makes the quotes.
+#[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
+#[serde(rename_all = "lowercase")]
+pub enum Provider {
+    /// The simulator: real-format quotes under a root of its own.
+    Simulated,
+}
+
+/// A node file, checked.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NodeConfig {
+    /// The node's name in the policy.
+    pub name: String,
+    /// The policy file.
+    pub policy: PathBuf,
+    /// The node's credential, endorsed by its participant.
+    pub credential: PathBuf,
+    /// The node's Ed25519 key.
+    pub node_key: PathBuf,
+    /// Aggregators: the address to listen at.
+    pub listen: Option<SocketAddr>,
+    /// Workers: the aggregator's HOST:PORT.
+    pub aggregator: Option<String>,
+    /// Workers: an HTTP CONNECT proxy's HOST:PORT.
+    pub proxy: Option<String>,
+    /// Who makes the quotes.
+    pub provider: Provider,
+    /// The node's datasets by their names in the policy.
+    #[serde(default)]
+    pub data: BTreeMap<String, DataFile>,
+    /// Where content (modules, graphs, weights) is kept by digest.
+    pub content: Folder,
+    /// A folder with modules that are there already.
+    pub modules: Option<Folder>,
+    /// A folder with graphs that are there already.
+    pub graphs: Option<Folder>,
+    /// The sealed storage.
+    pub vault: Option<VaultFiles>,
+    /// How graphs are computed.
+    #[serde(default)]
+    pub engine: Engine,
+    /// The simulated TD.
+    pub simulated: Option<Simulated>,
+}
+
+impl NodeConfig {
+    /// Reads and checks a node file; relative paths become relative to its folder.
+    pub fn load(path: &Path) -> Result<Self, ConfigError> {
+        let shown = path.display().to_string();
+        let read = |cause| ConfigError::Read { path: shown.clone(), cause };
+        let bytes = std::fs::metadata(path).map_err(read)?.len();
+        if bytes > MAX_NODE_FILE_BYTES {
+            return Err(ConfigError::TooLarge { path: shown, bytes });
+        }
+        let text = std::fs::read_to_string(path).map_err(read)?;
+        let mut config = Self::parse(&text, &shown)?;
+        config.resolve(path.parent().unwrap_or(Path::new(".")));
+        Ok(config)
+    }
+
+    /// Parses the text of a node file; `shown` names it in errors.
+    pub fn parse(text: &str, shown: &str) -> Result<Self, ConfigError> {
+        let config: Self = toml::from_str(text).map_err(|error| syntax(text, shown, &error))?;
+        let meaning = |message: &str| Err(ConfigError::Meaning { path: shown.into(), message: message.into() });
+        if config.listen.is_some() == config.aggregator.is_some() {
+            return meaning("exactly one of `listen` (an aggregator's address) and `aggregator` (whom a worker dials) is wanted");
+        }
+        if config.listen.is_some() && config.proxy.is_some() {
+            return meaning("`proxy` is for nodes that dial out; this one listens");
+        }
+        if !(1..=256).contains(&config.engine.threads) {
+            return meaning("`engine.threads` must lie between 1 and 256");
+        }
+        if config.provider == Provider::Simulated && config.simulated.is_none() {
+            return meaning("`provider = \"simulated\"` wants a section [simulated] with the authority's folder");
+        }
+        Ok(config)
+    }
+
+    fn resolve(&mut self, base: &Path) {
+        let fix = |path: &mut PathBuf| *path = base.join(&*path);
+        fix(&mut self.policy);
+        fix(&mut self.credential);
+        fix(&mut self.node_key);
+        fix(&mut self.content.dir);
+        for data in self.data.values_mut() {
+            fix(&mut data.path);
+            data.salt.iter_mut().for_each(fix);
+        }
+        for folder in [&mut self.modules, &mut self.graphs].into_iter().flatten() {
+            fix(&mut folder.dir);
+        }
+        if let Some(vault) = &mut self.vault {
+            fix(&mut vault.path);
+            fix(&mut vault.key_file);
+            vault.last_seen.iter_mut().for_each(fix);
+        }
+        self.engine.openvino_dir.iter_mut().for_each(fix);
+        if let Some(simulated) = &mut self.simulated {
+            fix(&mut simulated.authority);
+        }
+    }
+}
+
+fn syntax(text: &str, shown: &str, error: &toml::de::Error) -> ConfigError {
+    let start = error.span().map_or(0, |span| span.start).min(text.len());
+    let before = text.get(..start).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().map_or(0, |last| last.chars().count()) + 1;
+    let message = error.message().to_owned();
+    let hint = unknown_key(&message)
+        .and_then(|key| {
+            KNOWN_KEYS
+                .iter()
+                .map(|known| (strsim::damerau_levenshtein(key, known), known))
+                .filter(|(distance, known)| *distance <= 1 + known.len() / 3)
+                .min()
+        })
+        .map(|(_, known)| format!("; did you mean `{known}`?"))
+        .unwrap_or_default();
+    ConfigError::Syntax { path: shown.into(), line, column, message, hint }
+}
+
+fn unknown_key(message: &str) -> Option<&str> {
+    message.strip_prefix("unknown field `")?.split('`').next()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const WORKER: &str = r#"
+name = "worker-a"
+policy = "p.toml"
+credential = "c"
+node_key = "k"
+aggregator = "127.0.0.1:7700"
+provider = "simulated"
+[content]
+dir = "content"
+[data.train]
+path = "train.csv"
+[simulated]
+authority = "authority"
+"#;
+
+    #[test]
+    fn a_worker_file_is_read_and_its_salt_lies_beside_the_data() {
+        let config = NodeConfig::parse(WORKER, "node.toml").unwrap();
+        assert_eq!(config.engine.threads, 1);
+        assert_eq!(config.data["train"].salt_path(), PathBuf::from("train.csv.salt"));
+    }
+
+    #[test]
+    fn an_unknown_key_is_refused_with_line_and_nearest_known_one() {
+        let text = WORKER.replace("aggregator =", "agregator =");
+        let error = NodeConfig::parse(&text, "node.toml").unwrap_err().to_string();
+        assert!(error.starts_with("node.toml:6:1: unknown field `agregator`"), "{error}");
+        assert!(error.ends_with("did you mean `aggregator`?"), "{error}");
+    }
+
+    #[test]
+    fn contradictions_are_refused() {
+        for (from, to, wanted) in [
+            ("aggregator = \"127.0.0.1:7700\"", "", "exactly one of `listen`"),
+            ("provider =", "listen = \"127.0.0.1:1\"\nprovider =", "exactly one of `listen`"),
+            ("[simulated]\nauthority = \"authority\"", "", "wants a section [simulated]"),
+            ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
+            ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
+            ("name = \"worker-a\"", "name = 7", "invalid type"),
+        ] {
+            let text = WORKER.replacen(from, to, 1);
+            let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
+            assert!(error.contains(wanted), "{to}: {error}");
+        }
+    }
+
+    #[test]
+    fn every_key_of_the_schema_is_a_known_one() {
+        // A typing error two letters off each key finds its way back to it.
+        for key in KNOWN_KEYS {
+            let text = format!("{key}zz = 1\n{WORKER}");
+            let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
+            assert!(error.contains("did you mean"), "{key}: {error}");
+        }
+    }
+}

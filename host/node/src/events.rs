@@ -1,0 +1,158 @@
+//! What a running node tells: lines for people, or one JSON object a line with `-o json` (then for programs to follow).
+
+use serde::{Deserialize, Serialize};
+
+use crate::ui::Ui;
+
+/// Something that happened at a node. The JSON form carries the name in `event`.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+#[serde(tag = "event", rename_all = "snake_case")]
+pub enum Event {
+    /// The node's processes run.
+    Started {
+        /// The node's name in the policy.
+        node: String,
+        /// Its role.
+        role: String,
+        /// Whether the trust root is a simulated one.
+        simulated: bool,
+        /// The engine that computes, with its version.
+        engine: String,
+        /// Digest of the policy.
+        policy: String,
+    },
+    /// The aggregator can be dialled.
+    Listening {
+        /// Its address.
+        address: String,
+    },
+    /// The node waits for something that others must do.
+    Waiting {
+        /// For what, and why.
+        what: String,
+    },
+    /// The node is measured (again), and has a new certificate.
+    Measured {
+        /// `bootstrap` or `member`.
+        state: String,
+        /// Root of the measurement, hexadecimal.
+        measurement: String,
+    },
+    /// Evidence of a peer was verified.
+    Peer {
+        /// The peer's node name.
+        name: String,
+        /// Its role.
+        role: String,
+        /// `accepted` or `refused`.
+        verdict: String,
+        /// Root of its measurement, hexadecimal.
+        measurement: String,
+        /// Whether the peer's TD is a simulated one.
+        simulated: bool,
+    },
+    /// The members of the next rounds verified each other.
+    Roster {
+        /// The roster's digest, bound into rounds and receipts.
+        digest: String,
+        /// The workers in it.
+        members: Vec<String>,
+    },
+    /// A round ended.
+    Round {
+        /// Which, from 1.
+        round: u32,
+        /// Of how many.
+        rounds: u32,
+        /// Mean loss over the held-out rows.
+        loss: Option<f64>,
+        /// Share of the held-out rows that the model names right.
+        accuracy: Option<f64>,
+        /// The slowest worker's training time.
+        train_s: f64,
+        /// The rest of the round: moving, folding, evaluating.
+        exchange_s: f64,
+        /// How many updates went in.
+        workers: u32,
+        /// Who was dropped, and why.
+        dropped: Vec<String>,
+    },
+    /// All rounds are done and the model is sealed.
+    Finished {
+        /// How many rounds.
+        rounds: u32,
+        /// Digest of the model as safetensors.
+        model: String,
+        /// Final loss over the held-out rows.
+        loss: Option<f64>,
+        /// Final accuracy over the held-out rows.
+        accuracy: Option<f64>,
+    },
+}
+
+/// Tells events on stdout.
+#[derive(Clone, Copy, Debug)]
+pub struct Teller {
+    json: bool,
+}
+
+impl Teller {
+    /// A teller for people, or for programs.
+    pub fn new(json: bool) -> Self {
+        Self { json }
+    }
+
+    /// Tells one event.
+    pub fn tell(&self, event: &Event) {
+        let mut out = Ui::default();
+        if self.json {
+            if let Ok(line) = serde_json::to_string(event) {
+                out.data(line);
+            }
+        } else {
+            out.data(words(event));
+        }
+    }
+}
+
+/// The event in words.
+pub fn words(event: &Event) -> String {
+    match event {
+        Event::Started { node, role, simulated, engine, policy } => format!(
+            "{node} ({role}) runs on {engine}, policy {}{}",
+            first(policy, 12),
+            if *simulated { "\nSIMULATED: the trust root is a simulator's; nothing here is protected by hardware" } else { "" }
+        ),
+        Event::Listening { address } => format!("listening at {address}"),
+        Event::Waiting { what } => format!("waiting for {what}"),
+        Event::Measured { state, measurement } => format!("{state}, measurement {}", first(measurement, 16)),
+        Event::Peer { name, role, verdict, measurement, simulated } => format!(
+            "{verdict} {name} ({role}), measurement {}{}",
+            first(measurement, 16),
+            if *simulated { " SIMULATED" } else { "" }
+        ),
+        Event::Roster { digest, members } => format!("roster {}: {}", first(digest, 12), members.join(", ")),
+        Event::Round { round, rounds, loss, accuracy, train_s, exchange_s, dropped, .. } => {
+            let mut line = format!("round {round}/{rounds}");
+            if let Some(loss) = loss {
+                line.push_str(&format!("  loss {loss:.3}"));
+            }
+            if let Some(accuracy) = accuracy {
+                line.push_str(&format!("  accuracy {accuracy:.3}"));
+            }
+            line.push_str(&format!("  train {train_s:.2} s  exchange {exchange_s:.2} s"));
+            for reason in dropped {
+                line.push_str(&format!("\n  dropped {reason}"));
+            }
+            line
+        }
+        Event::Finished { rounds, model, accuracy, .. } => {
+            let accuracy = accuracy.map_or(String::new(), |accuracy| format!(", accuracy {accuracy:.4}"));
+            format!("finished after {rounds} rounds{accuracy}: model {}", first(model, 12))
+        }
+    }
+}
+
+fn first(text: &str, count: usize) -> &str {
+    text.get(..count).unwrap_or(text)
+}

@@ -1,0 +1,69 @@
+//! The process itself: what it closes before it touches a secret, what it is measured as, how it logs.
+
+use std::path::{Path, PathBuf};
+
+use cloister_tensor::Digest;
+use rustix::process::{DumpableBehavior, Resource, Rlimit};
+
+/// Why the host cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum ProcessError {
+    /// A protection of the process cannot be switched on.
+    #[error("{what} cannot be switched off: {cause}. The host does not run with its memory open to others")]
+    Harden {
+        /// What should have been switched off.
+        what: &'static str,
+        /// The system's error.
+        cause: rustix::io::Errno,
+    },
+    /// A file that must be measured cannot be read.
+    #[error("{path} must be measured, but cannot be read: {cause}")]
+    Measure {
+        /// The file.
+        path: String,
+        /// The system's error.
+        cause: std::io::Error,
+    },
+}
+
+/// Switches core dumps and ptrace by other processes of this user off: both would carry keys and rows out.
+pub fn harden() -> Result<(), ProcessError> {
+    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
+        .map_err(|cause| ProcessError::Harden { what: "core dumps", cause })?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|cause| ProcessError::Harden { what: "ptrace (dumpable)", cause })
+}
+
+/// The path of this binary, as the kernel holds it open: it stays the same file when the name is replaced.
+pub fn own_binary() -> PathBuf {
+    PathBuf::from("/proc/self/exe")
+}
+
+/// The native files that the host runs, by name, with their digests: the binary, and each engine library in `openvino`.
+pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, ProcessError> {
+    let mut files = vec![("cloister".to_owned(), digest_of(&own_binary())?)];
+    if let Some(folder) = openvino {
+        for library in cloister_engine::openvino::LIBRARIES {
+            files.push(((*library).to_owned(), digest_of(&folder.join(library))?));
+        }
+    }
+    Ok(files)
+}
+
+fn digest_of(path: &Path) -> Result<Digest, ProcessError> {
+    let bytes = std::fs::read(path)
+        .map_err(|cause| ProcessError::Measure { path: path.display().to_string(), cause })?;
+    Ok(Digest::of(&bytes))
+}
+
+/// Starts the log on stderr. `CLOISTER_LOG` holds a filter such as `info` or `cloister_session=debug`.
+pub fn start_log(default: &str) {
+    let filter = tracing_subscriber::EnvFilter::try_from_env("CLOISTER_LOG")
+        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new(default));
+    // A second subscriber in one process can only come from a test; the first one serves.
+    let _ = tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(std::io::stderr)
+        .with_target(false)
+        .try_init();
+}
