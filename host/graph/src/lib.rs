@@ -1,1 +1,68 @@
-//! Placeholder until the crate lands.
+//! ONNX in, training and evaluation ONNX out.
+//!
+//! A forward model ([`Model`]) is read within [`Limits`] into the crate's own representation, differentiated in reverse mode, and
+//! written as two graphs of standard operators ([`train`]): one step of training, optimizer included, and an evaluation.
+//! So whatever runs ONNX inference can train. An engine takes an [`EngineGraph`] and nothing else; it can be had from this
+//! crate alone, so no byte of a stranger's file reaches native code.
+//!
+//! # Interface of a training graph
+//! Stable; names are exactly these, `N` is the batch size, `P` a parameter's name.
+//!
+//! | input | type | meaning |
+//! | --- | --- | --- |
+//! | the model's own (`x`, ...) | the model's | a batch of data |
+//! | `labels` | i64 [N] | class of each row |
+//! | `P` | f32 | each parameter, frozen ones too |
+//! | a statistic's name | f32 | batch norm's running mean or variance |
+//! | `learning_rate` | f32 [1] | with an optimizer |
+//! | `step` | i64 [1] | with an optimizer; counts from 1 |
+//! | `state/SLOT/P` | f32 | optimizer state: `momentum`; `m` and `v`; zeros before step 1 |
+//!
+//! | output | type | meaning |
+//! | --- | --- | --- |
+//! | `loss` | f32 [1] | mean over the rows |
+//! | `grad/P` | f32 | without an optimizer, or when asked for |
+//! | `next/P` | f32 | with an optimizer: the parameter after the step |
+//! | `next/state/SLOT/P` | f32 | the state after the step |
+//! | `next/STATISTIC` | f32 | the running statistic after the step |
+//!
+//! The evaluation graph has the inputs up to the statistics, and the outputs `loss`, `correct` (i64 [1]) and the model's own.
+//! Metadata `cloister.*` hold the loss, the optimizer with its constants, and the kind of each port ([`PortKind`]).
+//! A parameter that is a scalar in the model passes through ports with the shape `[1]`.
+//!
+//! # Order of work
+//! `onnx` (bytes to `document`) → `roles` (which initializers are parameters) → `bind` (batch size and shapes) →
+//! `differentiate` with the rules in `ops` → `loss`, `optimizer` → `train` → `onnx` (canonical bytes).
+#![forbid(unsafe_code)]
+
+mod bind;
+mod builder;
+mod differentiate;
+mod document;
+mod engine_graph;
+mod error;
+mod export;
+mod fold;
+mod ir;
+mod limits;
+mod loss;
+mod model;
+mod onnx;
+mod ops;
+mod optimizer;
+mod port;
+mod roles;
+pub mod samples;
+mod train;
+
+pub use engine_graph::EngineGraph;
+pub use error::{GraphError, Place};
+pub use export::export_forward;
+pub use ir::Operator;
+pub use limits::Limits;
+pub use loss::Loss;
+pub use model::{Model, ModelInput};
+pub use ops::WeightGradient;
+pub use optimizer::Optimizer;
+pub use port::{Port, PortKind};
+pub use train::{TrainOptions, TrainedGraphs, train};

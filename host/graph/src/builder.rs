@@ -1,0 +1,359 @@
+//! Builds a [`Graph`] node by node: each node's operands are checked and its results typed when it is added.
+
+use std::collections::BTreeMap;
+
+use bytes::Bytes;
+use cloister_tensor::{Dtype, Shape, Tensor};
+
+use crate::error::{GraphError, Place};
+use crate::fold;
+use crate::ir::{Attributes, Graph, Node, Operator, Value, ValueId};
+use crate::limits::Limits;
+use crate::ops::{self, Operands, Type, WeightGradient};
+
+/// Constants up to this size are kept once however often they are asked for, in bytes.
+const SHARED_CONSTANT_BYTES: usize = 1 << 12;
+
+/// A graph under construction.
+#[derive(Debug)]
+pub(crate) struct Builder {
+    graph: Graph,
+    limits: Limits,
+    shared: BTreeMap<(Dtype, Vec<usize>, Bytes), ValueId>,
+    /// Form of the gradients of convolution weights.
+    pub(crate) weight_gradient: WeightGradient,
+    place: Place,
+}
+
+type Made = Result<ValueId, GraphError>;
+
+impl Builder {
+    pub(crate) fn new(limits: &Limits) -> Self {
+        Self { graph: Graph::default(), limits: limits.clone(), shared: BTreeMap::new(), weight_gradient: WeightGradient::default(), place: Place::default() }
+    }
+
+    /// Names the node of the source model that what follows stems from, for error messages.
+    pub(crate) fn at(&mut self, place: &Place) {
+        self.place = place.clone();
+    }
+
+    pub(crate) fn error(&self, problem: impl Into<String>) -> GraphError {
+        GraphError::Operand { place: self.place.clone(), problem: problem.into() }
+    }
+
+    pub(crate) fn shape(&self, id: ValueId) -> &[usize] {
+        &self.graph.value(id).shape
+    }
+
+    pub(crate) fn dtype(&self, id: ValueId) -> Dtype {
+        self.graph.value(id).dtype
+    }
+
+    pub(crate) fn rank(&self, id: ValueId) -> usize {
+        self.shape(id).len()
+    }
+
+    /// Asks a rule about operands in this graph.
+    pub(crate) fn with_operands<T>(
+        &self,
+        inputs: &[Option<ValueId>],
+        attributes: &Attributes,
+        ask: impl FnOnce(&Operands<'_>) -> Result<T, String>,
+    ) -> Result<T, String> {
+        ask(&Operands { graph: &self.graph, inputs, attributes })
+    }
+
+    pub(crate) fn constant_of(&self, id: ValueId) -> Option<&Tensor> {
+        self.graph.constants.get(&id)
+    }
+
+    fn value(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Made {
+        if shape.len() > self.limits.rank {
+            return Err(self.error(format!("a value of rank {}, at most {} is allowed", shape.len(), self.limits.rank)));
+        }
+        let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
+        match elements {
+            Some(elements) if elements <= self.limits.elements => {}
+            _ => {
+                let most = self.limits.elements;
+                return Err(self.error(format!("a value of shape {shape:?}, at most {most} elements are allowed")));
+            }
+        }
+        self.graph.values.push(Value { name: name.to_owned(), dtype, shape: shape.to_vec() });
+        Ok(ValueId(self.graph.values.len() - 1))
+    }
+
+    /// A graph input.
+    pub(crate) fn input(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Made {
+        if shape.contains(&0) {
+            return Err(GraphError::Interface(format!("'{name}' has the shape {shape:?}, which holds nothing")));
+        }
+        let id = self.value(name, dtype, shape)?;
+        self.graph.inputs.push(id);
+        Ok(id)
+    }
+
+    /// A constant; small equal ones are one value.
+    pub(crate) fn constant(&mut self, tensor: Tensor) -> Made {
+        if tensor.bytes().len() > SHARED_CONSTANT_BYTES {
+            return self.named_constant("", tensor);
+        }
+        let key = (tensor.dtype(), tensor.shape().dims().to_vec(), tensor.bytes().clone());
+        if let Some(&id) = self.shared.get(&key) {
+            return Ok(id);
+        }
+        let id = self.named_constant("", tensor)?;
+        self.shared.insert(key, id);
+        Ok(id)
+    }
+
+    /// A constant with a name that is kept in the file.
+    pub(crate) fn named_constant(&mut self, name: &str, tensor: Tensor) -> Made {
+        let id = self.value(name, tensor.dtype(), &tensor.shape().dims().to_vec())?;
+        self.graph.constants.insert(id, tensor);
+        Ok(id)
+    }
+
+    pub(crate) fn scalar(&mut self, value: f32) -> Made {
+        self.constant(Tensor::from_f32(&[], vec![value])?)
+    }
+
+    pub(crate) fn ints(&mut self, values: &[i64]) -> Made {
+        self.constant(Tensor::from_i64(&[values.len()], values.to_vec())?)
+    }
+
+    /// Adds a node with one result.
+    pub(crate) fn node(&mut self, operator: Operator, inputs: &[ValueId], attributes: Attributes) -> Made {
+        let inputs = inputs.iter().map(|&id| Some(id)).collect();
+        let outputs = self.nodes(operator, inputs, attributes, 1)?;
+        outputs.first().copied().ok_or_else(|| self.error("no result"))
+    }
+
+    /// Adds a node with any number of results. Constant integer arithmetic is computed at once instead.
+    pub(crate) fn nodes(
+        &mut self,
+        operator: Operator,
+        inputs: Vec<Option<ValueId>>,
+        attributes: Attributes,
+        outputs: usize,
+    ) -> Result<Vec<ValueId>, GraphError> {
+        let rule = ops::rule(operator);
+        let operands = Operands { graph: &self.graph, inputs: &inputs, attributes: &attributes };
+        let folded = fold::fold(operator, &operands, self.limits.attribute_values);
+        if let Some(tensor) = folded.map_err(|problem| self.error(problem))? {
+            return Ok(vec![self.constant(tensor)?]);
+        }
+        let types = (rule.infer)(&operands).map_err(|problem| self.error(problem))?;
+        if types.len() != outputs {
+            return Err(self.error(format!("{} results are asked for, {} are supported", outputs, types.len())));
+        }
+        if self.graph.nodes.len() >= self.limits.nodes {
+            return Err(GraphError::Limit {
+                what: "nodes in the graph that was made of it",
+                seen: self.graph.nodes.len() as u64 + 1,
+                limit: self.limits.nodes as u64,
+            });
+        }
+        let mut made = Vec::with_capacity(types.len());
+        for Type { dtype, shape } in types {
+            if shape.contains(&0) {
+                return Err(self.error(format!("the result has the shape {shape:?}, which holds nothing")));
+            }
+            made.push(self.value("", dtype, &shape)?);
+        }
+        let place = self.place.clone();
+        self.graph.nodes.push(Node { operator, inputs, outputs: made.clone(), attributes, place });
+        Ok(made)
+    }
+
+    pub(crate) fn unary(&mut self, operator: Operator, value: ValueId) -> Made {
+        self.node(operator, &[value], Attributes::none())
+    }
+
+    pub(crate) fn binary(&mut self, operator: Operator, left: ValueId, right: ValueId) -> Made {
+        self.node(operator, &[left, right], Attributes::none())
+    }
+
+    pub(crate) fn add(&mut self, left: ValueId, right: ValueId) -> Made {
+        self.binary(Operator::Add, left, right)
+    }
+
+    pub(crate) fn sub(&mut self, left: ValueId, right: ValueId) -> Made {
+        self.binary(Operator::Sub, left, right)
+    }
+
+    pub(crate) fn mul(&mut self, left: ValueId, right: ValueId) -> Made {
+        self.binary(Operator::Mul, left, right)
+    }
+
+    pub(crate) fn div(&mut self, left: ValueId, right: ValueId) -> Made {
+        self.binary(Operator::Div, left, right)
+    }
+
+    pub(crate) fn scale(&mut self, value: ValueId, factor: f32) -> Made {
+        if factor == 1.0 {
+            return Ok(value);
+        }
+        let factor = self.scalar(factor)?;
+        self.mul(value, factor)
+    }
+
+    pub(crate) fn cast(&mut self, value: ValueId, dtype: Dtype) -> Made {
+        if self.dtype(value) == dtype {
+            return Ok(value);
+        }
+        let to = crate::onnx::dtype_to_onnx(dtype);
+        self.node(Operator::Cast, &[value], Attributes::none().with_int("to", to))
+    }
+
+    /// The same elements under another shape; nothing is added when the shape is the same.
+    pub(crate) fn reshape(&mut self, value: ValueId, shape: &[usize]) -> Made {
+        let seen = self.shape(value);
+        if seen == shape {
+            return Ok(value);
+        }
+        if seen.iter().product::<usize>() != shape.iter().product::<usize>() {
+            return Err(self.error(format!("the shape {seen:?} cannot be read as {shape:?}")));
+        }
+        if let Some(constant) = self.constant_of(value).cloned() {
+            return self.constant(constant.reshaped(Shape::new(shape)?)?);
+        }
+        // A leading 0 copies that dimension: so a graph exported for one batch size can serve others.
+        let keeps_first = seen.first().is_some() && seen.first() == shape.first();
+        let mut dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        if keeps_first && let Some(first) = dims.first_mut() {
+            *first = 0;
+        }
+        let dims = self.ints(&dims)?;
+        self.binary(Operator::Reshape, value, dims)
+    }
+
+    pub(crate) fn transpose(&mut self, value: ValueId, order: &[usize]) -> Made {
+        if order.iter().enumerate().all(|(at, &axis)| at == axis) {
+            return Ok(value);
+        }
+        self.node(Operator::Transpose, &[value], Attributes::none().with_ints("perm", order))
+    }
+
+    /// `ReduceSum` takes its axes as an operand since opset 13, the other reductions as an attribute until 17.
+    pub(crate) fn reduce(&mut self, operator: Operator, value: ValueId, axes: &[usize], keep: bool) -> Made {
+        if axes.is_empty() {
+            return Ok(value);
+        }
+        let attributes = Attributes::none().with_int("keepdims", i64::from(keep));
+        if operator == Operator::ReduceSum {
+            let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+            let axes = self.ints(&axes)?;
+            return self.node(operator, &[value, axes], attributes);
+        }
+        self.node(operator, &[value], attributes.with_ints("axes", axes))
+    }
+
+    pub(crate) fn sum(&mut self, value: ValueId, axes: &[usize], keep: bool) -> Made {
+        self.reduce(Operator::ReduceSum, value, axes, keep)
+    }
+
+    /// `value[starts..ends by steps]` along `axes`.
+    pub(crate) fn slice(&mut self, value: ValueId, axes: &[usize], pieces: &[Piece]) -> Made {
+        let whole = axes.iter().zip(pieces).all(|(&axis, piece)| {
+            piece.start == 0 && piece.step == 1 && self.shape(value).get(axis) == Some(&piece.end)
+        });
+        if whole {
+            return Ok(value);
+        }
+        let column = |pick: fn(&Piece) -> usize| pieces.iter().map(|piece| pick(piece) as i64).collect::<Vec<_>>();
+        let starts = self.ints(&column(|piece| piece.start))?;
+        let ends = self.ints(&column(|piece| piece.end))?;
+        let axes: Vec<i64> = axes.iter().map(|&axis| axis as i64).collect();
+        let axes = self.ints(&axes)?;
+        let steps = self.ints(&column(|piece| piece.step))?;
+        self.node(Operator::Slice, &[value, starts, ends, axes, steps], Attributes::none())
+    }
+
+    /// Surrounds `value` with `fill`: `before` and `after` have one entry an axis.
+    pub(crate) fn pad(&mut self, value: ValueId, before: &[usize], after: &[usize], fill: f32) -> Made {
+        if before.iter().chain(after).all(|&count| count == 0) {
+            return Ok(value);
+        }
+        let pads: Vec<i64> = before.iter().chain(after).map(|&count| count as i64).collect();
+        let pads = self.ints(&pads)?;
+        let fill = self.scalar(fill)?;
+        self.node(Operator::Pad, &[value, pads, fill], Attributes::none())
+    }
+
+    pub(crate) fn concat(&mut self, values: &[ValueId], axis: usize) -> Made {
+        match values {
+            [only] => Ok(*only),
+            _ => self.node(Operator::Concat, values, Attributes::none().with_int("axis", axis as i64)),
+        }
+    }
+
+    pub(crate) fn expand(&mut self, value: ValueId, shape: &[usize]) -> Made {
+        if self.shape(value) == shape {
+            return Ok(value);
+        }
+        let dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
+        let dims = self.ints(&dims)?;
+        self.binary(Operator::Expand, value, dims)
+    }
+
+    /// `alpha * left' @ right'`, transposed as told.
+    pub(crate) fn gemm(&mut self, left: ValueId, right: ValueId, transposed: (bool, bool), alpha: f32) -> Made {
+        let mut attributes = Attributes::none();
+        if alpha != 1.0 {
+            attributes = attributes.with("alpha", crate::ir::Attribute::Float(alpha));
+        }
+        if transposed.0 {
+            attributes = attributes.with_int("transA", 1);
+        }
+        if transposed.1 {
+            attributes = attributes.with_int("transB", 1);
+        }
+        self.node(Operator::Gemm, &[left, right], attributes)
+    }
+
+    /// Sums a gradient over the axes along which `shape` was broadcast, and gives it that shape.
+    pub(crate) fn unbroadcast(&mut self, gradient: ValueId, shape: &[usize]) -> Made {
+        let seen = self.shape(gradient).to_vec();
+        let extra = seen.len().saturating_sub(shape.len());
+        let axes: Vec<usize> = (0..seen.len())
+            .filter(|&axis| axis < extra || (shape[axis - extra] == 1 && seen[axis] != 1))
+            .collect();
+        let summed = self.sum(gradient, &axes, true)?;
+        self.reshape(summed, shape)
+    }
+
+    /// Promises a value under a name. One that is an input, a constant or promised already gets a node of its own.
+    pub(crate) fn output(&mut self, name: &str, value: ValueId) -> Result<(), GraphError> {
+        if self.graph.outputs.iter().any(|(taken, _)| taken == name) {
+            return Err(GraphError::Interface(format!("two outputs are called '{name}'; rename the model's")));
+        }
+        self.graph.outputs.push((name.to_owned(), value));
+        Ok(())
+    }
+
+    /// The graph with these metadata, without nodes and constants that no output needs.
+    pub(crate) fn finish(mut self, metadata: BTreeMap<String, String>) -> Result<Graph, GraphError> {
+        let mut promised = std::collections::BTreeSet::new();
+        for at in 0..self.graph.outputs.len() {
+            let id = self.graph.outputs[at].1;
+            let is_port = self.graph.inputs.contains(&id) || self.graph.constants.contains_key(&id);
+            if is_port || !promised.insert(id) {
+                let copy = self.unary(Operator::Identity, id)?;
+                promised.insert(copy);
+                self.graph.outputs[at].1 = copy;
+            }
+        }
+        self.graph.prune();
+        self.graph.metadata = metadata;
+        Ok(self.graph)
+    }
+}
+
+/// A range along one axis.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Piece {
+    pub(crate) start: usize,
+    pub(crate) end: usize,
+    pub(crate) step: usize,
+}

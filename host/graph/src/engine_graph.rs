@@ -1,0 +1,122 @@
+//! What an engine accepts: a graph that this crate has written.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use cloister_tensor::Digest;
+
+use crate::bind::{self, Bound, Initializers};
+use crate::document::Document;
+use crate::error::GraphError;
+use crate::ir::{Graph, Operator};
+use crate::limits::Limits;
+use crate::onnx::{self, Batch};
+use crate::port::{self, Port};
+use crate::roles::Roles;
+
+/// A graph with typed ports and fixed shapes, as canonical ONNX. It can be made by this crate alone: whatever a file holds
+/// is read into a bounded representation and written anew.
+#[derive(Clone, Debug)]
+pub struct EngineGraph {
+    bytes: Bytes,
+    digest: Digest,
+    source_digest: Digest,
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+    pub(crate) graph: Arc<Graph>,
+}
+
+/// Metadata that are kept.
+const OWN_METADATA: &str = "cloister.";
+
+impl EngineGraph {
+    /// Reads a graph of fixed shapes (a training or evaluation graph, or any other) with the default limits.
+    ///
+    /// # Errors
+    /// Whatever [`GraphError`] names: a file that isn't ONNX, parts that are refused, operators that aren't supported,
+    /// shapes that don't fit or aren't fixed (use [`crate::Model::at_batch`]), ports that aren't what the metadata say.
+    pub fn load(file: &[u8]) -> Result<Self, GraphError> {
+        Self::load_within(file, &Limits::default())
+    }
+
+    /// [`Self::load`] with other limits.
+    ///
+    /// # Errors
+    /// As [`Self::load`].
+    pub fn load_within(file: &[u8], limits: &Limits) -> Result<Self, GraphError> {
+        Self::bound(&onnx::read(file, limits)?, limits, None, Digest::of(file))
+    }
+
+    pub(crate) fn bound(
+        document: &Document,
+        limits: &Limits,
+        batch: Option<usize>,
+        source: Digest,
+    ) -> Result<Self, GraphError> {
+        let metadata: BTreeMap<String, String> = document
+            .metadata
+            .iter()
+            .filter(|(key, _)| key.starts_with(OWN_METADATA))
+            .map(|(key, value)| (key.clone(), value.clone()))
+            .collect();
+        let roles;
+        let initializers = if metadata.is_empty() {
+            roles = Roles::of(document)?;
+            Initializers::Inside(&roles)
+        } else {
+            Initializers::Unnamed
+        };
+        let Bound { mut graph, .. } = bind::bind(document, limits, batch, initializers)?;
+        graph.metadata = metadata;
+        Self::of(graph, Some(source))
+    }
+
+    /// Writes a graph. Its source is itself unless another is given.
+    pub(crate) fn of(graph: Graph, source: Option<Digest>) -> Result<Self, GraphError> {
+        let (inputs, outputs) = port::from_graph(&graph)?;
+        let bytes = Bytes::from(onnx::write(&graph, Batch::Fixed));
+        let digest = Digest::of(&bytes);
+        Ok(Self { bytes, digest, source_digest: source.unwrap_or(digest), inputs, outputs, graph: Arc::new(graph) })
+    }
+
+    /// The canonical ONNX file (opset 17): what engines compile.
+    pub fn bytes(&self) -> &Bytes {
+        &self.bytes
+    }
+
+    /// SHA-256 of [`Self::bytes`].
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// SHA-256 of the file that was read: what a policy names. Equal to [`Self::digest`] for files that
+    /// `cloister graph train` has written.
+    pub fn source_digest(&self) -> Digest {
+        self.source_digest
+    }
+
+    /// The inputs, in the order of the file.
+    pub fn inputs(&self) -> &[Port] {
+        &self.inputs
+    }
+
+    /// The outputs, in the order of the file.
+    pub fn outputs(&self) -> &[Port] {
+        &self.outputs
+    }
+
+    /// The entries `cloister.*` of the metadata: the loss, the optimizer and its constants, the kinds of the ports.
+    pub fn metadata(&self) -> &BTreeMap<String, String> {
+        &self.graph.metadata
+    }
+
+    /// How often each operator occurs.
+    pub fn operators(&self) -> BTreeMap<Operator, usize> {
+        let mut counts = BTreeMap::new();
+        for node in &self.graph.nodes {
+            *counts.entry(node.operator).or_insert(0) += 1;
+        }
+        counts
+    }
+}

@@ -1,0 +1,230 @@
+//! Convolutions.
+
+use super::bounds::{float, like_first, same_dtype, sizes};
+use super::window::Window;
+use super::{Derivative, Gradients, Operands, Rule, Step, Type};
+use crate::builder::{Builder, Piece};
+use crate::error::GraphError;
+use crate::ir::{Attributes, Operator, ValueId};
+
+pub(crate) const CONV: Rule = Rule {
+    attributes: &["auto_pad", "dilations", "group", "kernel_shape", "pads", "strides"],
+    operands: (2, 3),
+    configuration: &[],
+    infer,
+    rewrite: None,
+    derivative: Derivative::Rule(differentiate),
+};
+pub(crate) const TRANSPOSED: Rule = Rule {
+    attributes: &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "pads", "strides"],
+    infer: infer_transposed,
+    derivative: Derivative::Missing,
+    ..CONV
+};
+
+/// How the gradient of a convolution's weight is computed. Which is faster depends on the layer and the engine.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum WeightGradient {
+    /// [`Self::Gemm`] for many channels and for 1x1 kernels, else [`Self::Conv`].
+    #[default]
+    Auto,
+    /// A convolution of the input with the gradient, batch and channels swapped.
+    Conv,
+    /// The windows laid out as a matrix, and one matrix product.
+    Gemm,
+}
+
+/// Channels from which on the matrix product is the faster form.
+const MANY_CHANNELS: usize = 64;
+
+fn group(attributes: &Attributes) -> Result<usize, String> {
+    let group = attributes.int("group", 1)?;
+    usize::try_from(group).ok().filter(|&group| group > 0).ok_or_else(|| format!("{group} groups"))
+}
+
+fn planes(operands: &Operands<'_>) -> Result<(Vec<usize>, Vec<usize>), String> {
+    let (shape, kernel) = (float(operands, 0)?, float(operands, 1)?);
+    same_dtype(operands, 0, 1)?;
+    if shape.len() < 3 || shape.len() != kernel.len() {
+        return Err(format!("a kernel of shape {kernel:?} over a value of shape {shape:?}"));
+    }
+    Ok((shape, kernel))
+}
+
+fn check_bias(operands: &Operands<'_>, channels: usize) -> Result<(), String> {
+    match operands.optional(2) {
+        Some(bias) if bias.shape != [channels] => {
+            Err(format!("a bias of shape {:?} for {channels} channels", bias.shape))
+        }
+        _ => Ok(()),
+    }
+}
+
+fn infer(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
+    let (shape, kernel) = planes(operands)?;
+    let group = group(operands.attributes)?;
+    if kernel[1].checked_mul(group) != Some(shape[1]) || kernel[0] % group != 0 {
+        return Err(format!("a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"));
+    }
+    check_bias(operands, kernel[0])?;
+    let window = Window::of(operands.attributes, &kernel[2..])?;
+    like_first(operands, [&[shape[0], kernel[0]], &window.count(&shape[2..])?[..]].concat())
+}
+
+fn infer_transposed(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
+    let (shape, kernel) = planes(operands)?;
+    let group = group(operands.attributes)?;
+    if kernel[0] != shape[1] || shape[1] % group != 0 {
+        return Err(format!("a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"));
+    }
+    let channels = kernel[1].checked_mul(group).ok_or("too many channels")?;
+    check_bias(operands, channels)?;
+    let window = Window::of(operands.attributes, &kernel[2..])?;
+    let extra = match operands.attributes.ints("output_padding")? {
+        Some(values) => sizes(values, "output_padding", 1 << 16)?,
+        None => vec![0; window.kernel.len()],
+    };
+    if extra.len() != window.kernel.len() {
+        return Err(format!("output_padding {extra:?}"));
+    }
+    let mut result = vec![shape[0], channels];
+    for axis in 0..window.kernel.len() {
+        let whole = (shape[2 + axis] - 1).checked_mul(window.strides[axis]).ok_or("too many elements")?;
+        let whole = whole + window.reach(axis) + extra[axis];
+        let size = whole.checked_sub(window.before[axis] + window.after[axis]).filter(|&size| size > 0);
+        result.push(size.ok_or("padding wider than the result")?);
+    }
+    like_first(operands, result)
+}
+
+fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let (operand, weight) = (step.input(builder, 0)?, step.input(builder, 1)?);
+    let kernel = builder.shape(weight).to_vec();
+    let bad = |problem| builder.error(problem);
+    let window = Window::of(&step.node.attributes, &kernel[2..]).map_err(bad)?;
+    let group = group(&step.node.attributes).map_err(bad)?;
+    let input_gradient =
+        if step.wants(0) { Some(input_gradient(builder, step.gradient, operand, weight, &window, group)?) } else { None };
+    let weight_gradient = if step.wants(1) {
+        let by_gemm = match builder.weight_gradient {
+            WeightGradient::Auto => kernel[1] >= MANY_CHANNELS || window.kernel.iter().all(|&size| size == 1),
+            WeightGradient::Conv => false,
+            WeightGradient::Gemm => true,
+        };
+        Some(if by_gemm && group == 1 {
+            weight_gradient_by_gemm(builder, step.gradient, operand, &kernel, &window)?
+        } else {
+            weight_gradient_by_conv(builder, step.gradient, operand, &kernel, &window, group)?
+        })
+    } else {
+        None
+    };
+    let mut gradients = vec![input_gradient, weight_gradient];
+    if step.inputs.len() > 2 {
+        let axes: Vec<usize> = (0..kernel.len()).filter(|&axis| axis != 1).collect();
+        gradients.push(if step.wants(2) { Some(builder.sum(step.gradient, &axes, false)?) } else { None });
+    }
+    Ok(gradients)
+}
+
+fn geometry(strides: &[usize], dilations: &[usize], before: &[usize], after: &[usize]) -> Attributes {
+    Attributes::none()
+        .with_ints("dilations", dilations)
+        .with_ints("pads", &[before, after].concat())
+        .with_ints("strides", strides)
+}
+
+fn input_gradient(
+    builder: &mut Builder,
+    gradient: ValueId,
+    operand: ValueId,
+    weight: ValueId,
+    window: &Window,
+    group: usize,
+) -> Result<ValueId, GraphError> {
+    let spatial = builder.shape(operand)[2..].to_vec();
+    let count = builder.shape(gradient)[2..].to_vec();
+    // What the last window left over behind comes back as output padding.
+    let rest = |axis: usize| {
+        let covered = (count[axis] - 1) * window.strides[axis] + window.reach(axis);
+        (spatial[axis] + window.before[axis] + window.after[axis]).saturating_sub(covered)
+    };
+    let rest: Vec<usize> = (0..spatial.len()).map(rest).collect();
+    let mut attributes = geometry(&window.strides, &window.dilations, &window.before, &window.after);
+    attributes = attributes.with_ints("kernel_shape", &window.kernel);
+    if group != 1 {
+        attributes = attributes.with_int("group", group as i64);
+    }
+    if rest.iter().any(|&one| one != 0) {
+        attributes = attributes.with_ints("output_padding", &rest);
+    }
+    builder.node(Operator::ConvTranspose, &[gradient, weight], attributes)
+}
+
+/// The gradient of a weight is itself a convolution: the input's channels become the batch, the batch becomes the channels,
+/// the gradient becomes the kernel; strides and dilations change places.
+fn weight_gradient_by_conv(
+    builder: &mut Builder,
+    gradient: ValueId,
+    operand: ValueId,
+    kernel: &[usize],
+    window: &Window,
+    group: usize,
+) -> Result<ValueId, GraphError> {
+    let shape = builder.shape(operand).to_vec();
+    let rank = shape.len();
+    let swap: Vec<usize> = [1, 0].into_iter().chain(2..rank).collect();
+    let ground = if group == 1 {
+        builder.transpose(operand, &swap)?
+    } else {
+        // [N, G, C/G, ...] to [C/G, G N, ...]: each group keeps its own batch as channels.
+        let split = builder.reshape(operand, &[&[shape[0], group, kernel[1]], &shape[2..]].concat())?;
+        let order: Vec<usize> = [2, 1, 0].into_iter().chain(3..rank + 1).collect();
+        let turned = builder.transpose(split, &order)?;
+        builder.reshape(turned, &[&[kernel[1], group * shape[0]], &shape[2..]].concat())?
+    };
+    let slider = builder.transpose(gradient, &swap)?;
+    let mut attributes = geometry(&window.dilations, &window.strides, &window.before, &window.after);
+    let slid: Vec<usize> = builder.shape(slider)[2..].to_vec();
+    attributes = attributes.with_ints("kernel_shape", &slid);
+    if group != 1 {
+        attributes = attributes.with_int("group", group as i64);
+    }
+    let swapped = builder.node(Operator::Conv, &[ground, slider], attributes)?;
+    // Where strides leave a rest, there are more positions than the kernel has.
+    let axes: Vec<usize> = (2..rank).collect();
+    let pieces: Vec<Piece> = window.kernel.iter().map(|&end| Piece { start: 0, end, step: 1 }).collect();
+    let cut = builder.slice(swapped, &axes, &pieces)?;
+    builder.transpose(cut, &swap)
+}
+
+/// The windows as rows of a matrix, channels last, and one product.
+fn weight_gradient_by_gemm(
+    builder: &mut Builder,
+    gradient: ValueId,
+    operand: ValueId,
+    kernel: &[usize],
+    window: &Window,
+) -> Result<ValueId, GraphError> {
+    let rank = kernel.len();
+    let count = builder.shape(gradient)[2..].to_vec();
+    let before = [&[0, 0], &window.before[..]].concat();
+    let after = [&[0, 0], &window.after[..]].concat();
+    let padded = builder.pad(operand, &before, &after, 0.0)?;
+    let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
+    let ground = builder.transpose(padded, &last)?;
+    let mut columns = Vec::new();
+    for offset in window.offsets() {
+        columns.push(window.pick(builder, ground, 1, &offset, &count)?);
+    }
+    let windows = builder.concat(&columns, rank - 1)?;
+    let shape = builder.shape(windows).to_vec();
+    let rows: usize = shape[..rank - 1].iter().product();
+    let windows = builder.reshape(windows, &[rows, shape[rank - 1]])?;
+    let slider = builder.transpose(gradient, &last)?;
+    let slider = builder.reshape(slider, &[rows, kernel[0]])?;
+    let product = builder.gemm(slider, windows, (true, false), 1.0)?;
+    let spread = builder.reshape(product, &[&[kernel[0]], &kernel[2..], &[kernel[1]]].concat())?;
+    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
+    builder.transpose(spread, &first)
+}

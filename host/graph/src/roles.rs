@@ -1,0 +1,100 @@
+//! Which initializers are parameters, which are running statistics, and which are neither.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use cloister_tensor::{Dtype, Tensor, TensorMap};
+
+use crate::document::Document;
+use crate::error::GraphError;
+use crate::ir::Operator;
+use crate::ops::{self, STATISTICS};
+
+/// Names and shapes of the initializers that training reads and writes, in the order of the file.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct Roles {
+    /// The float initializers that reach an output, less batch norm's statistics.
+    pub(crate) parameters: Vec<(String, Vec<usize>)>,
+    /// Running means and variances.
+    pub(crate) statistics: Vec<(String, Vec<usize>)>,
+    /// Parameters and statistics with elements of another type than f32.
+    not_f32: Vec<(String, Dtype)>,
+}
+
+impl Roles {
+    /// Finds them by walking back from the outputs. Operands that only say how to compute (axes, dropout ratios, clipping
+    /// bounds) are not followed.
+    pub(crate) fn of(document: &Document) -> Result<Self, GraphError> {
+        let mut makers = BTreeMap::new();
+        for node in &document.nodes {
+            for output in &node.outputs {
+                makers.insert(output.as_str(), node);
+            }
+        }
+        let floats: BTreeMap<&str, &Tensor> = document
+            .initializers
+            .iter()
+            .filter(|(_, tensor)| tensor.dtype().is_float())
+            .map(|(name, tensor)| (name.as_str(), tensor))
+            .collect();
+        let mut found: BTreeMap<&str, bool> = BTreeMap::new();
+        let mut seen = BTreeSet::new();
+        let mut open: Vec<(&str, bool)> = document.outputs.iter().map(|name| (name.as_str(), false)).collect();
+        while let Some((name, statistic)) = open.pop() {
+            if floats.contains_key(name) && *found.entry(name).or_insert(statistic) != statistic {
+                return Err(GraphError::Interface(format!(
+                    "'{name}' is a running statistic and a parameter at once; give each its own tensor"
+                )));
+            }
+            if !seen.insert((name, statistic)) {
+                continue;
+            }
+            let Some(node) = makers.get(name) else { continue };
+            let configuration = ops::rule(node.operator).configuration;
+            for (at, input) in node.inputs.iter().enumerate() {
+                if !input.is_empty() && !configuration.contains(&at) {
+                    let statistic = node.operator == Operator::BatchNormalization && STATISTICS.contains(&at);
+                    open.push((input, statistic));
+                }
+            }
+        }
+        let mut roles = Self::default();
+        for (name, tensor) in &document.initializers {
+            let Some(&statistic) = found.get(name.as_str()) else { continue };
+            let list = if statistic { &mut roles.statistics } else { &mut roles.parameters };
+            list.push((name.clone(), tensor.shape().dims().to_vec()));
+            if tensor.dtype() != Dtype::F32 {
+                roles.not_f32.push((name.clone(), tensor.dtype()));
+            }
+        }
+        Ok(roles)
+    }
+
+    pub(crate) fn contains(&self, name: &str) -> bool {
+        self.parameters.iter().chain(&self.statistics).any(|entry| entry.0 == name)
+    }
+
+    /// Refuses parameters that can't be trained in f32.
+    pub(crate) fn all_f32(&self) -> Result<(), GraphError> {
+        match self.not_f32.first() {
+            None => Ok(()),
+            Some((name, dtype)) => Err(GraphError::Interface(format!(
+                "the parameter '{name}' has elements of type {}, f32 is wanted; convert the model before it is exported",
+                dtype.name()
+            ))),
+        }
+    }
+
+    /// The values of parameters and statistics; scalars as shape `[1]`, as they pass through ports.
+    pub(crate) fn values(&self, document: &Document) -> TensorMap {
+        let mut values = TensorMap::new();
+        for (name, tensor) in document.initializers.iter().filter(|(name, _)| self.contains(name)) {
+            let tensor = if tensor.shape().rank() == 0 {
+                tensor.clone().reshaped(cloister_tensor::Shape::one()).unwrap_or_else(|_| tensor.clone())
+            } else {
+                tensor.clone()
+            };
+            values.insert(name.clone(), tensor);
+        }
+        values
+    }
+}
