@@ -1,0 +1,237 @@
+//! A trainer that misbehaves, for tests: the setting `attack` says how.
+
+use cloister_guest::bindings::trainer::cloister::federation::{handles, model};
+use cloister_guest::bindings::trainer::exports::cloister::federation::training;
+use cloister_guest::bindings::trainer::wasi::nn::graph;
+use cloister_guest::prelude::*;
+use cloister_guest::trainer::{NamedTensors, Port, PortKind, Tensor, TensorType};
+
+cloister_guest::settings! {
+    struct Settings {
+        /// What to do.
+        attack: String in [
+            "none", "loop", "allocate", "trap", "panic", "recurse", "lie_about_length", "overflow_dimensions", "unknown_graph",
+            "unknown_dataset", "empty_batch", "bring_graph", "rows_to_parameter", "rows_as_update", "swap_parameters",
+            "scalar_to_data", "wrong_shape", "wrong_batch", "missing", "duplicate", "unknown_tensor", "nothing", "unchanged",
+            "nan_metric", "odd_metric", "nan_parameters", "diverge", "make_tensor", "made_update", "read_parameter", "read_rows",
+            "log_without_end", "rate_out_of_range", "hoard_handles", "hoard_batches", "inflate_rows", "give_up"
+        ] = "none",
+        /// Rows in a batch.
+        batch: u32 = 32,
+    }
+}
+
+/// One honest step, so that the attack stands in the middle of a training that would pass.
+fn honest(round: Round, settings: &Settings) -> Result<(Model, Batch)> {
+    let mut trained = Model::current();
+    let graph = Graph::named("train")?;
+    let mut batches = Dataset::named("train")
+        .shuffled(round.seed)
+        .drop_last()
+        .batches(settings.batch)?;
+    let batch = batches.next().ok_or_else(|| Failure::new("no batch"))??;
+    let out = graph.run(&mut trained, &batch, &[("learning_rate", 0.1)])?;
+    trained.update(out);
+    Ok((trained, batch))
+}
+
+fn first(tensors: NamedTensors) -> Result<(String, Tensor)> {
+    tensors
+        .into_iter()
+        .next()
+        .ok_or_else(|| Failure::new("the model is empty"))
+}
+
+/// Computes `train` with one input put in by hand.
+fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) -> Option<Tensor>) -> Result<()> {
+    let graph = Graph::named("train")?;
+    let raw = graph::load_by_name("train").and_then(|graph| graph.init_execution_context());
+    let raw = raw.map_err(|error| Failure::new(error.data()))?;
+    let mut batch = Dataset::named("train")
+        .batches(settings.batch)?
+        .next()
+        .ok_or_else(|| Failure::new("no batch"))??;
+    let mut parameters: std::collections::BTreeMap<_, _> = model::current().into_iter().collect();
+    let mut inputs = Vec::new();
+    for port in graph.inputs() {
+        let tensor = match (instead(port, &mut batch), &port.kind) {
+            (Some(tensor), _) => tensor,
+            (None, PortKind::Parameter(name) | PortKind::Statistic(name)) => {
+                parameters.remove(name).ok_or_else(|| Failure::new("parameter twice"))?
+            }
+            (None, PortKind::Scalar) if port.ty == TensorType::I64 => {
+                Tensor::new(&[1], TensorType::I64, &1_i64.to_le_bytes())
+            }
+            (None, PortKind::Scalar) => Tensor::new(&[1], TensorType::Fp32, &0.1_f32.to_le_bytes()),
+            (None, _) => batch
+                .tensors()
+                .remove(&port.name)
+                .ok_or_else(|| Failure::new("no such input"))?,
+        };
+        inputs.push((port.name.clone(), tensor));
+    }
+    raw.compute(inputs)
+        .map(drop)
+        .map_err(|error| Failure::new(error.data()))
+}
+
+#[inline(never)]
+#[allow(unconditional_recursion)]
+fn recurse(depth: u64) -> u64 {
+    let frame = std::hint::black_box([depth; 16]);
+    recurse(depth + 1) + frame[(depth % 16) as usize]
+}
+
+fn attack(round: Round) -> Result<NamedTensors> {
+    let settings = Settings::read()?;
+    let (mut trained, mut batch) = honest(round, &settings)?;
+    match settings.attack.as_str() {
+        "loop" => loop {
+            std::hint::black_box(());
+        },
+        "allocate" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(std::hint::black_box(vec![1_u8; 1 << 20]));
+            }
+        }
+        "trap" => core::arch::wasm32::unreachable(),
+        "panic" => panic!("out of ideas"),
+        "recurse" => log::info(&recurse(0).to_string()),
+        "lie_about_length" => drop(Tensor::new(&[1], TensorType::Fp32, &[0; 400])),
+        "overflow_dimensions" => drop(Tensor::new(&[u32::MAX; 8], TensorType::Fp64, &[0; 8])),
+        "unknown_graph" => drop(Graph::named("backdoor")?),
+        "unknown_dataset" => drop(Dataset::named("everything").batches(1)?),
+        "empty_batch" => drop(Dataset::named("train").batches(0)?),
+        "bring_graph" => {
+            let loaded = graph::load(&[vec![8, 7]], graph::GraphEncoding::Onnx, graph::ExecutionTarget::Cpu);
+            drop(loaded.map_err(|error| Failure::new(error.data()))?);
+        }
+        "rows_to_parameter" => {
+            compute_with(&settings, |port, batch| {
+                let fits =
+                    matches!(port.kind, PortKind::Parameter(_)) && port.dimensions == batch.tensors()["x"].dimensions();
+                fits.then(|| batch.tensors().remove("x")).flatten()
+            })?;
+        }
+        "rows_as_update" => {
+            let rows = batch.tensors().remove("x").ok_or_else(|| Failure::new("no rows"))?;
+            let like = model::current()
+                .into_iter()
+                .find(|(_, tensor)| tensor.dimensions() == rows.dimensions());
+            let (name, _) = like.ok_or_else(|| Failure::new("no parameter of the shape of the rows"))?;
+            trained.tensors().insert(name, rows);
+        }
+        "swap_parameters" => {
+            let mut names = trained.tensors().keys().cloned().collect::<Vec<_>>().into_iter();
+            if let (Some(one), Some(other)) = (names.next(), names.next()) {
+                let tensors = trained.tensors();
+                let kept = handles::duplicate(&[&tensors[&one], &tensors[&other]]);
+                tensors.extend([other, one].into_iter().zip(kept));
+            }
+        }
+        "scalar_to_data" => {
+            compute_with(&settings, |port, _| {
+                matches!(port.kind, PortKind::Data(_)).then(|| Tensor::new(&[1], TensorType::Fp32, &[0; 4]))
+            })?;
+        }
+        "wrong_shape" => {
+            let (name, _) = first(model::current())?;
+            trained
+                .tensors()
+                .insert(name, Tensor::new(&[3], TensorType::Fp32, &[0; 12]));
+        }
+        "wrong_batch" => {
+            let odd = Dataset::named("train").batches(settings.batch + 1)?.next();
+            let odd = odd.ok_or_else(|| Failure::new("no batch"))??;
+            drop(Graph::named("train")?.run(&mut trained, &odd, &[("learning_rate", 0.1)])?);
+        }
+        "missing" => drop(trained.tensors().pop_first()),
+        "duplicate" => {
+            let mut update: NamedTensors = std::mem::take(trained.tensors()).into_iter().collect();
+            let (name, tensor) = &update[0];
+            let again = (name.clone(), handles::duplicate(&[tensor]).remove(0));
+            update.push(again);
+            return Ok(update);
+        }
+        "unknown_tensor" => {
+            let (_, tensor) = first(model::current())?;
+            trained.tensors().insert("backdoor".to_owned(), tensor);
+        }
+        "nothing" => return Ok(Vec::new()),
+        "unchanged" => return Ok(model::current()),
+        "nan_metric" => metrics::report("loss", f64::NAN),
+        "odd_metric" => metrics::report("row 7: 1.5\n", 1.0),
+        "nan_parameters" => {
+            let (name, tensor) = first(model::current())?;
+            let count: u32 = tensor.dimensions().iter().product();
+            let bytes = f32::NAN.to_le_bytes().repeat(count as usize);
+            trained
+                .tensors()
+                .insert(name, Tensor::new(&tensor.dimensions(), TensorType::Fp32, &bytes));
+        }
+        "diverge" => {
+            let graph = Graph::named("train")?;
+            for _ in 0..1000 {
+                let out = graph.run(&mut trained, &batch, &[("learning_rate", 1e30)])?;
+                trained.update(out);
+            }
+        }
+        "make_tensor" => drop(Tensor::new(&[2], TensorType::Fp32, &[0; 8])),
+        "made_update" => {
+            for (name, tensor) in model::current() {
+                let count: u32 = tensor.dimensions().iter().product();
+                let made = Tensor::new(
+                    &tensor.dimensions(),
+                    TensorType::Fp32,
+                    &0.5_f32.to_le_bytes().repeat(count as usize),
+                );
+                trained.tensors().insert(name, made);
+            }
+        }
+        "read_parameter" => drop(first(model::current())?.1.data()),
+        "read_rows" => {
+            let rows = batch.tensors().remove("x").ok_or_else(|| Failure::new("no rows"))?;
+            log::info(&format!("{:?}", rows.data()));
+        }
+        "log_without_end" => loop {
+            log::info("");
+        },
+        "rate_out_of_range" => {
+            drop(Graph::named("train")?.run(&mut trained, &batch, &[("learning_rate", 7.0)])?);
+        }
+        "hoard_handles" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.push(model::current());
+            }
+        }
+        "hoard_batches" => {
+            let mut hoard = Vec::new();
+            loop {
+                hoard.extend(Dataset::named("train").batches(settings.batch)?);
+            }
+        }
+        "inflate_rows" => {
+            for _ in 0..20 {
+                for batch in Dataset::named("train").drop_last().batches(settings.batch)? {
+                    let out = Graph::named("train")?.run(&mut trained, &batch?, &[("learning_rate", 0.01)])?;
+                    trained.update(out);
+                }
+            }
+        }
+        "give_up" => return Err(Failure::new(format!("no {}\nmore", "x".repeat(5000)))),
+        _ => {}
+    }
+    Ok(std::mem::take(trained.tensors()).into_iter().collect())
+}
+
+struct Hostile;
+
+impl training::Guest for Hostile {
+    fn train(round: Round) -> core::result::Result<NamedTensors, Failure> {
+        attack(round)
+    }
+}
+
+cloister_guest::bindings::trainer::export_trainer_world!(Hostile with_types_in cloister_guest::bindings::trainer);
