@@ -1,1 +1,74 @@
-//! Placeholder until the crate lands.
+//! Runs a graph: a small trait and two backends behind it.
+//!
+//! - [`openvino`]: Intel's runtime over its C API, loaded at run time from a given directory. Inputs are read where
+//!   they lie, outputs are written into pooled, aligned buffers, and nothing is copied on the way.
+//! - [`tract`]: pure Rust, for machines without the runtime. Slower, same results within rounding.
+//!
+//! An engine takes [`EngineGraph`]s alone, which only `cloister_graph` makes, out of its own bounded representation:
+//! no file from outside reaches native code as it came. Before a run, every tensor's type and shape is compared with
+//! the [`Port`] it goes to; a missing, extra, repeated or ill-shaped input is an error that names the port.
+//!
+//! Both backends compute in f32 where the graph says f32. The processors that have TDX also have bf16, and OpenVINO
+//! picks that by itself there: so precision is asked for, read back, and compiling fails if the answer differs.
+//!
+//! *Not guaranteed:* equal bytes between backends, instruction sets or thread counts. Between runs of one compiled
+//! graph they are equal.
+
+mod error;
+mod intake;
+pub mod openvino;
+mod pool;
+pub mod tract;
+
+use std::num::NonZeroUsize;
+use std::time::Duration;
+
+use cloister_graph::{EngineGraph, Port};
+use cloister_tensor::Tensor;
+
+pub use error::EngineError;
+
+/// How a graph is compiled.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct CompileOptions {
+    /// Threads that one run may use; `None` leaves it to the backend (OpenVINO: one a physical core). Pin it where
+    /// bytes are compared: the number of threads changes the order of sums. tract uses one thread whatever this says.
+    pub threads: Option<NonZeroUsize>,
+}
+
+/// An engine that can compile graphs.
+pub trait Backend: Send + Sync {
+    /// Name and version, as logs and measurements show it: `openvino 2026.4.1`.
+    fn name(&self) -> &str;
+
+    /// Compiles a graph for repeated runs.
+    ///
+    /// # Errors
+    /// [`EngineError::Compile`] with the backend's own words if it refuses the graph, [`EngineError::Precision`] if
+    /// it would compute in less than what was asked for, [`EngineError::Ports`] if it sees other ports than the graph
+    /// declares.
+    fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError>;
+}
+
+/// A graph compiled by a [`Backend`]: runs one batch at a time.
+pub trait Compiled: Send {
+    /// The inputs, in the graph's order.
+    fn inputs(&self) -> &[Port];
+
+    /// The outputs, in the graph's order.
+    fn outputs(&self) -> &[Port];
+
+    /// Runs the graph once on named tensors, given in any order, and returns its outputs in the graph's order.
+    ///
+    /// With a `deadline` (counted from the call) the run is cancelled when it passes; the engine stops at the next
+    /// operator and can be used again. After any error the next run starts afresh.
+    ///
+    /// # Errors
+    /// An input is missing, unknown, given twice, or of the wrong type or shape (nothing has run then);
+    /// [`EngineError::Deadline`]; [`EngineError::Run`] with the backend's own words.
+    fn run(
+        &mut self,
+        inputs: &[(&str, Tensor)],
+        deadline: Option<Duration>,
+    ) -> Result<Vec<(String, Tensor)>, EngineError>;
+}

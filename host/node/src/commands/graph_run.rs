@@ -1,10 +1,290 @@
-//! `cloister graph run`.
+//! `cloister graph run`: any graph, on named tensors, on either engine.
 
-/// Not there yet.
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use cloister_engine::{Backend, CompileOptions, openvino, tract};
+use cloister_graph::{EngineGraph, Limits, Model, Port};
+use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
+use miette::Report;
+
+use crate::ui::{Exit, Ui, fail, failed, unreadable};
+
+/// Tensors that an error about the inputs names at most.
+const MAX_PROBLEMS: usize = 20;
+
+/// Run a graph once on named tensors and write what comes out.
+///
+/// Every input of the graph must be fed by its name, with its type and shape; `cloister graph show` prints them.
+/// Prints a line an output.
 #[derive(clap::Args, Debug)]
-pub struct GraphRunArgs {}
+#[command(after_help = "Examples:
+  cloister graph run train.onnx --feed batch.npz --weights model.onnx -o step.safetensors
+  cloister graph run eval.onnx --feed batch.npz --weights model.safetensors --backend tract
+  cloister graph run model.onnx --feed rows.npz -o logits.npz
+
+A feed by NumPy:
+  numpy.savez('batch.npz', x=x.astype('float32'), labels=y.astype('int64'),
+              learning_rate=numpy.float32([0.1]), step=numpy.int64([1]))")]
+pub struct GraphRunArgs {
+    /// The graph: a training or evaluation graph, or a forward model with its weights inside
+    #[arg(value_name = "GRAPH.onnx")]
+    graph: PathBuf,
+    /// Tensors by the names of the graph's inputs (.npz or .safetensors); may be given more than once
+    #[arg(long, value_name = "FILE", required = true)]
+    feed: Vec<PathBuf>,
+    /// Parameters and statistics: an ONNX model's own, or a .safetensors or .npz file; names that the graph does not have
+    /// are left out
+    #[arg(long, value_name = "FILE")]
+    weights: Option<PathBuf>,
+    /// The engine; without this, OpenVINO if its folder is known, else tract
+    #[arg(long, value_enum)]
+    backend: Option<BackendName>,
+    /// Folder of OpenVINO's libraries
+    #[arg(long, value_name = "DIR", env = "CLOISTER_OPENVINO_DIR")]
+    openvino_dir: Option<PathBuf>,
+    /// Threads of the engine
+    #[arg(long, value_name = "N")]
+    threads: Option<NonZeroUsize>,
+    /// Give up after this many seconds
+    #[arg(long, value_name = "SECONDS")]
+    deadline_s: Option<u32>,
+    /// Where the outputs go, by the file's ending: .safetensors or .npz
+    #[arg(short = 'o', long = "output", value_name = "FILE")]
+    output: Option<PathBuf>,
+}
+
+/// An engine by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum BackendName {
+    /// OpenVINO on the CPU.
+    Openvino,
+    /// tract, in pure Rust: slower, nothing to install.
+    Tract,
+}
 
 /// Runs the command.
-pub fn run(_args: GraphRunArgs, _out: &mut crate::ui::Ui) -> Result<crate::ui::Exit, miette::Report> {
-    Ok(crate::ui::Exit::Failed)
+pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
+    let writer = args.output.as_deref().map(Format::of).transpose()?;
+    let mut feed = TensorMap::new();
+    for path in &args.feed {
+        for (name, tensor) in read_tensors(path)? {
+            if feed.insert(name.clone(), tensor).is_some() {
+                return Err(failed(Exit::Usage, format!("`{name}` is in more than one of the feed files"), None));
+            }
+        }
+    }
+    let weights = args.weights.as_deref().map(read_weights).transpose()?.unwrap_or_default();
+    let graph = load_graph(&args.graph, &feed)?;
+    let inputs = assemble(graph.inputs(), feed, weights).map_err(|(problems, help)| {
+        failed(Exit::Usage, format!("{} cannot run on these tensors:\n{problems}", args.graph.display()), help)
+    })?;
+    let backend = choose_backend(&args, out)?;
+    out.note(format!("engine: {}", backend.name()));
+    let mut compiled =
+        backend.compile(&graph, &CompileOptions { threads: args.threads }).map_err(|error| fail(Exit::Failed, error))?;
+    let begin = Instant::now();
+    let deadline = args.deadline_s.map(|seconds| Duration::from_secs(seconds.into()));
+    let outputs = compiled.run(&inputs, deadline).map_err(|error| fail(Exit::Failed, error))?;
+    out.note(format!("ran in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3));
+    for (name, tensor) in &outputs {
+        out.data(line(name, tensor));
+    }
+    if let (Some(path), Some(format)) = (&args.output, writer) {
+        let tensors: TensorMap = outputs.into_iter().collect();
+        let file = match format {
+            Format::Npz => npz::write(&tensors),
+            Format::Safetensors => safetensors::write(&tensors, &BTreeMap::new()),
+        }
+        .map_err(|error| fail(Exit::Failed, error))?;
+        std::fs::write(path, file)
+            .map_err(|error| failed(Exit::Failed, format!("cannot write {}: {error}", path.display()), None))?;
+        out.note(format!("wrote {}", path.display()));
+    }
+    Ok(Exit::Done)
+}
+
+/// A file of tensors, by its ending.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Format {
+    Npz,
+    Safetensors,
+}
+
+impl Format {
+    fn of(path: &Path) -> Result<Self, Report> {
+        match path.extension().and_then(|ending| ending.to_str()) {
+            Some("npz") => Ok(Self::Npz),
+            Some("safetensors") => Ok(Self::Safetensors),
+            _ => Err(failed(
+                Exit::Usage,
+                format!("{}: the ending must be .npz or .safetensors", path.display()),
+                None,
+            )),
+        }
+    }
+}
+
+fn read_file(path: &Path) -> Result<Vec<u8>, Report> {
+    std::fs::read(path).map_err(|error| failed(Exit::Usage, format!("cannot read {}: {error}", path.display()), None))
+}
+
+fn read_tensors(path: &Path) -> Result<TensorMap, Report> {
+    let format = Format::of(path)?;
+    let file = read_file(path)?;
+    match format {
+        Format::Npz => npz::read(&file, &ReadLimits::default()),
+        Format::Safetensors => safetensors::read(file.into(), &ReadLimits::default()),
+    }
+    .map_err(|error| failed(Exit::Usage, format!("cannot read {}: {error}", path.display()), None))
+}
+
+fn read_weights(path: &Path) -> Result<TensorMap, Report> {
+    if path.extension().is_some_and(|ending| ending == "onnx") {
+        let model = Model::parse(&read_file(path)?, &Limits::default()).map_err(unreadable)?;
+        return Ok(model.initial_weights());
+    }
+    read_tensors(path)
+}
+
+/// Reads the graph; the open batch size of a forward model is that of the tensor fed to its first input.
+fn load_graph(path: &Path, feed: &TensorMap) -> Result<EngineGraph, Report> {
+    let file = read_file(path)?;
+    let model = Model::parse(&file, &Limits::default()).map_err(unreadable)?;
+    if model.has_typed_ports() {
+        return EngineGraph::load(&file).map_err(unreadable);
+    }
+    let open = model.inputs().into_iter().find(|input| input.dims.first() == Some(&None));
+    let rows = open.and_then(|input| feed.get(&input.name)).and_then(|tensor| tensor.shape().dims().first().copied());
+    match rows {
+        Some(rows) => model.at_batch(rows).map_err(unreadable),
+        None => EngineGraph::load(&file).map_err(unreadable),
+    }
+}
+
+fn choose_backend(args: &GraphRunArgs, out: &mut Ui) -> Result<Box<dyn Backend>, Report> {
+    match (args.backend, &args.openvino_dir) {
+        (Some(BackendName::Tract), _) => Ok(Box::new(tract::Tract::new())),
+        (_, Some(dir)) => Ok(Box::new(openvino::load(dir).map_err(unreadable)?)),
+        (Some(BackendName::Openvino), None) => Err(failed(
+            Exit::Usage,
+            "OpenVINO was asked for, and its folder is not known",
+            Some(format!(
+                "name the folder with OpenVINO {}'s libraries by --openvino-dir or CLOISTER_OPENVINO_DIR",
+                openvino::VERSION
+            )),
+        )),
+        (None, None) => {
+            out.note("no --openvino-dir and no CLOISTER_OPENVINO_DIR: tract runs, which is slower");
+            Ok(Box::new(tract::Tract::new()))
+        }
+    }
+}
+
+/// Gives each port its tensor, fed before weights; or says all that is wrong, and what may help.
+fn assemble(
+    ports: &[Port],
+    mut feed: TensorMap,
+    mut weights: TensorMap,
+) -> Result<Vec<(&str, Tensor)>, (String, Option<String>)> {
+    let mut problems = Vec::new();
+    let mut help = None;
+    let mut inputs = Vec::with_capacity(ports.len());
+    for port in ports {
+        let wanted = format!("{} {:?}", port.dtype, port.shape);
+        let Some(tensor) = feed.remove(&port.name).or_else(|| weights.remove(&port.name)) else {
+            problems.push(format!("`{}` is missing: wanted {wanted}", port.name));
+            continue;
+        };
+        // NumPy's scalars have no dimensions, and ports have one.
+        let tensor = match tensor.shape().rank() {
+            0 if port.shape == [1] => tensor.clone().reshaped(Shape::one()).unwrap_or(tensor),
+            _ => tensor,
+        };
+        if tensor.dtype() != port.dtype || tensor.shape().dims() != port.shape {
+            problems.push(format!("`{}` is {} {}: wanted {wanted}", port.name, tensor.dtype(), tensor.shape()));
+            if tensor.dtype() != port.dtype {
+                help = Some("convert with NumPy's .astype('float32') or .astype('int64')".to_owned());
+            }
+            continue;
+        }
+        inputs.push((port.name.as_str(), tensor));
+    }
+    problems.extend(feed.keys().map(|name| format!("`{name}` is fed, and the graph has no such input")));
+    if problems.is_empty() {
+        return Ok(inputs);
+    }
+    let more = problems.len().saturating_sub(MAX_PROBLEMS);
+    problems.truncate(MAX_PROBLEMS);
+    let mut text = problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n");
+    if more > 0 {
+        let _ = write!(text, "\n  and {more} more");
+    }
+    Err((text, help.or_else(|| Some("`cloister graph show` prints the graph's inputs".to_owned()))))
+}
+
+/// An output in a line; its value if it is one number.
+fn line(name: &str, tensor: &Tensor) -> String {
+    let mut line = format!("{name}  {} {}", tensor.dtype(), tensor.shape());
+    if tensor.shape().elements() == 1
+        && let Some(value) = tensor.first_f64()
+    {
+        let _ = write!(line, "  {value}");
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use cloister_graph::PortKind;
+    use cloister_tensor::Dtype;
+
+    use super::*;
+
+    fn port(name: &str, dtype: Dtype, shape: &[usize]) -> Port {
+        Port { name: name.into(), dtype, shape: shape.to_vec(), kind: PortKind::Data(name.into()) }
+    }
+
+    fn tensors(names: &[(&str, &[usize])]) -> TensorMap {
+        names
+            .iter()
+            .map(|(name, dims)| ((*name).to_owned(), Tensor::zeros(Dtype::F32, Shape::new(dims).unwrap())))
+            .collect()
+    }
+
+    #[test]
+    fn feeds_come_before_weights_and_scalars_get_their_dimension() {
+        let ports = [port("x", Dtype::F32, &[2]), port("w", Dtype::F32, &[3]), port("rate", Dtype::F32, &[1])];
+        let weights = tensors(&[("w", &[3]), ("x", &[9]), ("unused", &[1])]);
+        let inputs = assemble(&ports, tensors(&[("x", &[2]), ("rate", &[])]), weights).unwrap();
+        let shapes: Vec<&[usize]> = inputs.iter().map(|(_, tensor)| tensor.shape().dims()).collect();
+        assert_eq!(shapes, [&[2][..], &[3], &[1]]);
+    }
+
+    #[test]
+    fn all_that_is_wrong_is_said_at_once() {
+        let ports = [port("x", Dtype::F32, &[2]), port("labels", Dtype::I64, &[2]), port("w", Dtype::F32, &[3])];
+        let feed = tensors(&[("x", &[3]), ("labels", &[2]), ("y", &[1])]);
+        let (problems, help) = assemble(&ports, feed, TensorMap::new()).unwrap_err();
+        for said in [
+            "`x` is F32 [3]: wanted F32 [2]",
+            "`labels` is F32 [2]: wanted I64 [2]",
+            "`w` is missing: wanted F32 [3]",
+            "`y` is fed, and the graph has no such input",
+        ] {
+            assert!(problems.contains(said), "{problems}");
+        }
+        assert!(help.unwrap().contains("astype"));
+    }
+
+    #[test]
+    fn endings_name_formats() {
+        assert_eq!(Format::of(Path::new("a.npz")).unwrap(), Format::Npz);
+        assert_eq!(Format::of(Path::new("a.safetensors")).unwrap(), Format::Safetensors);
+        assert!(Format::of(Path::new("a.pt")).is_err());
+        assert!(Format::of(Path::new("npz")).is_err());
+    }
 }
