@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cloister_graph::{EngineGraph, Port};
 use cloister_tensor::{Dtype, Shape, Tensor};
 use tract_onnx::prelude::*;
-use tract_onnx::tract_core::plan::eval;
+use tract_onnx::tract_core::plan::{SimplePlan, eval};
 
 use crate::error::bounded;
 use crate::intake::{Intake, described};
@@ -49,7 +49,7 @@ impl Backend for Tract {
 }
 
 fn plan(graph: &EngineGraph) -> TractResult<Arc<TypedSimplePlan>> {
-    let mut model = tract_onnx::onnx().model_for_read(&mut graph.bytes().as_ref())?;
+    let mut model = onnx().model_for_read(&mut graph.bytes().as_ref())?;
     for (at, port) in graph.inputs().iter().enumerate() {
         model.set_input_fact(at, InferenceFact::dt_shape(datum_type(port.dtype), port.shape.iter()))?;
     }
