@@ -19,8 +19,15 @@ pub(crate) struct Intake {
 
 impl Intake {
     pub(crate) fn new(ports: &[Port]) -> Self {
-        let index = ports.iter().enumerate().map(|(at, port)| (port.name.clone(), at)).collect();
-        Self { ports: ports.to_vec(), index }
+        let index = ports
+            .iter()
+            .enumerate()
+            .map(|(at, port)| (port.name.clone(), at))
+            .collect();
+        Self {
+            ports: ports.to_vec(),
+            index,
+        }
     }
 
     pub(crate) fn ports(&self) -> &[Port] {
@@ -32,7 +39,10 @@ impl Intake {
         let mut arranged: Vec<Option<&Tensor>> = vec![None; self.ports.len()];
         for (name, tensor) in inputs {
             let Some(&at) = self.index.get(*name) else {
-                return Err(EngineError::UnknownInput { name: (*name).to_owned(), known: self.known() });
+                return Err(EngineError::UnknownInput {
+                    name: (*name).to_owned(),
+                    known: self.known(),
+                });
             };
             let port = &self.ports[at];
             if tensor.dtype() != port.dtype || tensor.shape().dims() != port.shape {
@@ -43,7 +53,9 @@ impl Intake {
                 });
             }
             if arranged[at].replace(tensor).is_some() {
-                return Err(EngineError::RepeatedInput { port: port.name.clone() });
+                return Err(EngineError::RepeatedInput {
+                    port: port.name.clone(),
+                });
             }
         }
         arranged
@@ -59,10 +71,18 @@ impl Intake {
     }
 
     fn known(&self) -> String {
-        let names: Vec<String> =
-            self.ports.iter().take(MAX_NAMES_SHOWN).map(|port| format!("`{}`", port.name)).collect();
+        let names: Vec<String> = self
+            .ports
+            .iter()
+            .take(MAX_NAMES_SHOWN)
+            .map(|port| format!("`{}`", port.name))
+            .collect();
         let more = self.ports.len().saturating_sub(MAX_NAMES_SHOWN);
-        if more == 0 { names.join(", ") } else { format!("{} and {more} more", names.join(", ")) }
+        if more == 0 {
+            names.join(", ")
+        } else {
+            format!("{} and {more} more", names.join(", "))
+        }
     }
 }
 

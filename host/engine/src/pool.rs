@@ -29,7 +29,10 @@ struct Idle {
 impl Pool {
     /// A pool that keeps at most `max_idle_bytes` for later; buffers beyond that are freed when they are dropped.
     pub(crate) fn new(max_idle_bytes: usize) -> Self {
-        Self(Arc::new(Shelf { max_idle_bytes, idle: Mutex::default() }))
+        Self(Arc::new(Shelf {
+            max_idle_bytes,
+            idle: Mutex::default(),
+        }))
     }
 
     /// A buffer of `length` bytes, at a multiple of 64. Its content is unspecified: zeros, or what an earlier run of
@@ -37,7 +40,12 @@ impl Pool {
     pub(crate) fn take(&self, length: usize) -> Buffer {
         let storage = self.0.take(length).unwrap_or_else(|| vec![0; length + ALIGNMENT - 1]);
         let offset = storage.as_ptr().align_offset(ALIGNMENT).min(ALIGNMENT - 1);
-        Buffer { storage, offset, length, home: Arc::downgrade(&self.0) }
+        Buffer {
+            storage,
+            offset,
+            length,
+            home: Arc::downgrade(&self.0),
+        }
     }
 
     #[cfg(test)]

@@ -44,7 +44,11 @@ impl Backend for Tract {
         };
         let plan = plan(graph).map_err(refuse)?;
         check_ports(&plan, graph)?;
-        Ok(Box::new(CompiledByTract { intake: Intake::new(graph.inputs()), outputs: graph.outputs().to_vec(), plan }))
+        Ok(Box::new(CompiledByTract {
+            intake: Intake::new(graph.inputs()),
+            outputs: graph.outputs().to_vec(),
+            plan,
+        }))
     }
 }
 
@@ -120,15 +124,26 @@ impl Compiled for CompiledByTract {
             eval(context, op_state, node, values)
         });
         match result {
-            _ if late => Err(EngineError::Deadline { after: deadline.unwrap_or_default() }),
+            _ if late => Err(EngineError::Deadline {
+                after: deadline.unwrap_or_default(),
+            }),
             Err(error) => Err(failed("running the graph", &error)),
-            Ok(values) => self.outputs.iter().zip(values).map(|(port, value)| from_tract(port, value)).collect(),
+            Ok(values) => self
+                .outputs
+                .iter()
+                .zip(values)
+                .map(|(port, value)| from_tract(port, value))
+                .collect(),
         }
     }
 }
 
 fn failed(during: &'static str, error: &TractError) -> EngineError {
-    EngineError::Run { backend: NAME.into(), during, cause: bounded(format!("{error:#}")) }
+    EngineError::Run {
+        backend: NAME.into(),
+        during,
+        cause: bounded(format!("{error:#}")),
+    }
 }
 
 fn to_tract(tensor: &Tensor) -> TractResult<TractTensor> {
@@ -141,13 +156,20 @@ fn from_tract(port: &Port, value: TValue) -> Result<(String, Tensor), EngineErro
     let unlike = |seen: String| EngineError::Run {
         backend: NAME.into(),
         during: "reading an output",
-        cause: format!("output `{}` is {seen}, wanted {}", port.name, described(port.dtype, &port.shape)),
+        cause: format!(
+            "output `{}` is {seen}, wanted {}",
+            port.name,
+            described(port.dtype, &port.shape)
+        ),
     };
     let mut tensor = value.into_arc_tensor();
     let wanted = datum_type(port.dtype);
     // Integers that come from shapes are symbolic inside tract.
     if tensor.datum_type() == TDim::datum_type() {
-        let cast = tensor.cast_to_dt(wanted).map_err(|error| failed("reading an output", &error))?.into_owned();
+        let cast = tensor
+            .cast_to_dt(wanted)
+            .map_err(|error| failed("reading an output", &error))?
+            .into_owned();
         tensor = cast.into_arc_tensor();
     }
     if tensor.datum_type() != wanted || tensor.shape() != port.shape {

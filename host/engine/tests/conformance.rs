@@ -12,11 +12,19 @@ use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
 use common::{BATCH, Training, backends, batch, compile, distance, run, sample_models, trained};
 
 fn optimizers() -> [(&'static str, Optimizer, f32); 3] {
-    [("sgd", Optimizer::Sgd, 0.05), ("momentum", MOMENTUM, 0.02), ("adam", ADAM, 0.003)]
+    [
+        ("sgd", Optimizer::Sgd, 0.05),
+        ("momentum", MOMENTUM, 0.02),
+        ("adam", ADAM, 0.003),
+    ]
 }
 
 const MOMENTUM: Optimizer = Optimizer::Momentum { momentum: 0.9 };
-const ADAM: Optimizer = Optimizer::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 };
+const ADAM: Optimizer = Optimizer::Adam {
+    beta1: 0.9,
+    beta2: 0.999,
+    epsilon: 1e-8,
+};
 
 #[test]
 fn every_sample_trains_on_both_alike() {
@@ -27,17 +35,23 @@ fn every_sample_trains_on_both_alike() {
             let mut seen: Vec<(String, Vec<f64>, TensorMap)> = Vec::new();
             for backend in backends() {
                 let mut training = Training::new(backend.as_ref(), &graphs.training, &model, rate);
-                let losses: Vec<f64> =
-                    (0..24).map(|step| training.step(&batch(&graphs.training, step % 3))).collect();
+                let losses: Vec<f64> = (0..24)
+                    .map(|step| training.step(&batch(&graphs.training, step % 3)))
+                    .collect();
                 assert!(losses.iter().all(|loss| loss.is_finite()), "{what}: {losses:?}");
                 let (first, last) = (losses[..3].iter().sum::<f64>(), losses[21..].iter().sum::<f64>());
                 assert!(last < 0.7 * first, "{what} on {}: {losses:?}", backend.name());
                 seen.push((backend.name().to_owned(), losses, training.tensors));
             }
             for pair in seen.windows(2) {
-                let [(one, losses, tensors), (other, other_losses, other_tensors)] = pair else { unreachable!() };
+                let [(one, losses, tensors), (other, other_losses, other_tensors)] = pair else {
+                    unreachable!()
+                };
                 for (loss, other_loss) in losses.iter().zip(other_losses) {
-                    assert!((loss - other_loss).abs() <= 1e-5 * (1.0 + loss.abs()), "{what}: {loss} {other_loss}");
+                    assert!(
+                        (loss - other_loss).abs() <= 1e-5 * (1.0 + loss.abs()),
+                        "{what}: {loss} {other_loss}"
+                    );
                 }
                 let apart = distance(tensors, other_tensors);
                 assert!(apart <= 1e-5, "{what}: {one} and {other} are {apart} apart");
@@ -59,13 +73,19 @@ fn evaluation_counts_the_hits_on_both_alike() {
             training.compiled = compile(backend.as_ref(), &graphs.evaluation);
             let data = batch(&graphs.evaluation, 77);
             let inputs = training.inputs(&data);
-            let outputs: TensorMap = run(training.compiled.as_mut(), &inputs, None).unwrap().into_iter().collect();
+            let outputs: TensorMap = run(training.compiled.as_mut(), &inputs, None)
+                .unwrap()
+                .into_iter()
+                .collect();
             let correct = outputs["correct"].to_i64_vec().unwrap();
             assert_eq!(outputs["correct"].shape().dims(), [1]);
             let logits = outputs["logits"].to_f32_vec().unwrap();
             let best = |row: &[f32]| (0..row.len()).max_by(|&a, &b| row[a].total_cmp(&row[b])).unwrap() as i64;
             let labels = data["labels"].to_i64_vec().unwrap();
-            let hits = logits.chunks(logits.len() / BATCH).zip(&labels).filter(|(row, label)| best(row) == **label);
+            let hits = logits
+                .chunks(logits.len() / BATCH)
+                .zip(&labels)
+                .filter(|(row, label)| best(row) == **label);
             assert_eq!(hits.count() as i64, correct[0], "{model_name}");
             assert!(correct[0] as usize > BATCH / 2, "{model_name}: {correct:?}");
             seen.push(outputs);
@@ -83,7 +103,12 @@ fn gradients_are_those_of_finite_differences_in_f64() {
     let model = samples::parsed(&samples::mlp(6, 5, 3, 9).unwrap()).unwrap();
     let graph = trained(&model, Optimizer::None, 4, true).training;
     let data = batch(&graph, 5);
-    let labels: Vec<i64> = data["labels"].to_i64_vec().unwrap().iter().map(|label| label % 3).collect();
+    let labels: Vec<i64> = data["labels"]
+        .to_i64_vec()
+        .unwrap()
+        .iter()
+        .map(|label| label % 3)
+        .collect();
     let data = TensorMap::from([
         ("x".to_owned(), data["x"].clone()),
         ("labels".to_owned(), Tensor::from_i64(&[4], labels.clone()).unwrap()),
@@ -109,7 +134,11 @@ fn gradients_are_those_of_finite_differences_in_f64() {
                     loss(&moved)
                 };
                 let wanted = (difference(1e-5) - difference(-1e-5)) / 2e-5;
-                assert!((seen - wanted).abs() < 1e-6, "{} {name}[{element}]: {seen} {wanted}", backend.name());
+                assert!(
+                    (seen - wanted).abs() < 1e-6,
+                    "{} {name}[{element}]: {seen} {wanted}",
+                    backend.name()
+                );
             }
         }
     }
@@ -118,7 +147,11 @@ fn gradients_are_those_of_finite_differences_in_f64() {
 /// The MLP sample and its loss, written out in f64.
 fn mlp_loss(x: &[f64], labels: &[i64], w1: &[f64], b1: &[f64], w2: &[f64], b2: &[f64]) -> f64 {
     let linear = |row: &[f64], weight: &[f64], bias: &[f64]| -> Vec<f64> {
-        weight.chunks(row.len()).zip(bias).map(|(w, b)| w.iter().zip(row).map(|(w, x)| w * x).sum::<f64>() + b).collect()
+        weight
+            .chunks(row.len())
+            .zip(bias)
+            .map(|(w, b)| w.iter().zip(row).map(|(w, x)| w * x).sum::<f64>() + b)
+            .collect()
     };
     let of_row = |(row, &label): (&[f64], &i64)| {
         let hidden: Vec<f64> = linear(row, w1, b1).into_iter().map(|value| value.max(0.0)).collect();
@@ -154,7 +187,10 @@ fn what_does_not_fit_a_port_is_refused_before_anything_runs() {
         let error = refused(&|inputs| inputs.push(inputs[x].clone()));
         assert_eq!(error.to_string(), "input `x` is given twice");
         let error = refused(&|inputs| inputs.push(("y".into(), Tensor::scalar_f32(1.0))));
-        assert!(error.to_string().starts_with("the graph has no input `y`: it has `x`"), "{error}");
+        assert!(
+            error.to_string().starts_with("the graph has no input `y`: it has `x`"),
+            "{error}"
+        );
         assert!(run(compiled.as_mut(), &good, None).is_ok(), "and it runs on");
     }
 }
@@ -173,12 +209,20 @@ fn a_run_ends_at_its_deadline_and_the_engine_lives_on() {
         let begin = Instant::now();
         let error = run(compiled.as_mut(), &inputs, Some(Duration::from_millis(1))).unwrap_err();
         let cut = begin.elapsed();
-        assert!(matches!(error, EngineError::Deadline { after } if after.as_millis() == 1), "{error}");
+        assert!(
+            matches!(error, EngineError::Deadline { after } if after.as_millis() == 1),
+            "{error}"
+        );
         println!("{}: {full:?} in full, {cut:?} with a deadline of 1 ms", backend.name());
         let error = run(compiled.as_mut(), &inputs, Some(Duration::ZERO)).unwrap_err();
         assert!(matches!(error, EngineError::Deadline { .. }), "{error}");
         for deadline in [None, Some(Duration::from_secs(600)), Some(Duration::MAX)] {
-            assert_eq!(run(compiled.as_mut(), &inputs, deadline).unwrap(), wanted, "{}", backend.name());
+            assert_eq!(
+                run(compiled.as_mut(), &inputs, deadline).unwrap(),
+                wanted,
+                "{}",
+                backend.name()
+            );
         }
     }
 }
@@ -218,8 +262,16 @@ fn unaligned_inputs_give_the_same() {
         let inputs = training.inputs(&batch(&graph, 0));
         let mut compiled = training.compiled;
         let wanted = run(compiled.as_mut(), &inputs, None).unwrap();
-        let moved: Vec<(String, Tensor)> = inputs.iter().map(|(name, tensor)| (name.clone(), shifted(tensor))).collect();
-        assert_eq!(run(compiled.as_mut(), &moved, None).unwrap(), wanted, "{}", backend.name());
+        let moved: Vec<(String, Tensor)> = inputs
+            .iter()
+            .map(|(name, tensor)| (name.clone(), shifted(tensor)))
+            .collect();
+        assert_eq!(
+            run(compiled.as_mut(), &moved, None).unwrap(),
+            wanted,
+            "{}",
+            backend.name()
+        );
     }
 }
 
@@ -231,7 +283,9 @@ fn two_threads_run_side_by_side() {
         let backend = backend.as_ref();
         let losses = |seed: u64| {
             let mut training = Training::new(backend, &graph, &model, 0.05);
-            (0..30).map(|_| training.step(&batch(&graph, seed))).collect::<Vec<f64>>()
+            (0..30)
+                .map(|_| training.step(&batch(&graph, seed)))
+                .collect::<Vec<f64>>()
         };
         let alone = [losses(1), losses(2)];
         let together = std::thread::scope(|scope| {
@@ -265,7 +319,9 @@ fn threads_can_be_pinned() {
     let (_, model) = sample_models().remove(2);
     let graph = trained(&model, Optimizer::Sgd, BATCH, false).training;
     for backend in backends() {
-        let options = CompileOptions { threads: std::num::NonZeroUsize::new(1) };
+        let options = CompileOptions {
+            threads: std::num::NonZeroUsize::new(1),
+        };
         let mut training = Training::new(backend.as_ref(), &graph, &model, 0.05);
         training.compiled = backend.compile(&graph, &options).unwrap();
         assert!(training.step(&batch(&graph, 1)).is_finite());
@@ -280,6 +336,9 @@ fn a_folder_without_the_libraries_is_refused_by_name() {
     std::fs::create_dir_all(&empty).unwrap();
     let error = openvino::load(&empty).unwrap_err();
     std::fs::remove_dir(&empty).unwrap();
-    assert!(error.to_string().contains("libopenvino.so.2641: no such file"), "{error}");
+    assert!(
+        error.to_string().contains("libopenvino.so.2641: no such file"),
+        "{error}"
+    );
     assert!(matches!(error, EngineError::Library { .. }));
 }

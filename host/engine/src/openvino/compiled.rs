@@ -1,5 +1,6 @@
 //! A graph compiled by OpenVINO.
 
+use std::collections::HashMap;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +23,8 @@ pub(super) struct CompiledByOpenVino {
     _core: Arc<ffi::Core>,
     backend: Arc<str>,
     intake: Intake,
+    /// For each input of the compiled model, the graph's that goes there.
+    taken: Vec<usize>,
     outputs: Vec<(Port, Shape)>,
     output_ports: Vec<Port>,
     pool: Pool,
@@ -35,18 +38,20 @@ impl CompiledByOpenVino {
         model: ffi::CompiledModel,
         graph: &EngineGraph,
     ) -> Result<Self, EngineError> {
-        let seen = |failure| failed(&backend, failure);
-        check_ports(&backend, graph, "input", &model.inputs().map_err(seen)?, graph.inputs())?;
-        check_ports(&backend, graph, "output", &model.outputs().map_err(seen)?, graph.outputs())?;
+        let asked = |failure| failed(&backend, failure);
+        let differ = |(seen, wanted): (String, String)| EngineError::Ports {
+            backend: backend.to_string(),
+            digest: graph.digest(),
+            seen,
+            wanted,
+        };
+        let taken = match_inputs(&model.inputs().map_err(asked)?, graph.inputs()).map_err(differ)?;
+        check_outputs(&model.outputs().map_err(asked)?, graph.outputs()).map_err(differ)?;
         let mut outputs = Vec::with_capacity(graph.outputs().len());
         let mut set_bytes = 0usize;
         for port in graph.outputs() {
-            let shape = Shape::new(&port.shape).map_err(|error| EngineError::Ports {
-                backend: backend.to_string(),
-                digest: graph.digest(),
-                seen: error.to_string(),
-                wanted: format!("output `{}`", port.name),
-            })?;
+            let shape = Shape::new(&port.shape)
+                .map_err(|error| differ((error.to_string(), format!("output `{}`", port.name))))?;
             set_bytes = set_bytes.saturating_add(shape.elements() * port.dtype.size_bytes() + 64);
             outputs.push((port.clone(), shape));
         }
@@ -56,6 +61,7 @@ impl CompiledByOpenVino {
             _core: core,
             backend,
             intake: Intake::new(graph.inputs()),
+            taken,
             outputs,
             output_ports: graph.outputs().to_vec(),
             pool: Pool::new(set_bytes.saturating_mul(IDLE_OUTPUT_SETS)),
@@ -63,34 +69,51 @@ impl CompiledByOpenVino {
     }
 }
 
-/// Ports are set by index, so index by index they must be the same.
-fn check_ports(
-    backend: &str,
-    graph: &EngineGraph,
-    side: &str,
-    seen: &[ffi::PortInfo],
-    wanted: &[Port],
-) -> Result<(), EngineError> {
-    let differ = |seen: String, wanted: String| EngineError::Ports {
-        backend: backend.into(),
-        digest: graph.digest(),
-        seen,
-        wanted,
-    };
-    if seen.len() != wanted.len() {
-        return Err(differ(format!("{} {side}s", seen.len()), wanted.len().to_string()));
+/// What the backend sees, and what the graph declares.
+type Difference = (String, String);
+
+/// For each input of the compiled model, which of the graph's it is. An input that nothing in the graph uses (`step`
+/// with plain gradient descent) is not in the compiled model; callers give it all the same, and it is checked.
+fn match_inputs(seen: &[ffi::PortInfo], declared: &[Port]) -> Result<Vec<usize>, Difference> {
+    let mut left: HashMap<&str, usize> = declared
+        .iter()
+        .enumerate()
+        .map(|(at, port)| (port.name.as_str(), at))
+        .collect();
+    seen.iter()
+        .map(|seen| {
+            let at = left.remove(seen.name.as_str());
+            let at = at.ok_or_else(|| (format!("an input `{}`", seen.name), "no such input".to_owned()))?;
+            compare("input", seen, &declared[at]).map(|()| at)
+        })
+        .collect()
+}
+
+/// Outputs are set by index, so index by index they must be the same.
+fn check_outputs(seen: &[ffi::PortInfo], declared: &[Port]) -> Result<(), Difference> {
+    if seen.len() != declared.len() {
+        return Err((format!("{} outputs", seen.len()), declared.len().to_string()));
     }
-    for (seen, wanted) in seen.iter().zip(wanted) {
-        let same = seen.name == wanted.name && seen.dtype == Some(wanted.dtype) && seen.dims == wanted.shape;
-        if !same {
-            let dtype = seen.dtype.map_or_else(|| "of an unknown type".to_owned(), |dtype| dtype.to_string());
-            return Err(differ(
-                format!("{side} `{}` {dtype} {:?}", seen.name, seen.dims),
-                format!("{side} `{}` {}", wanted.name, described(wanted.dtype, &wanted.shape)),
-            ));
-        }
+    seen.iter()
+        .zip(declared)
+        .try_for_each(|(seen, declared)| compare("output", seen, declared))
+}
+
+fn compare(side: &str, seen: &ffi::PortInfo, declared: &Port) -> Result<(), Difference> {
+    if seen.name == declared.name && seen.dtype == Some(declared.dtype) && seen.dims == declared.shape {
+        return Ok(());
     }
-    Ok(())
+    let dtype = seen
+        .dtype
+        .map_or_else(|| "of an unknown type".to_owned(), |dtype| dtype.to_string());
+    Err((
+        format!("{side} `{}` {dtype} {:?}", seen.name, seen.dims),
+        format!(
+            "{side} `{}` {}",
+            declared.name,
+            described(declared.dtype, &declared.shape)
+        ),
+    ))
 }
 
 impl Compiled for CompiledByOpenVino {
@@ -107,7 +130,8 @@ impl Compiled for CompiledByOpenVino {
         inputs: &[(&str, Tensor)],
         deadline: Option<Duration>,
     ) -> Result<Vec<(String, Tensor)>, EngineError> {
-        let inputs = self.intake.arrange(inputs)?;
+        let arranged = self.intake.arrange(inputs)?;
+        let inputs: Vec<&Tensor> = self.taken.iter().map(|&at| arranged[at]).collect();
         let buffers = self
             .outputs
             .iter()
@@ -122,10 +146,13 @@ impl Compiled for CompiledByOpenVino {
             Some(request) => request,
             None => self.model.request().map_err(|failure| failed(&self.backend, failure))?,
         };
-        let buffers = request.run(&inputs, buffers, deadline).map_err(|failure| match (failure.deadline, deadline) {
-            (true, Some(after)) => EngineError::Deadline { after },
-            _ => failed(&self.backend, failure),
-        })?;
+        let buffers =
+            request
+                .run(&inputs, buffers, deadline)
+                .map_err(|failure| match (failure.deadline, deadline) {
+                    (true, Some(after)) => EngineError::Deadline { after },
+                    _ => failed(&self.backend, failure),
+                })?;
         self.request = Some(request);
         self.outputs
             .iter()

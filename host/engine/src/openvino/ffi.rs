@@ -35,7 +35,11 @@ pub(super) struct Failure {
 
 impl Failure {
     fn new(during: &'static str, message: impl Into<String>) -> Self {
-        Self { during, message: message.into(), deadline: false }
+        Self {
+            during,
+            message: message.into(),
+            deadline: false,
+        }
     }
 }
 
@@ -52,9 +56,14 @@ pub(super) fn load(library: &Path) -> Result<(), String> {
 
 /// The library's build, as in `2026.4.1-22982-...`.
 pub(super) fn version() -> Result<String, Failure> {
-    let mut version = ov::ov_version_t { buildNumber: ptr::null(), description: ptr::null() };
+    let mut version = ov::ov_version_t {
+        buildNumber: ptr::null(),
+        description: ptr::null(),
+    };
     // SAFETY: `version` is a valid place for the answer.
-    check("asking for the version", unsafe { ov::ov_get_openvino_version(&raw mut version) })?;
+    check("asking for the version", unsafe {
+        ov::ov_get_openvino_version(&raw mut version)
+    })?;
     // SAFETY: the call succeeded, so both fields are text that ends in NUL, ours until it is freed below.
     let build = unsafe { text(version.buildNumber) };
     // SAFETY: filled in by `ov_get_openvino_version`, freed once, not used afterwards.
@@ -124,11 +133,16 @@ impl Core {
         })?;
         let model = own("reading the graph", model).map(Model)?;
         let during = "compiling the graph";
-        let texts: Vec<(CString, CString)> =
-            settings.iter().map(|(key, value)| Ok((c_text(key)?, c_text(value)?))).collect::<Result<_, Failure>>()?;
+        let texts: Vec<(CString, CString)> = settings
+            .iter()
+            .map(|(key, value)| Ok((c_text(key)?, c_text(value)?)))
+            .collect::<Result<_, Failure>>()?;
         let properties: Vec<ov::ov_property_t> = texts
             .iter()
-            .map(|(key, value)| ov::ov_property_t { key: key.as_ptr(), value: value.as_ptr().cast::<c_void>() })
+            .map(|(key, value)| ov::ov_property_t {
+                key: key.as_ptr(),
+                value: value.as_ptr().cast::<c_void>(),
+            })
             .collect();
         let mut compiled = ptr::null_mut();
         // SAFETY: core and model live; `properties` holds that many pairs of texts, as these keys want them, and
@@ -178,7 +192,10 @@ impl CompiledModel {
 
     /// The output ports, in their order.
     pub(super) fn outputs(&self) -> Result<Vec<PortInfo>, Failure> {
-        self.ports(ov::ov_compiled_model_outputs_size, ov::ov_compiled_model_output_by_index)
+        self.ports(
+            ov::ov_compiled_model_outputs_size,
+            ov::ov_compiled_model_output_by_index,
+        )
     }
 
     fn ports(&self, count: CountPorts, by_index: PortByIndex) -> Result<Vec<PortInfo>, Failure> {
@@ -201,9 +218,15 @@ impl CompiledModel {
         let during = "preparing a run";
         let mut request = ptr::null_mut();
         // SAFETY: the model lives, `request` is a valid place for the answer.
-        check(during, unsafe { ov::ov_compiled_model_create_infer_request(self.0.as_ptr(), &raw mut request) })?;
+        check(during, unsafe {
+            ov::ov_compiled_model_create_infer_request(self.0.as_ptr(), &raw mut request)
+        })?;
         let handle = own(during, request).map(RequestHandle)?;
-        Ok(Request { handle, inputs: self.inputs()?.len(), outputs: self.outputs()?.len() })
+        Ok(Request {
+            handle,
+            inputs: self.inputs()?.len(),
+            outputs: self.outputs()?.len(),
+        })
     }
 }
 
@@ -216,16 +239,25 @@ impl ConstPort {
         let during = "asking for a port";
         let mut name = ptr::null_mut();
         // SAFETY: the port lives, `name` is a valid place for the answer.
-        check(during, unsafe { ov::ov_port_get_any_name(self.0.as_ptr(), &raw mut name) })?;
+        check(during, unsafe {
+            ov::ov_port_get_any_name(self.0.as_ptr(), &raw mut name)
+        })?;
         // SAFETY: the call succeeded, so `name` is a text of the library's, ours to free.
         let name = unsafe { take_text(name) };
         // Read as a number: a newer library may know types that the bindings' enum doesn't.
         let mut element = 0u32;
         // SAFETY: the port lives; the enum is `repr(u32)`, so a u32 is a valid place for the answer.
-        check(during, unsafe { ov::ov_port_get_element_type(self.0.as_ptr(), (&raw mut element).cast()) })?;
-        let mut shape = ov::ov_shape_t { rank: 0, dims: ptr::null_mut() };
+        check(during, unsafe {
+            ov::ov_port_get_element_type(self.0.as_ptr(), (&raw mut element).cast())
+        })?;
+        let mut shape = ov::ov_shape_t {
+            rank: 0,
+            dims: ptr::null_mut(),
+        };
         // SAFETY: the port lives, `shape` is a valid place for the answer.
-        check(during, unsafe { ov::ov_const_port_get_shape(self.0.as_ptr(), &raw mut shape) })?;
+        check(during, unsafe {
+            ov::ov_const_port_get_shape(self.0.as_ptr(), &raw mut shape)
+        })?;
         let rank = usize::try_from(shape.rank).unwrap_or(0);
         let dims = if rank == 0 || shape.dims.is_null() {
             Vec::new()
@@ -237,7 +269,13 @@ impl ConstPort {
         unsafe { ov::ov_shape_free(&raw mut shape) };
         let dims = dims.into_iter().map(usize::try_from).collect::<Result<_, _>>();
         let dims = dims.map_err(|_| Failure::new(during, format!("port `{name}` has no fixed shape")))?;
-        Ok(PortInfo { name, dtype: Dtype::ALL.into_iter().find(|&dtype| element_type(dtype) as u32 == element), dims })
+        Ok(PortInfo {
+            name,
+            dtype: Dtype::ALL
+                .into_iter()
+                .find(|&dtype| element_type(dtype) as u32 == element),
+            dims,
+        })
     }
 }
 
@@ -269,7 +307,10 @@ impl Request {
         // Each port is set anew, always: what the request still holds from the run before may be gone.
         if (inputs.len(), outputs.len()) != (self.inputs, self.outputs) {
             let (inputs, outputs) = (inputs.len(), outputs.len());
-            return Err(Failure::new(during, format!("{inputs} inputs and {outputs} outputs for another model")));
+            return Err(Failure::new(
+                during,
+                format!("{inputs} inputs and {outputs} outputs for another model"),
+            ));
         }
         let request = self.handle.0.as_ptr();
         let mut aligned = Vec::new();
@@ -280,19 +321,29 @@ impl Request {
             // end of the inference below, and the pointer is not touched after that.
             let host = unsafe { host_tensor(tensor.dtype(), tensor.shape().dims(), data.cast_mut()) }?;
             // SAFETY: request and tensor live; the library checks index, type and shape.
-            check(during, unsafe { ov::ov_infer_request_set_input_tensor_by_index(request, index, host.0.as_ptr()) })?;
+            check(during, unsafe {
+                ov::ov_infer_request_set_input_tensor_by_index(request, index, host.0.as_ptr())
+            })?;
         }
         for (index, output) in outputs.iter_mut().enumerate() {
-            let wanted = output.dims.iter().try_fold(output.dtype.size_bytes(), |all, &dim| all.checked_mul(dim));
+            let wanted = output
+                .dims
+                .iter()
+                .try_fold(output.dtype.size_bytes(), |all, &dim| all.checked_mul(dim));
             if wanted != Some(output.buffer.len()) {
-                return Err(Failure::new(during, format!("output {index} has a buffer of another length")));
+                return Err(Failure::new(
+                    during,
+                    format!("output {index} has a buffer of another length"),
+                ));
             }
             let data = output.buffer.as_mut().as_mut_ptr();
             // SAFETY: the buffer has as many bytes as type and shape say (just checked), is borrowed by nobody else,
             // and lives beyond the end of the inference below; the pointer is not touched after that.
             let host = unsafe { host_tensor(output.dtype, &output.dims, data) }?;
             // SAFETY: request and tensor live; the library checks index, type and shape.
-            check(during, unsafe { ov::ov_infer_request_set_output_tensor_by_index(request, index, host.0.as_ptr()) })?;
+            check(during, unsafe {
+                ov::ov_infer_request_set_output_tensor_by_index(request, index, host.0.as_ptr())
+            })?;
         }
         self.infer(deadline)?;
         Ok(outputs.into_iter().map(|output| output.buffer).collect())
@@ -321,7 +372,11 @@ impl Request {
         // SAFETY: as above.
         let ended = unsafe { ov::ov_infer_request_wait(request) };
         if late {
-            return Err(Failure { during, message: "cancelled at the deadline".into(), deadline: true });
+            return Err(Failure {
+                during,
+                message: "cancelled at the deadline".into(),
+                deadline: true,
+            });
         }
         check(during, ended)
     }
@@ -338,7 +393,10 @@ unsafe fn host_tensor(dtype: Dtype, dims: &[usize], data: *mut u8) -> Result<Hos
         .iter()
         .map(|&dim| i64::try_from(dim).map_err(|_| Failure::new(during, "a dimension is too large")))
         .collect::<Result<_, _>>()?;
-    let shape = ov::ov_shape_t { rank: dims.len() as i64, dims: dims.as_mut_ptr() };
+    let shape = ov::ov_shape_t {
+        rank: dims.len() as i64,
+        dims: dims.as_mut_ptr(),
+    };
     let mut tensor = ptr::null_mut();
     // SAFETY: `shape` names as many numbers as `dims` holds, read during the call only; `data` is vouched for by the
     // caller; `tensor` is a valid place for the answer.
@@ -373,7 +431,11 @@ fn check(during: &'static str, status: ov::ov_status_e) -> Result<(), Failure> {
     }
     // SAFETY: returns a text of the library's, ours to free, or null.
     let message = unsafe { take_text(ov::ov_get_last_err_msg().cast_mut()) };
-    let message = if message.trim().is_empty() { format!("{status:?}") } else { message.trim().to_owned() };
+    let message = if message.trim().is_empty() {
+        format!("{status:?}")
+    } else {
+        message.trim().to_owned()
+    };
     Err(Failure::new(during, message))
 }
 

@@ -36,7 +36,11 @@ const C_LIBRARY: &str = LIBRARY_FILES[1];
 const PRECISION: [(&str, &str); 2] = [("INFERENCE_PRECISION_HINT", "f32"), ("EXECUTION_MODE_HINT", "ACCURACY")];
 
 /// Settings that only time depends on. Without pinning, several nodes on one machine don't fight for its first cores.
-const SPEED: [(&str, &str); 3] = [("PERFORMANCE_HINT", "LATENCY"), ("NUM_STREAMS", "1"), ("ENABLE_CPU_PINNING", "NO")];
+const SPEED: [(&str, &str); 3] = [
+    ("PERFORMANCE_HINT", "LATENCY"),
+    ("NUM_STREAMS", "1"),
+    ("ENABLE_CPU_PINNING", "NO"),
+];
 
 const THREADS: &str = "INFERENCE_NUM_THREADS";
 
@@ -57,18 +61,27 @@ pub struct OpenVino {
 /// [`EngineError::Run`] if the proof fails.
 pub fn load(dir: &Path) -> Result<OpenVino, EngineError> {
     static LOADED: Mutex<Option<PathBuf>> = Mutex::new(None);
-    let refuse = |path: &Path, cause: String| EngineError::Library { path: path.to_owned(), cause };
+    let refuse = |path: &Path, cause: String| EngineError::Library {
+        path: path.to_owned(),
+        cause,
+    };
     let dir = dir.canonicalize().map_err(|error| refuse(dir, error.to_string()))?;
     for file in LIBRARY_FILES {
         if !dir.join(file).is_file() {
-            return Err(refuse(&dir.join(file), format!("no such file: the folder must hold OpenVINO {VERSION}")));
+            return Err(refuse(
+                &dir.join(file),
+                format!("no such file: the folder must hold OpenVINO {VERSION}"),
+            ));
         }
     }
     {
         let mut loaded = LOADED.lock().unwrap_or_else(PoisonError::into_inner);
         match loaded.as_ref() {
             Some(before) if *before != dir => {
-                return Err(refuse(&dir, format!("this process has already loaded {}", before.display())));
+                return Err(refuse(
+                    &dir,
+                    format!("this process has already loaded {}", before.display()),
+                ));
             }
             Some(_) => {}
             None => {
@@ -80,11 +93,17 @@ pub fn load(dir: &Path) -> Result<OpenVino, EngineError> {
     }
     let build = ffi::version().map_err(|failure| failed(VERSION, failure))?;
     if build.split('-').next() != Some(VERSION) {
-        return Err(EngineError::Version { seen: build, wanted: VERSION });
+        return Err(EngineError::Version {
+            seen: build,
+            wanted: VERSION,
+        });
     }
     let name = format!("openvino {VERSION}");
     let core = ffi::Core::new().map_err(|failure| failed(&name, failure))?;
-    let openvino = OpenVino { core: Arc::new(core), name: name.into() };
+    let openvino = OpenVino {
+        core: Arc::new(core),
+        name: name.into(),
+    };
     openvino.prove()?;
     tracing::debug!(build, "OpenVINO loaded");
     Ok(openvino)
@@ -93,14 +112,22 @@ pub fn load(dir: &Path) -> Result<OpenVino, EngineError> {
 impl OpenVino {
     /// Runs [`PROOF`]: afterwards every library is loaded, and the settings are known to hold.
     fn prove(&self) -> Result<(), EngineError> {
-        let compiled = self.compile_bytes(&PROOF, &CompileOptions::default()).map_err(|error| match error {
-            Refusal::Failure(failure) => failed(&self.name, failure),
-            Refusal::Precision(error) => error,
-        })?;
+        let compiled = self
+            .compile_bytes(&PROOF, &CompileOptions::default())
+            .map_err(|error| match error {
+                Refusal::Failure(failure) => failed(&self.name, failure),
+                Refusal::Precision(error) => error,
+            })?;
         let mut request = compiled.request().map_err(|failure| failed(&self.name, failure))?;
         let input = Tensor::scalar_f32(-1.0);
-        let output = ffi::Output { dtype: Dtype::F32, dims: vec![1], buffer: Pool::new(0).take(4) };
-        let outputs = request.run(&[&input], vec![output], None).map_err(|failure| failed(&self.name, failure))?;
+        let output = ffi::Output {
+            dtype: Dtype::F32,
+            dims: vec![1],
+            buffer: Pool::new(0).take(4),
+        };
+        let outputs = request
+            .run(&[&input], vec![output], None)
+            .map_err(|failure| failed(&self.name, failure))?;
         match outputs.first().map(AsRef::as_ref) {
             Some(bytes) if bytes == 0f32.to_le_bytes() => Ok(()),
             seen => Err(EngineError::Run {
@@ -122,13 +149,21 @@ impl OpenVino {
         for (property, wanted) in PRECISION {
             let seen = model.property(property).map_err(Refusal::Failure)?;
             if seen != wanted {
-                return Err(Refusal::Precision(EngineError::Precision { property, seen, wanted: wanted.into() }));
+                return Err(Refusal::Precision(EngineError::Precision {
+                    property,
+                    seen,
+                    wanted: wanted.into(),
+                }));
             }
         }
         if let Some(wanted) = threads {
             let seen = model.property(THREADS).map_err(Refusal::Failure)?;
             if seen != wanted {
-                tracing::warn!(seen, wanted, "OpenVINO runs with another number of threads than was set");
+                tracing::warn!(
+                    seen,
+                    wanted,
+                    "OpenVINO runs with another number of threads than was set"
+                );
             }
         }
         Ok(model)
@@ -141,15 +176,22 @@ impl Backend for OpenVino {
     }
 
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
-        let model = self.compile_bytes(graph.bytes(), options).map_err(|refusal| match refusal {
-            Refusal::Precision(error) => error,
-            Refusal::Failure(failure) => EngineError::Compile {
-                backend: self.name.to_string(),
-                digest: graph.digest(),
-                cause: bounded(failure.to_string()),
-            },
-        })?;
-        Ok(Box::new(compiled::CompiledByOpenVino::new(self.name.clone(), self.core.clone(), model, graph)?))
+        let model = self
+            .compile_bytes(graph.bytes(), options)
+            .map_err(|refusal| match refusal {
+                Refusal::Precision(error) => error,
+                Refusal::Failure(failure) => EngineError::Compile {
+                    backend: self.name.to_string(),
+                    digest: graph.digest(),
+                    cause: bounded(failure.to_string()),
+                },
+            })?;
+        Ok(Box::new(compiled::CompiledByOpenVino::new(
+            self.name.clone(),
+            self.core.clone(),
+            model,
+            graph,
+        )?))
     }
 }
 
@@ -159,7 +201,11 @@ enum Refusal {
 }
 
 fn failed(backend: &str, failure: ffi::Failure) -> EngineError {
-    EngineError::Run { backend: backend.into(), during: failure.during, cause: bounded(failure.message) }
+    EngineError::Run {
+        backend: backend.into(),
+        during: failure.during,
+        cause: bounded(failure.message),
+    }
 }
 
 /// A model of one operator, `y = Relu(x)` with `x` and `y` f32 [1], as an ONNX file in protobuf's wire format.

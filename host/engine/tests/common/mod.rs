@@ -34,7 +34,9 @@ pub fn backends() -> Vec<Box<dyn Backend>> {
 }
 
 pub fn compile(backend: &dyn Backend, graph: &EngineGraph) -> Box<dyn Compiled> {
-    backend.compile(graph, &CompileOptions::default()).unwrap_or_else(|error| panic!("{}: {error}", backend.name()))
+    backend
+        .compile(graph, &CompileOptions::default())
+        .unwrap_or_else(|error| panic!("{}: {error}", backend.name()))
 }
 
 pub const BATCH: usize = 16;
@@ -53,7 +55,14 @@ pub fn sample_models() -> Vec<(&'static str, Model)> {
 }
 
 pub fn trained(model: &Model, optimizer: Optimizer, batch: usize, gradients: bool) -> TrainedGraphs {
-    train(model, &TrainOptions { gradients, ..TrainOptions::new(optimizer, batch) }).unwrap()
+    train(
+        model,
+        &TrainOptions {
+            gradients,
+            ..TrainOptions::new(optimizer, batch)
+        },
+    )
+    .unwrap()
 }
 
 /// Numbers in -1..1, the same for the same seed.
@@ -72,10 +81,16 @@ pub fn noise(seed: u64, count: usize) -> Vec<f32> {
 /// Rows around one centre a class.
 pub fn batch(graph: &EngineGraph, seed: u64) -> TensorMap {
     let labels_port = graph.inputs().iter().find(|port| port.kind == PortKind::Labels);
-    let x = graph.inputs().iter().find(|port| matches!(port.kind, PortKind::Data(_))).unwrap();
+    let x = graph
+        .inputs()
+        .iter()
+        .find(|port| matches!(port.kind, PortKind::Data(_)))
+        .unwrap();
     let rows = x.shape[0];
     let width: usize = x.shape[1..].iter().product();
-    let labels: Vec<i64> = (0..rows).map(|row| ((row as u64 * 7 + seed) % CLASSES as u64) as i64).collect();
+    let labels: Vec<i64> = (0..rows)
+        .map(|row| ((row as u64 * 7 + seed) % CLASSES as u64) as i64)
+        .collect();
     let mut values = noise(seed + 100, rows * width);
     for (row, &label) in labels.iter().enumerate() {
         let centre = noise(label as u64 + 1, width);
@@ -103,10 +118,18 @@ impl Training {
         let mut tensors = model.initial_weights();
         for port in graph.inputs() {
             if matches!(port.kind, PortKind::State { .. }) {
-                tensors.insert(port.name.clone(), Tensor::zeros(Dtype::F32, Shape::new(&port.shape).unwrap()));
+                tensors.insert(
+                    port.name.clone(),
+                    Tensor::zeros(Dtype::F32, Shape::new(&port.shape).unwrap()),
+                );
             }
         }
-        Self { compiled: compile(backend, graph), tensors, step: 1, learning_rate }
+        Self {
+            compiled: compile(backend, graph),
+            tensors,
+            step: 1,
+            learning_rate,
+        }
     }
 
     pub fn inputs(&self, batch: &TensorMap) -> Vec<(String, Tensor)> {
@@ -116,7 +139,11 @@ impl Training {
             PortKind::Step => Tensor::scalar_i64(self.step),
             _ => self.tensors[&port.name].clone(),
         };
-        self.compiled.inputs().iter().map(|port| (port.name.clone(), tensor(port))).collect()
+        self.compiled
+            .inputs()
+            .iter()
+            .map(|port| (port.name.clone(), tensor(port)))
+            .collect()
     }
 
     /// One step; the loss before it.
@@ -133,7 +160,8 @@ impl Training {
                     self.tensors.insert(of.clone(), tensor);
                 }
                 PortKind::NextState { .. } => {
-                    self.tensors.insert(name.strip_prefix("next/").unwrap().to_owned(), tensor);
+                    self.tensors
+                        .insert(name.strip_prefix("next/").unwrap().to_owned(), tensor);
                 }
                 _ => {}
             }
@@ -148,7 +176,10 @@ pub fn run(
     inputs: &[(String, Tensor)],
     deadline: Option<Duration>,
 ) -> Result<Vec<(String, Tensor)>, EngineError> {
-    let inputs: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let inputs: Vec<(&str, Tensor)> = inputs
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+        .collect();
     compiled.run(&inputs, deadline)
 }
 
