@@ -1,1 +1,30 @@
-//! Placeholder until the crate lands.
+//! Quote in, verdict out.
+//!
+//! What a node runs is a [`measurement`]; who it is, an [`identity`]. Both stand in the [`claims`] that a TD quote's
+//! report data commits to. [`session`]'s handshake shows them to a peer bound to one TLS connection, and what comes out
+//! is a [`VerifiedEvidence`]: nothing but this crate can make one.
+//!
+//! No clock, no network, no tokio: times come in as seconds since 1970, quotes through a [`QuoteProvider`].
+
+pub mod claims;
+pub mod encoding;
+mod evidence;
+mod files;
+pub mod identity;
+pub mod measurement;
+mod provider;
+pub mod quote;
+pub mod ratls;
+mod refusal;
+pub mod session;
+pub mod simulated;
+mod time;
+mod verify;
+
+pub use claims::{Claims, NodeClaims, State};
+pub use evidence::{Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, verify_detached};
+pub use provider::{ProviderError, QuoteProvider};
+pub use quote::{Quote, TdReport};
+pub use ratls::{NodeIdentity, RaTlsIdentity};
+pub use refusal::{FailedRule, Refusal};
+pub use verify::{Collateral, CollateralError, Platform, RootError, Tcb, TrustRoot, VerifiedQuote, Verifier};

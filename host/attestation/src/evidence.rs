@@ -1,0 +1,233 @@
+//! Evidence that verified: what a policy decides upon.
+
+use cloister_tensor::Digest;
+
+use crate::claims::{Claims, NodeClaims, State, epoch_nonce};
+use crate::identity::{Credential, PublicKey, Role};
+use crate::measurement::Measurement;
+use crate::quote::TdReport;
+use crate::refusal::{FailedRule, Refusal};
+use crate::verify::{Platform, Tcb, VerifiedQuote, Verifier};
+
+/// What a policy says of a peer. `cloister-policy` implements it.
+pub trait Appraise: Send + Sync {
+    /// The participant's public key, if the policy names that participant.
+    fn participant_key(&self, participant: &str) -> Option<PublicKey>;
+
+    /// Every rule of the policy that the evidence fails; none lets the peer in.
+    fn appraise(&self, evidence: &VerifiedEvidence, now_unix_s: u64) -> Vec<FailedRule>;
+
+    /// Every rule that a visitor fails: a command line without a TD, which signed as `participant` (the signature has
+    /// been verified) or as nobody. By default visitors are refused.
+    fn appraise_visitor(&self, participant: Option<&str>, now_unix_s: u64) -> Vec<FailedRule> {
+        let _ = now_unix_s;
+        let seen = participant.map_or_else(|| "a visitor".to_owned(), |name| format!("a visitor of {name}"));
+        vec![FailedRule::new("visitor", seen, "a TD with evidence")]
+    }
+}
+
+/// Evidence of a TD that verified: quote, claims, credential, and (in a session) its binding to the connection. Only
+/// this crate makes one.
+#[derive(Clone, Debug)]
+pub struct VerifiedEvidence {
+    claims: Claims,
+    quote: VerifiedQuote,
+    credential: Credential,
+}
+
+impl VerifiedEvidence {
+    /// Who the node is and what it runs.
+    pub fn claims(&self) -> &NodeClaims {
+        &self.claims.node
+    }
+
+    /// The federation's name.
+    pub fn federation(&self) -> &str {
+        &self.claims.node.federation
+    }
+
+    /// The participant that the node belongs to.
+    pub fn participant(&self) -> &str {
+        &self.claims.node.participant
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.claims.node.node
+    }
+
+    /// What the node does.
+    pub fn role(&self) -> Role {
+        self.claims.node.role
+    }
+
+    /// How far the node has come.
+    pub fn state(&self) -> State {
+        self.claims.node.state
+    }
+
+    /// SHA-256 of the policy file it works under.
+    pub fn policy_digest(&self) -> Digest {
+        self.claims.node.policy_digest
+    }
+
+    /// What it runs.
+    pub fn measurement(&self) -> &Measurement {
+        &self.claims.node.measurement
+    }
+
+    /// The node's public key, which its credential names and which signed its TLS key.
+    pub fn node_key(&self) -> PublicKey {
+        self.claims.node.node_key
+    }
+
+    /// SHA-256 of the claims' bytes.
+    pub fn claims_digest(&self) -> Digest {
+        self.claims.digest()
+    }
+
+    /// SHA-256 of the TLS key's SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> &[u8; 32] {
+        &self.claims.spki_sha256
+    }
+
+    /// The credential: signed by the participant's key of the policy, and in force.
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// What the TDX module reported.
+    pub fn td(&self) -> &TdReport {
+        self.quote.td()
+    }
+
+    /// Where the TD runs.
+    pub fn platform(&self) -> &Platform {
+        self.quote.platform()
+    }
+
+    /// How new the platform is.
+    pub fn tcb(&self) -> &Tcb {
+        self.quote.tcb()
+    }
+
+    /// Key id of the root that the quote led to.
+    pub fn root_key_id(&self) -> &[u8; 48] {
+        self.quote.root_key_id()
+    }
+
+    /// Whether that root is a simulated one: say so wherever this evidence is shown.
+    pub fn simulated(&self) -> bool {
+        self.quote.simulated()
+    }
+}
+
+/// A command line that dialled in: no TD, no evidence.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct VerifiedVisitor {
+    participant: Option<String>,
+}
+
+impl VerifiedVisitor {
+    pub(crate) fn new(participant: Option<String>) -> Self {
+        Self { participant }
+    }
+
+    /// The participant whose key signed this connection, if any: nobody may only look.
+    pub fn participant(&self) -> Option<&str> {
+        self.participant.as_deref()
+    }
+}
+
+/// Who is at the other end.
+#[derive(Clone, Debug)]
+pub enum PeerEvidence {
+    /// A TD that verified.
+    Td(Box<VerifiedEvidence>),
+    /// A command line.
+    Visitor(VerifiedVisitor),
+}
+
+/// Puts evidence together out of a quote that verified and claims whose digest its report data held: the node key's
+/// signature, the epoch, the credential, and then the policy.
+pub(crate) fn assemble(
+    claims: Claims,
+    quote: VerifiedQuote,
+    credential: &[u8],
+    appraiser: &dyn Appraise,
+    now_unix_s: u64,
+) -> Result<VerifiedEvidence, Refusal> {
+    let mut failed = Vec::new();
+    if !claims.signed_by_node() {
+        let wanted = format!("a signature by the node key {}", claims.node.node_key);
+        failed.push(FailedRule::new("claims.signature", "a signature that is not the node's", wanted));
+    }
+    if claims.nonce != epoch_nonce(&claims.node.policy_digest) {
+        failed.push(FailedRule::new("claims.nonce", "another epoch", "the epoch of the policy that the claims name"));
+    }
+    let credential = check_credential(&claims.node, credential, appraiser, now_unix_s, &mut failed);
+    let Some(credential) = credential.filter(|_| failed.is_empty()) else { return Err(Refusal { failed }) };
+    let evidence = VerifiedEvidence { claims, quote, credential };
+    Refusal::unless_empty(appraiser.appraise(&evidence, now_unix_s))?;
+    Ok(evidence)
+}
+
+fn check_credential(
+    node: &NodeClaims,
+    text: &[u8],
+    appraiser: &dyn Appraise,
+    now_unix_s: u64,
+    failed: &mut Vec<FailedRule>,
+) -> Option<Credential> {
+    if text.is_empty() {
+        let wanted = format!("one by the key of participant {}; `cloister identity endorse` writes it", node.participant);
+        failed.push(FailedRule::new("credential", "no credential", wanted));
+        return None;
+    }
+    let parsed = str::from_utf8(text).map_err(|error| error.to_string());
+    let parsed = parsed.and_then(|text| Credential::parse(text).map_err(|error| error.to_string()));
+    let credential = match parsed {
+        Ok(credential) => credential,
+        Err(cause) => {
+            failed.push(FailedRule::new("credential", cause, "a node credential"));
+            return None;
+        }
+    };
+    let says = &credential.fields;
+    let pairs = [
+        ("credential.federation", &says.federation, &node.federation),
+        ("credential.participant", &says.participant, &node.participant),
+        ("credential.node", &says.node, &node.node),
+        ("credential.role", &says.role.to_string(), &node.role.to_string()),
+        ("credential.node_key", &says.node_key.to_string(), &node.node_key.to_string()),
+    ];
+    for (rule, seen, wanted) in pairs {
+        if seen != wanted {
+            failed.push(FailedRule::new(rule, seen, format!("{wanted}, as the claims say")));
+        }
+    }
+    match appraiser.participant_key(&says.participant) {
+        Some(key) => failed.extend(credential.verify(&key, now_unix_s)),
+        None => failed.push(FailedRule::new("credential.participant", &says.participant, "a participant of the policy")),
+    }
+    Some(credential)
+}
+
+/// Verifies evidence that came without a connection of its own, such as a roster's: the quote has to be over exactly
+/// this report data, which the caller computes from its own challenge ([`crate::session::roster_report_data`]).
+///
+/// # Errors
+/// [`Refusal`] with every rule that failed.
+pub fn verify_detached(
+    quote: &[u8],
+    claims: &[u8],
+    credential: &[u8],
+    report_data: &[u8; 64],
+    verifier: &Verifier,
+    appraiser: &dyn Appraise,
+    now_unix_s: u64,
+) -> Result<VerifiedEvidence, Refusal> {
+    let claims = Claims::parse(claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
+    let quote = verifier.verify(quote, report_data, now_unix_s)?;
+    assemble(claims, quote, credential, appraiser, now_unix_s)
+}

@@ -1,0 +1,44 @@
+//! Where quotes come from.
+
+/// Why a quote could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum ProviderError {
+    /// A file or device could not be read.
+    #[error("{what} {path}: {source}; {help}")]
+    Io {
+        /// What was done.
+        what: &'static str,
+        /// With which path.
+        path: String,
+        /// What the system said.
+        source: std::io::Error,
+        /// What to do about it.
+        help: &'static str,
+    },
+    /// The provider answered with something else than a quote.
+    #[error("the quote provider {provider} failed: {cause}")]
+    Failed {
+        /// Name of the provider.
+        provider: &'static str,
+        /// What went wrong.
+        cause: String,
+    },
+}
+
+/// Gives quotes of the TD that this process runs in.
+///
+/// A quote can take a second, and real ones are taken one at a time: call it where waiting is allowed. Whoever reaches
+/// a provider can have a quote over any report data, so nothing but the keeper does.
+pub trait QuoteProvider: Send + Sync {
+    /// The provider's name in logs: `simulated`, `configfs`, `coco`.
+    fn name(&self) -> &'static str;
+
+    /// Whether its quotes come from no hardware: each start says SIMULATED then.
+    fn simulated(&self) -> bool;
+
+    /// A quote over 64 bytes of report data.
+    ///
+    /// # Errors
+    /// [`ProviderError`] if none can be had.
+    fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError>;
+}
