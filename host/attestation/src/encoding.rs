@@ -12,7 +12,9 @@ pub struct Layout {
 impl Layout {
     /// Starts with the domain's bytes as they are, such as `cloister/session/v1`.
     pub fn new(domain: &str) -> Self {
-        Self { bytes: domain.as_bytes().to_vec() }
+        Self {
+            bytes: domain.as_bytes().to_vec(),
+        }
     }
 
     /// Adds `lp(field)`. Fields here are at most a few kilobytes; beyond u32 the length saturates, which no other
@@ -40,10 +42,12 @@ impl Layout {
 
 /// Lower-case hexadecimal.
 pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
-        let _ = write!(text, "{byte:02x}");
-        text
-    })
+    bytes
+        .iter()
+        .fold(String::with_capacity(bytes.len() * 2), |mut text, byte| {
+            let _ = write!(text, "{byte:02x}");
+            text
+        })
 }
 
 /// Reads hexadecimal of exactly `N` bytes, either case. `None` for anything else.
@@ -53,12 +57,19 @@ pub fn from_hex<const N: usize>(text: &str) -> Option<[u8; N]> {
 
 /// Reads hexadecimal of any length, either case. `None` for anything else.
 pub fn from_hex_vec(text: &str) -> Option<Vec<u8>> {
-    let (pairs, []) = text.as_bytes().as_chunks::<2>() else { return None };
-    pairs.iter().map(|&[high, low]| Some((nibble(high)? << 4) | nibble(low)?)).collect()
+    let (pairs, []) = text.as_bytes().as_chunks::<2>() else {
+        return None;
+    };
+    pairs
+        .iter()
+        .map(|&[high, low]| Some((nibble(high)? << 4) | nibble(low)?))
+        .collect()
 }
 
 fn nibble(digit: u8) -> Option<u8> {
-    char::from(digit).to_digit(16).and_then(|value| u8::try_from(value).ok())
+    char::from(digit)
+        .to_digit(16)
+        .and_then(|value| u8::try_from(value).ok())
 }
 
 #[cfg(test)]

@@ -160,14 +160,28 @@ pub(crate) fn assemble(
     let mut failed = Vec::new();
     if !claims.signed_by_node() {
         let wanted = format!("a signature by the node key {}", claims.node.node_key);
-        failed.push(FailedRule::new("claims.signature", "a signature that is not the node's", wanted));
+        failed.push(FailedRule::new(
+            "claims.signature",
+            "a signature that is not the node's",
+            wanted,
+        ));
     }
     if claims.nonce != epoch_nonce(&claims.node.policy_digest) {
-        failed.push(FailedRule::new("claims.nonce", "another epoch", "the epoch of the policy that the claims name"));
+        failed.push(FailedRule::new(
+            "claims.nonce",
+            "another epoch",
+            "the epoch of the policy that the claims name",
+        ));
     }
     let credential = check_credential(&claims.node, credential, appraiser, now_unix_s, &mut failed);
-    let Some(credential) = credential.filter(|_| failed.is_empty()) else { return Err(Refusal { failed }) };
-    let evidence = VerifiedEvidence { claims, quote, credential };
+    let Some(credential) = credential.filter(|_| failed.is_empty()) else {
+        return Err(Refusal { failed });
+    };
+    let evidence = VerifiedEvidence {
+        claims,
+        quote,
+        credential,
+    };
     Refusal::unless_empty(appraiser.appraise(&evidence, now_unix_s))?;
     Ok(evidence)
 }
@@ -180,7 +194,10 @@ fn check_credential(
     failed: &mut Vec<FailedRule>,
 ) -> Option<Credential> {
     if text.is_empty() {
-        let wanted = format!("one by the key of participant {}; `cloister identity endorse` writes it", node.participant);
+        let wanted = format!(
+            "one by the key of participant {}; `cloister identity endorse` writes it",
+            node.participant
+        );
         failed.push(FailedRule::new("credential", "no credential", wanted));
         return None;
     }
@@ -199,7 +216,11 @@ fn check_credential(
         ("credential.participant", &says.participant, &node.participant),
         ("credential.node", &says.node, &node.node),
         ("credential.role", &says.role.to_string(), &node.role.to_string()),
-        ("credential.node_key", &says.node_key.to_string(), &node.node_key.to_string()),
+        (
+            "credential.node_key",
+            &says.node_key.to_string(),
+            &node.node_key.to_string(),
+        ),
     ];
     for (rule, seen, wanted) in pairs {
         if seen != wanted {
@@ -208,7 +229,11 @@ fn check_credential(
     }
     match appraiser.participant_key(&says.participant) {
         Some(key) => failed.extend(credential.verify(&key, now_unix_s)),
-        None => failed.push(FailedRule::new("credential.participant", &says.participant, "a participant of the policy")),
+        None => failed.push(FailedRule::new(
+            "credential.participant",
+            &says.participant,
+            "a participant of the policy",
+        )),
     }
     Some(credential)
 }

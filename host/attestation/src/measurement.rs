@@ -36,7 +36,14 @@ pub enum EntryRole {
 
 impl EntryRole {
     /// Every role.
-    pub const ALL: [Self; 6] = [Self::Host, Self::Policy, Self::Module, Self::Graph, Self::Data, Self::Compiled];
+    pub const ALL: [Self; 6] = [
+        Self::Host,
+        Self::Policy,
+        Self::Module,
+        Self::Graph,
+        Self::Data,
+        Self::Compiled,
+    ];
 
     /// The role's text in the root and in the claims.
     pub fn as_str(self) -> &'static str {
@@ -62,7 +69,9 @@ impl FromStr for EntryRole {
 
     fn from_str(text: &str) -> Result<Self, MeasurementError> {
         let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| MeasurementError::Role { seen: text.chars().take(32).collect() })
+        found.ok_or_else(|| MeasurementError::Role {
+            seen: text.chars().take(32).collect(),
+        })
     }
 }
 
@@ -86,7 +95,11 @@ pub struct Entry {
 impl Entry {
     /// An entry.
     pub fn new(role: EntryRole, name: impl Into<String>, digest: Digest) -> Self {
-        Self { role, name: name.into(), digest }
+        Self {
+            role,
+            name: name.into(),
+            digest,
+        }
     }
 
     fn key(&self) -> (&[u8], &[u8]) {
@@ -186,7 +199,10 @@ impl Measurement {
         }
         entries.sort_by(|a, b| a.key().cmp(&b.key()));
         if let Some([twice, _]) = entries.array_windows().find(|[a, b]| a.key() == b.key()) {
-            return Err(MeasurementError::Twice { role: twice.role, name: twice.name.clone() });
+            return Err(MeasurementError::Twice {
+                role: twice.role,
+                name: twice.name.clone(),
+            });
         }
         let root = root(&entries);
         Ok(Self { entries, root })
@@ -199,7 +215,9 @@ impl Measurement {
 
     /// The entry of that role and name.
     pub fn get(&self, role: EntryRole, name: &str) -> Option<&Entry> {
-        self.entries.iter().find(|entry| entry.role == role && entry.name == name)
+        self.entries
+            .iter()
+            .find(|entry| entry.role == role && entry.name == name)
     }
 
     /// SHA-384 over the entries.
@@ -212,7 +230,10 @@ fn root(entries: &[Entry]) -> MeasurementRoot {
     let count = u32::try_from(entries.len()).unwrap_or(u32::MAX);
     let layout = Layout::new("cloister/measurement/v1").raw(&count.to_be_bytes());
     let layout = entries.iter().fold(layout, |layout, entry| {
-        layout.lp(entry.role.as_str().as_bytes()).lp(entry.name.as_bytes()).raw(entry.digest.as_bytes())
+        layout
+            .lp(entry.role.as_str().as_bytes())
+            .lp(entry.name.as_bytes())
+            .raw(entry.digest.as_bytes())
     });
     MeasurementRoot(Sha384::digest(layout.into_bytes()).into())
 }
@@ -237,7 +258,8 @@ mod tests {
         assert_eq!(measurement.root().to_string(), ROOT);
     }
 
-    const ROOT: &str = "3f4f4cb017fce58c00eb0bb9b63a5417d9db3cf929b1194f5796392cbf82460dee58616e669f7b8f219a5de5c9956db2";
+    const ROOT: &str =
+        "3f4f4cb017fce58c00eb0bb9b63a5417d9db3cf929b1194f5796392cbf82460dee58616e669f7b8f219a5de5c9956db2";
 
     #[test]
     fn order_does_not_matter_and_content_does() {
@@ -254,8 +276,13 @@ mod tests {
     fn bad_lists_are_refused() {
         let twice = vec![entry(EntryRole::Module, "a", b"1"), entry(EntryRole::Module, "a", b"2")];
         assert!(matches!(Measurement::new(twice), Err(MeasurementError::Twice { .. })));
-        let many = (0..257).map(|i| entry(EntryRole::Module, &i.to_string(), b"")).collect();
-        assert!(matches!(Measurement::new(many), Err(MeasurementError::TooMany { seen: 257 })));
+        let many = (0..257)
+            .map(|i| entry(EntryRole::Module, &i.to_string(), b""))
+            .collect();
+        assert!(matches!(
+            Measurement::new(many),
+            Err(MeasurementError::TooMany { seen: 257 })
+        ));
         for name in ["", "a\nb", &"x".repeat(97)] {
             let named = vec![entry(EntryRole::Data, name, b"")];
             assert!(matches!(Measurement::new(named), Err(MeasurementError::Name { .. })));

@@ -97,7 +97,11 @@ impl TdReport {
     /// Whether two reports are of the same TD in the same state: all but the report data and the security versions
     /// that a module update may raise while the TD lives.
     pub fn same_td(&self, other: &Self) -> bool {
-        let blank = |report: &Self| Self { report_data: [0; 64], tee_tcb_svn2: None, ..report.clone() };
+        let blank = |report: &Self| Self {
+            report_data: [0; 64],
+            tee_tcb_svn2: None,
+            ..report.clone()
+        };
         blank(self) == blank(other)
     }
 
@@ -161,17 +165,27 @@ impl<'a> Reader<'a> {
 
     fn sized(&mut self, field: &'static str) -> Result<Reader<'a>, QuoteError> {
         let len = usize::try_from(self.u32(field)?).map_err(|_| QuoteError::Short { field })?;
-        Ok(Reader { rest: self.take(len, field)? })
+        Ok(Reader {
+            rest: self.take(len, field)?,
+        })
     }
 
     fn end(&self) -> Result<(), QuoteError> {
-        if self.rest.is_empty() { Ok(()) } else { Err(QuoteError::Trailing { seen: self.rest.len() }) }
+        if self.rest.is_empty() {
+            Ok(())
+        } else {
+            Err(QuoteError::Trailing { seen: self.rest.len() })
+        }
     }
 }
 
 fn expect(field: &'static str, seen: impl Into<u64>, accepted: &[u64], wanted: &'static str) -> Result<(), QuoteError> {
     let seen = seen.into();
-    if accepted.contains(&seen) { Ok(()) } else { Err(QuoteError::Field { field, seen, wanted }) }
+    if accepted.contains(&seen) {
+        Ok(())
+    } else {
+        Err(QuoteError::Field { field, seen, wanted })
+    }
 }
 
 impl<'a> Quote<'a> {
@@ -188,10 +202,17 @@ impl<'a> Quote<'a> {
         let report = read_body(&mut reader, version)?;
         let pck_chain = read_signature_data(reader.sized("signature data")?)?;
         if reader.rest.iter().any(|&byte| byte != 0) {
-            return Err(QuoteError::Trailing { seen: reader.rest.len() });
+            return Err(QuoteError::Trailing {
+                seen: reader.rest.len(),
+            });
         }
         let bytes = &input[..input.len() - reader.rest.len()];
-        Ok(Self { version, report, bytes, pck_chain })
+        Ok(Self {
+            version,
+            report,
+            bytes,
+            pck_chain,
+        })
     }
 }
 
@@ -199,14 +220,24 @@ fn read_header(header: &[u8]) -> Result<u16, QuoteError> {
     let mut reader = Reader { rest: header };
     let version = reader.u16("version")?;
     expect("version", version, &[4, 5], "4 or 5")?;
-    expect("key type", reader.u16("key type")?, &[KEY_ECDSA_P256.into()], "2 (ECDSA P-256)")?;
+    expect(
+        "key type",
+        reader.u16("key type")?,
+        &[KEY_ECDSA_P256.into()],
+        "2 (ECDSA P-256)",
+    )?;
     expect("TEE type", reader.u32("TEE type")?, &[TEE_TDX.into()], "0x81 (TDX)")?;
     Ok(version)
 }
 
 fn read_body(reader: &mut Reader<'_>, version: u16) -> Result<TdReport, QuoteError> {
     if version == 4 {
-        return read_report(&mut Reader { rest: reader.take(BODY_10, "TD report")? }, false);
+        return read_report(
+            &mut Reader {
+                rest: reader.take(BODY_10, "TD report")?,
+            },
+            false,
+        );
     }
     let kind = reader.u16("body type")?;
     expect("body type", kind, &[2, 3], "2 (TD report 1.0) or 3 (1.5)")?;
@@ -215,7 +246,11 @@ fn read_body(reader: &mut Reader<'_>, version: u16) -> Result<TdReport, QuoteErr
     let wanted = if long { BODY_15 } else { BODY_10 };
     if body.rest.len() != wanted {
         let wanted = if long { "648" } else { "584" };
-        return Err(QuoteError::Field { field: "body size", seen: body.rest.len() as u64, wanted });
+        return Err(QuoteError::Field {
+            field: "body size",
+            seen: body.rest.len() as u64,
+            wanted,
+        });
     }
     read_report(&mut Reader { rest: body.rest }, long)
 }
@@ -233,7 +268,12 @@ fn read_report(body: &mut Reader<'_>, long: bool) -> Result<TdReport, QuoteError
         mrconfigid: body.array(field)?,
         mrowner: body.array(field)?,
         mrownerconfig: body.array(field)?,
-        rtmr: [body.array(field)?, body.array(field)?, body.array(field)?, body.array(field)?],
+        rtmr: [
+            body.array(field)?,
+            body.array(field)?,
+            body.array(field)?,
+            body.array(field)?,
+        ],
         report_data: body.array(field)?,
         tee_tcb_svn2: if long { Some(body.array(field)?) } else { None },
         mrservicetd: if long { Some(body.array(field)?) } else { None },
@@ -245,14 +285,24 @@ fn read_report(body: &mut Reader<'_>, long: bool) -> Result<TdReport, QuoteError
 /// Gives the PCK chain. Every length has to come out even: bytes hidden between fields would be signed by nobody.
 fn read_signature_data<'a>(mut data: Reader<'a>) -> Result<&'a [u8], QuoteError> {
     data.take(SIGNATURE_AND_KEY, "signature and attestation key")?;
-    expect("certification type", data.u16("certification type")?, &[CERT_QE_REPORT.into()], "6 (QE report)")?;
+    expect(
+        "certification type",
+        data.u16("certification type")?,
+        &[CERT_QE_REPORT.into()],
+        "6 (QE report)",
+    )?;
     let mut qe = data.sized("QE certification data")?;
     data.end()?;
     qe.take(QE_REPORT_AND_SIGNATURE, "QE report")?;
     let auth = qe.u16("QE authentication data")?;
     expect("QE authentication data's length", auth, &[QE_AUTH as u64], "32")?;
     qe.take(QE_AUTH, "QE authentication data")?;
-    expect("QE certification type", qe.u16("QE certification type")?, &[CERT_PCK_CHAIN.into()], "5 (PCK chain)")?;
+    expect(
+        "QE certification type",
+        qe.u16("QE certification type")?,
+        &[CERT_PCK_CHAIN.into()],
+        "5 (PCK chain)",
+    )?;
     let chain = qe.sized("PCK chain")?;
     qe.end()?;
     Ok(chain.rest)
@@ -278,11 +328,28 @@ mod tests {
     fn other_tees_and_versions_are_named() {
         let mut sgx = vec![0; 48];
         sgx[0] = 3;
-        assert!(matches!(Quote::parse(&sgx), Err(QuoteError::Field { field: "version", seen: 3, .. })));
+        assert!(matches!(
+            Quote::parse(&sgx),
+            Err(QuoteError::Field {
+                field: "version",
+                seen: 3,
+                ..
+            })
+        ));
         sgx[0] = 4;
         sgx[2] = 2;
-        assert!(matches!(Quote::parse(&sgx), Err(QuoteError::Field { field: "TEE type", seen: 0, .. })));
+        assert!(matches!(
+            Quote::parse(&sgx),
+            Err(QuoteError::Field {
+                field: "TEE type",
+                seen: 0,
+                ..
+            })
+        ));
         assert!(matches!(Quote::parse(&[]), Err(QuoteError::Short { field: "header" })));
-        assert!(matches!(Quote::parse(&[0; MAX_QUOTE_BYTES + 1]), Err(QuoteError::TooLong { .. })));
+        assert!(matches!(
+            Quote::parse(&[0; MAX_QUOTE_BYTES + 1]),
+            Err(QuoteError::TooLong { .. })
+        ));
     }
 }

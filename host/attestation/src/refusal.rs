@@ -20,7 +20,11 @@ pub struct FailedRule {
 impl FailedRule {
     /// A rule that failed.
     pub fn new(rule: impl Into<String>, seen: impl fmt::Display, wanted: impl fmt::Display) -> Self {
-        Self { rule: rule.into(), seen: seen.to_string(), wanted: wanted.to_string() }
+        Self {
+            rule: rule.into(),
+            seen: seen.to_string(),
+            wanted: wanted.to_string(),
+        }
     }
 }
 
@@ -40,7 +44,9 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal for one reason.
     pub fn one(rule: impl Into<String>, seen: impl fmt::Display, wanted: impl fmt::Display) -> Self {
-        Self { failed: vec![FailedRule::new(rule, seen, wanted)] }
+        Self {
+            failed: vec![FailedRule::new(rule, seen, wanted)],
+        }
     }
 
     /// `Ok` if no rule failed, else the refusal.
@@ -48,7 +54,11 @@ impl Refusal {
     /// # Errors
     /// The rules, if there are any.
     pub fn unless_empty(failed: Vec<FailedRule>) -> Result<(), Self> {
-        if failed.is_empty() { Ok(()) } else { Err(Self { failed }) }
+        if failed.is_empty() {
+            Ok(())
+        } else {
+            Err(Self { failed })
+        }
     }
 
     /// Whether a rule of that name failed.
@@ -58,12 +68,19 @@ impl Refusal {
 
     /// The rules as they go to the peer, cut so that they fit a frame.
     pub fn to_wire(&self) -> cloister_wire::session::Verdict {
-        let rules = self.failed.iter().take(MAX_RULES).map(|failed| cloister_wire::session::FailedRule {
-            rule: tame(&failed.rule),
-            seen: tame(&failed.seen),
-            wanted: tame(&failed.wanted),
-        });
-        cloister_wire::session::Verdict { accepted: false, rules: rules.collect() }
+        let rules = self
+            .failed
+            .iter()
+            .take(MAX_RULES)
+            .map(|failed| cloister_wire::session::FailedRule {
+                rule: tame(&failed.rule),
+                seen: tame(&failed.seen),
+                wanted: tame(&failed.wanted),
+            });
+        cloister_wire::session::Verdict {
+            accepted: false,
+            rules: rules.collect(),
+        }
     }
 
     /// What a peer said of us: its text is cut and freed of control characters before anybody sees it.
@@ -75,7 +92,11 @@ impl Refusal {
         });
         let mut failed: Vec<_> = rules.collect();
         if failed.is_empty() {
-            failed.push(FailedRule::new("verdict", "a refusal without a reason", "the rules that failed"));
+            failed.push(FailedRule::new(
+                "verdict",
+                "a refusal without a reason",
+                "the rules that failed",
+            ));
         }
         Self { failed }
     }
@@ -108,7 +129,10 @@ mod tests {
     #[test]
     fn every_rule_is_listed() {
         let refusal = Refusal {
-            failed: vec![FailedRule::new("mrtd", "aa", "bb"), FailedRule::new("nonce", "old", "fresh")],
+            failed: vec![
+                FailedRule::new("mrtd", "aa", "bb"),
+                FailedRule::new("nonce", "old", "fresh"),
+            ],
         };
         let text = refusal.to_string();
         assert!(text.contains("mrtd: seen aa; wanted bb") && text.contains("nonce: seen old; wanted fresh"));
@@ -117,8 +141,15 @@ mod tests {
 
     #[test]
     fn a_peers_text_is_cut_and_tamed() {
-        let rule = session::FailedRule { rule: "\u{1b}[2J".into(), seen: "é".repeat(4000), wanted: String::new() };
-        let refusal = Refusal::from_wire(&session::Verdict { accepted: false, rules: vec![rule; 1000] });
+        let rule = session::FailedRule {
+            rule: "\u{1b}[2J".into(),
+            seen: "é".repeat(4000),
+            wanted: String::new(),
+        };
+        let refusal = Refusal::from_wire(&session::Verdict {
+            accepted: false,
+            rules: vec![rule; 1000],
+        });
         assert_eq!(refusal.failed.len(), MAX_RULES);
         assert_eq!(refusal.failed[0].rule, " [2J");
         assert!(refusal.failed[0].seen.len() <= MAX_TEXT);

@@ -6,15 +6,25 @@ const DAY: u64 = 86_400;
 pub(crate) fn format(unix_s: u64) -> String {
     let (year, month, day) = civil(unix_s / DAY);
     let second = unix_s % DAY;
-    format!("{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z", second / 3600, second / 60 % 60, second % 60)
+    format!(
+        "{year:04}-{month:02}-{day:02}T{:02}:{:02}:{:02}Z",
+        second / 3600,
+        second / 60 % 60,
+        second % 60
+    )
 }
 
 /// Reads `2026-02-01T14:49:26Z`, 1970 to 9999. `None` for anything else.
 pub(crate) fn parse(text: &str) -> Option<u64> {
     let bytes = text.as_bytes();
-    let shape = bytes.len() == 20 && bytes.iter().zip(b"0000-00-00T00:00:00Z").all(|(&byte, &form)| {
-        if form == b'0' { byte.is_ascii_digit() } else { byte == form }
-    });
+    let shape = bytes.len() == 20
+        && bytes.iter().zip(b"0000-00-00T00:00:00Z").all(|(&byte, &form)| {
+            if form == b'0' {
+                byte.is_ascii_digit()
+            } else {
+                byte == form
+            }
+        });
     if !shape {
         return None;
     }
@@ -58,7 +68,14 @@ mod tests {
         assert_eq!(format(0), "1970-01-01T00:00:00Z");
         assert_eq!(format(951_782_400), "2000-02-29T00:00:00Z");
         assert_eq!(parse("2026-11-20T00:00:00Z"), Some(1_795_132_800));
-        for bad in ["2026-02-30T00:00:00Z", "2026-02-01T24:00:00Z", "1969-12-31T23:59:59Z", "2026-02-01 14:49:26Z", "", "é"] {
+        for bad in [
+            "2026-02-30T00:00:00Z",
+            "2026-02-01T24:00:00Z",
+            "1969-12-31T23:59:59Z",
+            "2026-02-01 14:49:26Z",
+            "",
+            "é",
+        ] {
             assert_eq!(parse(bad), None, "{bad}");
         }
     }

@@ -40,7 +40,12 @@ fn every_real_quote_gets_its_verdict() {
     for vector in &manifest.vectors {
         let quote = std::fs::read(folder.join(&vector.quote)).unwrap();
         let parsed = Quote::parse(&quote).unwrap();
-        assert_eq!((parsed.version, parsed.report.debug()), (vector.quote_version, vector.td_debug), "{}", vector.id);
+        assert_eq!(
+            (parsed.version, parsed.report.debug()),
+            (vector.quote_version, vector.td_debug),
+            "{}",
+            vector.id
+        );
         let collateral = Collateral::from_file(&folder.join(&vector.collateral)).unwrap();
         let verifier = Verifier::new(TrustRoot::intel().unwrap(), collateral).allow_debug(vector.allow_debug);
         let verdict = verifier.verify(&quote, &parsed.report.report_data, vector.now);

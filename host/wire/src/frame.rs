@@ -51,7 +51,10 @@ pub fn decode<M: Message + Default>(body: &Bytes, wanted: &'static str) -> Resul
     if body.len() > MAX_FRAME_BYTES {
         return Err(FrameError::TooLong { len: body.len() });
     }
-    M::decode(body.clone()).map_err(|error| FrameError::Malformed { wanted, cause: error.to_string() })
+    M::decode(body.clone()).map_err(|error| FrameError::Malformed {
+        wanted,
+        cause: error.to_string(),
+    })
 }
 
 /// Cuts a stream of bytes into frames. Holds at most one frame and what arrived behind it.
@@ -105,7 +108,9 @@ impl FrameReader {
     }
 
     fn announced(&self) -> Result<Option<usize>, FrameError> {
-        let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else { return Ok(None) };
+        let Some(prefix) = self.buffer.first_chunk::<PREFIX>() else {
+            return Ok(None);
+        };
         let len = usize::try_from(u32::from_be_bytes(*prefix)).unwrap_or(usize::MAX);
         if len > MAX_FRAME_BYTES {
             return Err(FrameError::TooLong { len });
@@ -120,12 +125,22 @@ mod tests {
     use crate::session::{FailedRule, Hello, Verdict};
 
     fn hello() -> Hello {
-        Hello { version: 1, role: "worker".into(), node: "worker-a".into(), nonce: Bytes::from(vec![7; 32]), ..Hello::default() }
+        Hello {
+            version: 1,
+            role: "worker".into(),
+            node: "worker-a".into(),
+            nonce: Bytes::from(vec![7; 32]),
+            ..Hello::default()
+        }
     }
 
     #[test]
     fn frames_come_back_whole_however_they_arrive() {
-        let bytes = [encode_frame(&hello()).unwrap(), encode_frame(&Verdict::default()).unwrap()].concat();
+        let bytes = [
+            encode_frame(&hello()).unwrap(),
+            encode_frame(&Verdict::default()).unwrap(),
+        ]
+        .concat();
         for step in 1..bytes.len() {
             let mut reader = FrameReader::new();
             let mut frames = Vec::new();
@@ -157,9 +172,18 @@ mod tests {
     fn a_long_frame_is_refused_at_its_length() {
         let mut reader = FrameReader::new();
         reader.feed(b"GET / HTTP/1.1\r\n");
-        assert!(matches!(reader.next_frame(), Err(FrameError::TooLong { len: 0x4745_5420 })));
-        let rules = vec![FailedRule { rule: "x".repeat(MAX_FRAME_BYTES), ..FailedRule::default() }];
-        assert!(matches!(encode_frame(&Verdict { accepted: false, rules }), Err(FrameError::TooLong { .. })));
+        assert!(matches!(
+            reader.next_frame(),
+            Err(FrameError::TooLong { len: 0x4745_5420 })
+        ));
+        let rules = vec![FailedRule {
+            rule: "x".repeat(MAX_FRAME_BYTES),
+            ..FailedRule::default()
+        }];
+        assert!(matches!(
+            encode_frame(&Verdict { accepted: false, rules }),
+            Err(FrameError::TooLong { .. })
+        ));
     }
 
     #[test]

@@ -7,7 +7,12 @@ pub mod frame;
 
 /// Messages of the attested session (`cloister.session.v1`).
 pub mod session {
-    #![allow(missing_docs, unreachable_pub, clippy::all, reason = "generated; documented in proto/session.proto")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        clippy::all,
+        reason = "generated; documented in proto/session.proto"
+    )]
     include!(concat!(env!("OUT_DIR"), "/cloister.session.v1.rs"));
 }
 

@@ -69,7 +69,10 @@ impl FromStr for State {
         match text {
             "bootstrap" => Ok(Self::Bootstrap),
             "member" => Ok(Self::Member),
-            _ => Err(ClaimsError::Value { claim: "state", wanted: "bootstrap or member" }),
+            _ => Err(ClaimsError::Value {
+                claim: "state",
+                wanted: "bootstrap or member",
+            }),
         }
     }
 }
@@ -151,13 +154,22 @@ pub struct Claims {
 
 /// The nonce of claims until a manager issues epochs: SHA-256(`cloister/epoch/v1` | policy digest).
 pub fn epoch_nonce(policy_digest: &Digest) -> [u8; 32] {
-    *Digest::of(&Layout::new("cloister/epoch/v1").raw(policy_digest.as_bytes()).into_bytes()).as_bytes()
+    *Digest::of(
+        &Layout::new("cloister/epoch/v1")
+            .raw(policy_digest.as_bytes())
+            .into_bytes(),
+    )
+    .as_bytes()
 }
 
 /// Writes claims, signed with the node key. Gives their bytes.
 pub fn make(node_key: &SigningKey, spki_sha256: &[u8; 32], node: &NodeClaims) -> Result<Vec<u8>, ClaimsError> {
     let entries = node.measurement.entries().iter().map(|entry| {
-        array(vec![entry.role.as_str().into(), entry.name.as_str().into(), bytes(entry.digest.as_bytes())])
+        array(vec![
+            entry.role.as_str().into(),
+            entry.name.as_str().into(),
+            bytes(entry.digest.as_bytes()),
+        ])
     });
     let body = encode(&array(vec![
         BODY_VERSION.into(),
@@ -186,7 +198,11 @@ pub fn make(node_key: &SigningKey, spki_sha256: &[u8; 32], node: &NodeClaims) ->
 }
 
 fn signed_message(spki_sha256: &[u8; 32], nonce: &[u8; 32], body: &[u8]) -> Vec<u8> {
-    Layout::new("cloister/node/v1").lp(spki_sha256).lp(nonce).lp(body).into_bytes()
+    Layout::new("cloister/node/v1")
+        .lp(spki_sha256)
+        .lp(nonce)
+        .lp(body)
+        .into_bytes()
 }
 
 impl Claims {
@@ -199,16 +215,29 @@ impl Claims {
             return Err(ClaimsError::TooLong { seen: input.len() });
         }
         let Value::Map(map) = decode(input)? else {
-            return Err(ClaimsError::Value { claim: "claims", wanted: "a map of text to byte strings" });
+            return Err(ClaimsError::Value {
+                claim: "claims",
+                wanted: "a map of text to byte strings",
+            });
         };
         let spki_sha256 = pubkey_hash(once(&map, PUBKEY_HASH)?)?;
         let nonce = fixed(once(&map, NONCE)?, NONCE, "32 bytes")?;
         let Ok([Value::Bytes(body), Value::Bytes(signature)]) = items::<2>(&decode(once(&map, CLOISTER)?)?) else {
-            return Err(ClaimsError::Value { claim: CLOISTER, wanted: "[body, signature]" });
+            return Err(ClaimsError::Value {
+                claim: CLOISTER,
+                wanted: "[body, signature]",
+            });
         };
         let signature = fixed(&signature, "signature", "64 bytes")?;
         let node = parse_body(&body)?;
-        Ok(Self { spki_sha256, nonce, node, signature, body, digest: Digest::of(input) })
+        Ok(Self {
+            spki_sha256,
+            nonce,
+            node,
+            signature,
+            body,
+            digest: Digest::of(input),
+        })
     }
 
     /// SHA-256 of the claims' bytes: what report data commits to.
@@ -218,15 +247,24 @@ impl Claims {
 
     /// Whether the node key signed the TLS key and the body.
     pub fn signed_by_node(&self) -> bool {
-        self.node.node_key.verify(&signed_message(&self.spki_sha256, &self.nonce, &self.body), &self.signature)
+        self.node.node_key.verify(
+            &signed_message(&self.spki_sha256, &self.nonce, &self.body),
+            &self.signature,
+        )
     }
 }
 
 fn once<'a>(map: &'a [(Value, Value)], claim: &'static str) -> Result<&'a [u8], ClaimsError> {
-    let mut found = map.iter().filter(|(name, _)| name.as_text() == Some(claim)).map(|(_, value)| value);
+    let mut found = map
+        .iter()
+        .filter(|(name, _)| name.as_text() == Some(claim))
+        .map(|(_, value)| value);
     match (found.next(), found.count()) {
         (Some(Value::Bytes(bytes)), 0) => Ok(bytes),
-        (Some(_), 0) => Err(ClaimsError::Value { claim, wanted: "a byte string" }),
+        (Some(_), 0) => Err(ClaimsError::Value {
+            claim,
+            wanted: "a byte string",
+        }),
         (None, _) => Err(ClaimsError::Count { claim, seen: 0 }),
         (Some(_), more) => Err(ClaimsError::Count { claim, seen: more + 1 }),
     }
@@ -237,7 +275,10 @@ fn pubkey_hash(value: &[u8]) -> Result<[u8; 32], ClaimsError> {
         Ok([Value::Integer(algorithm), Value::Bytes(hash)]) if algorithm == SHA_256.into() => {
             fixed(&hash, PUBKEY_HASH, "a hash of 32 bytes")
         }
-        _ => Err(ClaimsError::Value { claim: PUBKEY_HASH, wanted: "[1, SHA-256]" }),
+        _ => Err(ClaimsError::Value {
+            claim: PUBKEY_HASH,
+            wanted: "[1, SHA-256]",
+        }),
     }
 }
 
@@ -245,18 +286,40 @@ fn parse_body(body: &[u8]) -> Result<NodeClaims, ClaimsError> {
     let wanted = "[1, federation, participant, node, role, state, policy digest, node key, entries]";
     let value = decode(body)?;
     let Ok(
-        [Value::Integer(version), Value::Text(federation), Value::Text(participant), Value::Text(node), Value::Text(role), Value::Text(state), Value::Bytes(policy), Value::Bytes(key), Value::Array(entries)],
+        [
+            Value::Integer(version),
+            Value::Text(federation),
+            Value::Text(participant),
+            Value::Text(node),
+            Value::Text(role),
+            Value::Text(state),
+            Value::Bytes(policy),
+            Value::Bytes(key),
+            Value::Array(entries),
+        ],
     ) = items::<9>(&value)
     else {
-        return Err(ClaimsError::Value { claim: CLOISTER, wanted });
+        return Err(ClaimsError::Value {
+            claim: CLOISTER,
+            wanted,
+        });
     };
     if version != BODY_VERSION.into() {
-        return Err(ClaimsError::Value { claim: CLOISTER, wanted: "version 1" });
+        return Err(ClaimsError::Value {
+            claim: CLOISTER,
+            wanted: "version 1",
+        });
     }
     if ![&federation, &participant, &node].into_iter().all(|name| is_name(name)) {
-        return Err(ClaimsError::Value { claim: CLOISTER, wanted: "names of a-z, 0-9, '-', '_', '.'" });
+        return Err(ClaimsError::Value {
+            claim: CLOISTER,
+            wanted: "names of a-z, 0-9, '-', '_', '.'",
+        });
     }
-    let role = role.parse().map_err(|_| ClaimsError::Value { claim: "role", wanted: "a role" })?;
+    let role = role.parse().map_err(|_| ClaimsError::Value {
+        claim: "role",
+        wanted: "a role",
+    })?;
     let policy_digest = Digest::from_bytes(fixed(&policy, "policy digest", "32 bytes")?);
     let node_key = PublicKey::from_bytes(fixed(&key, "node key", "32 bytes")?);
     let measurement = parse_entries(&entries)?;
@@ -278,15 +341,26 @@ fn parse_entries(entries: &[Value]) -> Result<Measurement, ClaimsError> {
     }
     let parsed: Vec<Entry> = entries.iter().map(parse_entry).collect::<Result<_, _>>()?;
     let measurement = Measurement::new(parsed.clone())?;
-    if measurement.entries() == parsed { Ok(measurement) } else { Err(ClaimsError::Unsorted) }
+    if measurement.entries() == parsed {
+        Ok(measurement)
+    } else {
+        Err(ClaimsError::Unsorted)
+    }
 }
 
 fn parse_entry(entry: &Value) -> Result<Entry, ClaimsError> {
     let Ok([Value::Text(role), Value::Text(name), Value::Bytes(digest)]) = items::<3>(entry) else {
-        return Err(ClaimsError::Value { claim: "entries", wanted: "[role, name, digest]" });
+        return Err(ClaimsError::Value {
+            claim: "entries",
+            wanted: "[role, name, digest]",
+        });
     };
     let role: EntryRole = role.parse()?;
-    Ok(Entry::new(role, name, Digest::from_bytes(fixed(&digest, "entries", "digests of 32 bytes")?)))
+    Ok(Entry::new(
+        role,
+        name,
+        Digest::from_bytes(fixed(&digest, "entries", "digests of 32 bytes")?),
+    ))
 }
 
 fn items<const N: usize>(value: &Value) -> Result<[Value; N], ()> {

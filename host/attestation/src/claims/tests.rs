@@ -46,7 +46,9 @@ fn another_key_or_tls_key_does_not_verify() {
 fn claims_of_others_are_ignored_and_ours_must_be_there_once() {
     let key = SigningKey::generate().unwrap();
     let made = make(&key, &[7; 32], &node(&key)).unwrap();
-    let Value::Map(map) = decode(&made).unwrap() else { panic!("a map") };
+    let Value::Map(map) = decode(&made).unwrap() else {
+        panic!("a map")
+    };
     let mut more = map.clone();
     more.push(("vendor-claim".into(), Value::Bytes(vec![1])));
     assert!(Claims::parse(&encode(&Value::Map(more)).unwrap()).is_ok());
@@ -72,14 +74,20 @@ fn trailing_bytes_depth_and_size_are_bounded() {
     // An array and a byte string that announce far more than is there.
     assert!(Claims::parse(&[0x9b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).is_err());
     assert!(Claims::parse(&[0x5b, 0x7f, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0]).is_err());
-    assert!(matches!(Claims::parse(&vec![0; MAX_CLAIMS_BYTES + 1]), Err(ClaimsError::TooLong { .. })));
+    assert!(matches!(
+        Claims::parse(&vec![0; MAX_CLAIMS_BYTES + 1]),
+        Err(ClaimsError::TooLong { .. })
+    ));
 }
 
 #[test]
 fn the_largest_measurement_fits() {
     let key = SigningKey::generate().unwrap();
     let entries = (0..256).map(|i| Entry::new(EntryRole::Compiled, format!("{i:0>96}"), Digest::of(b"")));
-    let node = NodeClaims { measurement: Measurement::new(entries.collect()).unwrap(), ..node(&key) };
+    let node = NodeClaims {
+        measurement: Measurement::new(entries.collect()).unwrap(),
+        ..node(&key)
+    };
     assert!(Claims::parse(&make(&key, &[0; 32], &node).unwrap()).is_ok());
 }
 

@@ -91,10 +91,16 @@ impl CredentialFields {
     }
 
     fn check(&self) -> Result<(), CredentialError> {
-        for (field, text) in [("federation", &self.federation), ("participant", &self.participant), ("node", &self.node)]
-        {
+        for (field, text) in [
+            ("federation", &self.federation),
+            ("participant", &self.participant),
+            ("node", &self.node),
+        ] {
             if !is_name(text) {
-                return Err(CredentialError::Name { field, seen: text.chars().take(64).collect() });
+                return Err(CredentialError::Name {
+                    field,
+                    seen: text.chars().take(64).collect(),
+                });
             }
         }
         Ok(())
@@ -142,12 +148,16 @@ impl Credential {
         if text.len() > MAX_CREDENTIAL_BYTES {
             return Err(CredentialError::TooLong { seen: text.len() });
         }
-        let file: File =
-            toml::from_str(text).map_err(|error| CredentialError::Malformed { cause: error.to_string() })?;
+        let file: File = toml::from_str(text).map_err(|error| CredentialError::Malformed {
+            cause: error.to_string(),
+        })?;
         if file.format != 1 {
             return Err(CredentialError::Format { seen: file.format });
         }
-        let signature = STANDARD.decode(&file.signature).ok().and_then(|bytes| bytes.try_into().ok());
+        let signature = STANDARD
+            .decode(&file.signature)
+            .ok()
+            .and_then(|bytes| bytes.try_into().ok());
         let fields = CredentialFields {
             federation: file.federation,
             participant: file.participant,
@@ -157,12 +167,22 @@ impl Credential {
             not_after_unix_s: file.not_after_unix_s,
         };
         fields.check()?;
-        Ok(Self { fields, signature: signature.ok_or(CredentialError::Signature)? })
+        Ok(Self {
+            fields,
+            signature: signature.ok_or(CredentialError::Signature)?,
+        })
     }
 
     /// The credential file's text.
     pub fn to_text(&self) -> String {
-        let CredentialFields { federation, participant, node, role, node_key, not_after_unix_s } = &self.fields;
+        let CredentialFields {
+            federation,
+            participant,
+            node,
+            role,
+            node_key,
+            not_after_unix_s,
+        } = &self.fields;
         let signature = STANDARD.encode(self.signature);
         format!(
             "# A participant endorses a node. Not secret: the node shows it to its peers.\n\

@@ -63,7 +63,11 @@ impl SigningKey {
         if text.len() > MAX_PEM_BYTES {
             return Err(KeyError::Pem);
         }
-        let body = text.split_once(BEGIN).and_then(|(_, rest)| rest.split_once(END)).ok_or(KeyError::Pem)?.0;
+        let body = text
+            .split_once(BEGIN)
+            .and_then(|(_, rest)| rest.split_once(END))
+            .ok_or(KeyError::Pem)?
+            .0;
         let body: Zeroizing<String> = Zeroizing::new(body.split_ascii_whitespace().collect());
         let pkcs8 = STANDARD.decode(body.as_bytes()).map_err(|_| KeyError::Pem)?;
         Self::from_pkcs8(Zeroizing::new(pkcs8))
@@ -72,7 +76,9 @@ impl SigningKey {
     fn from_pkcs8(pkcs8: Zeroizing<Vec<u8>>) -> Result<Self, KeyError> {
         // Version 1 files (openssl's) come without the public half.
         let pair = Ed25519KeyPair::from_pkcs8_maybe_unchecked(&pkcs8);
-        let pair = pair.map_err(|error| KeyError::Kind { cause: error.to_string() })?;
+        let pair = pair.map_err(|error| KeyError::Kind {
+            cause: error.to_string(),
+        })?;
         Ok(Self { pair, pkcs8 })
     }
 
@@ -137,7 +143,9 @@ impl PublicKey {
     /// Whether the signature over the message is this key's.
     #[must_use]
     pub fn verify(&self, message: &[u8], signature: &[u8]) -> bool {
-        UnparsedPublicKey::new(&ED25519, self.0).verify(message, signature).is_ok()
+        UnparsedPublicKey::new(&ED25519, self.0)
+            .verify(message, signature)
+            .is_ok()
     }
 }
 
@@ -159,7 +167,9 @@ impl FromStr for PublicKey {
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let text = text.trim();
         let bytes = from_hex::<32>(text).or_else(|| STANDARD.decode(text).ok()?.try_into().ok());
-        bytes.map(Self).ok_or_else(|| KeyError::Public { seen: text.chars().take(64).collect() })
+        bytes.map(Self).ok_or_else(|| KeyError::Public {
+            seen: text.chars().take(64).collect(),
+        })
     }
 }
 
@@ -171,7 +181,9 @@ impl serde::Serialize for PublicKey {
 
 impl<'de> serde::Deserialize<'de> for PublicKey {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }
 
@@ -198,7 +210,10 @@ mod tests {
         let pem = "-----BEGIN PRIVATE KEY-----\nMC4CAQAwBQYDK2VwBCIEINTuctv5E1hK1bbY8fdp+K06/nwoy/HU++CXqI9EdVhC\n-----END PRIVATE KEY-----\n";
         let key = SigningKey::from_pem(pem).unwrap();
         // The public key of section 10.1.
-        assert_eq!(key.public().to_hex(), "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1");
+        assert_eq!(
+            key.public().to_hex(),
+            "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1"
+        );
     }
 
     #[test]
@@ -210,7 +225,11 @@ mod tests {
 
     #[test]
     fn broken_texts_are_refused() {
-        for text in ["", "-----BEGIN PRIVATE KEY-----", "-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----"] {
+        for text in [
+            "",
+            "-----BEGIN PRIVATE KEY-----",
+            "-----BEGIN PRIVATE KEY-----\n!!\n-----END PRIVATE KEY-----",
+        ] {
             assert_eq!(SigningKey::from_pem(text).unwrap_err(), KeyError::Pem);
         }
         let short = "-----BEGIN PRIVATE KEY-----\nAAAA\n-----END PRIVATE KEY-----";

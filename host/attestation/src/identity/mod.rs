@@ -15,6 +15,8 @@ pub const MAX_NAME_BYTES: usize = 64;
 /// `-`, `_` and `.`, beginning with a letter or digit.
 pub fn is_name(text: &str) -> bool {
     let first = text.as_bytes().first().is_some_and(u8::is_ascii_alphanumeric);
-    let rest = text.bytes().all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
+    let rest = text
+        .bytes()
+        .all(|b| b.is_ascii_lowercase() || b.is_ascii_digit() || matches!(b, b'-' | b'_' | b'.'));
     first && rest && text.len() <= MAX_NAME_BYTES
 }

@@ -20,7 +20,13 @@ pub enum Role {
 
 impl Role {
     /// Every role.
-    pub const ALL: [Self; 5] = [Self::Worker, Self::Aggregator, Self::Manager, Self::Server, Self::Auditor];
+    pub const ALL: [Self; 5] = [
+        Self::Worker,
+        Self::Aggregator,
+        Self::Manager,
+        Self::Server,
+        Self::Auditor,
+    ];
 
     /// The role's text: lower case.
     pub fn as_str(self) -> &'static str {
@@ -52,7 +58,9 @@ impl FromStr for Role {
 
     fn from_str(text: &str) -> Result<Self, UnknownRole> {
         let found = Self::ALL.into_iter().find(|role| role.as_str() == text);
-        found.ok_or_else(|| UnknownRole { seen: text.chars().take(32).collect() })
+        found.ok_or_else(|| UnknownRole {
+            seen: text.chars().take(32).collect(),
+        })
     }
 }
 
@@ -64,6 +72,8 @@ impl serde::Serialize for Role {
 
 impl<'de> serde::Deserialize<'de> for Role {
     fn deserialize<D: serde::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?.parse().map_err(serde::de::Error::custom)
+        String::deserialize(deserializer)?
+            .parse()
+            .map_err(serde::de::Error::custom)
     }
 }

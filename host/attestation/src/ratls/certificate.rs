@@ -71,13 +71,20 @@ impl PeerCertificate {
         let ours = |oid: &x509_parser::der_parser::oid::Oid<'_>| {
             oid.iter().is_some_and(|arcs| arcs.eq(EXTENSION_OID.iter().copied()))
         };
-        let found: Vec<_> = certificate.extensions().iter().filter(|extension| ours(&extension.oid)).collect();
+        let found: Vec<_> = certificate
+            .extensions()
+            .iter()
+            .filter(|extension| ours(&extension.oid))
+            .collect();
         let evidence = match found[..] {
             [] => None,
             [extension] => Some(parse_evidence(extension.value)?),
             _ => return Err(CertificateError::Twice { seen: found.len() }),
         };
-        Ok(Self { spki_sha256: Sha256::digest(certificate.public_key().raw).into(), evidence })
+        Ok(Self {
+            spki_sha256: Sha256::digest(certificate.public_key().raw).into(),
+            evidence,
+        })
     }
 
     /// SHA-256 of the certificate's SubjectPublicKeyInfo.
@@ -92,17 +99,26 @@ impl PeerCertificate {
 }
 
 fn parse_evidence(value: &[u8]) -> Result<TaggedEvidence, CertificateError> {
-    let wrong = |cause: &str| CertificateError::Evidence { cause: cause.to_owned() };
+    let wrong = |cause: &str| CertificateError::Evidence {
+        cause: cause.to_owned(),
+    };
     let item = claims::decode(value).map_err(|error| wrong(&error.to_string()))?;
-    let Value::Tag(TAG_TEE_QUOTE, pair) = item else { return Err(wrong("another tag")) };
-    let Value::Array(pair) = *pair else { return Err(wrong("no array")) };
+    let Value::Tag(TAG_TEE_QUOTE, pair) = item else {
+        return Err(wrong("another tag"));
+    };
+    let Value::Array(pair) = *pair else {
+        return Err(wrong("no array"));
+    };
     let Ok([Value::Bytes(quote), Value::Bytes(claims)]) = <[Value; 2]>::try_from(pair) else {
         return Err(wrong("not two byte strings"));
     };
     if quote.len() > MAX_QUOTE_BYTES || claims.len() > MAX_CLAIMS_BYTES {
         return Err(wrong("too long"));
     }
-    Ok(TaggedEvidence { quote: quote.into(), claims: claims.into() })
+    Ok(TaggedEvidence {
+        quote: quote.into(),
+        claims: claims.into(),
+    })
 }
 
 #[cfg(test)]
@@ -113,9 +129,15 @@ mod tests {
     fn with_extensions(contents: &[Vec<u8>]) -> Vec<u8> {
         let mut params = CertificateParams::default();
         for content in contents {
-            params.custom_extensions.push(CustomExtension::from_oid_content(&EXTENSION_OID, content.clone()));
+            params
+                .custom_extensions
+                .push(CustomExtension::from_oid_content(&EXTENSION_OID, content.clone()));
         }
-        params.self_signed(&KeyPair::generate().unwrap()).unwrap().der().to_vec()
+        params
+            .self_signed(&KeyPair::generate().unwrap())
+            .unwrap()
+            .der()
+            .to_vec()
     }
 
     #[test]
@@ -136,14 +158,26 @@ mod tests {
             let pair = claims::array(vec![claims::bytes(b"q"), claims::bytes(b"c")]);
             claims::encode(&Value::Tag(tag, Box::new(pair))).unwrap()
         };
-        for content in [pair(60001), vec![], vec![0xff], vec![0x82, 0x41, 0x00, 0x41, 0x00], vec![0xd9; 40]] {
+        for content in [
+            pair(60001),
+            vec![],
+            vec![0xff],
+            vec![0x82, 0x41, 0x00, 0x41, 0x00],
+            vec![0xd9; 40],
+        ] {
             let error = PeerCertificate::parse(&with_extensions(&[content])).unwrap_err();
             assert!(matches!(error, CertificateError::Evidence { .. }), "{error}");
         }
         let mut der = with_extensions(&[pair(TAG_TEE_QUOTE)]);
         der.push(0);
-        assert!(matches!(PeerCertificate::parse(&der), Err(CertificateError::Malformed { .. })));
-        assert!(matches!(PeerCertificate::parse(&vec![0x30; 70_000]), Err(CertificateError::TooLong { .. })));
+        assert!(matches!(
+            PeerCertificate::parse(&der),
+            Err(CertificateError::Malformed { .. })
+        ));
+        assert!(matches!(
+            PeerCertificate::parse(&vec![0x30; 70_000]),
+            Err(CertificateError::TooLong { .. })
+        ));
     }
 
     proptest::proptest! {

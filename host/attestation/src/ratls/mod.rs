@@ -90,7 +90,10 @@ impl RaTlsIdentity {
         let node_key = identity.key.public();
         if fields.node_key != node_key {
             let credential = fields.node_key.to_string();
-            return Err(IdentityError::OtherKey { credential, key: node_key.to_string() });
+            return Err(IdentityError::OtherKey {
+                credential,
+                key: node_key.to_string(),
+            });
         }
         let node = NodeClaims {
             federation: fields.federation.clone(),
@@ -125,13 +128,24 @@ impl RaTlsIdentity {
         let evidence = tagged_evidence(&quote, &claims)?;
         let cert_der = self_signed(&key, &node.node, Some(evidence), now_unix_s)?;
         let key_pkcs8 = Zeroizing::new(key.serialize_der());
-        Ok(Self { cert_der, key_pkcs8, claims: claims.into(), spki_sha256, node, credential })
+        Ok(Self {
+            cert_der,
+            key_pkcs8,
+            claims: claims.into(),
+            spki_sha256,
+            node,
+            credential,
+        })
     }
 }
 
 impl std::fmt::Debug for RaTlsIdentity {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "RaTlsIdentity({} {} of {})", self.node.role, self.node.node, self.node.participant)
+        write!(
+            f,
+            "RaTlsIdentity({} {} of {})",
+            self.node.role, self.node.node, self.node.participant
+        )
     }
 }
 
@@ -157,7 +171,12 @@ impl VisitorIdentity {
         let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
         let spki_sha256 = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
         let cert_der = self_signed(&key, "visitor", None, now_unix_s)?;
-        Ok(Self { cert_der, key_pkcs8: Zeroizing::new(key.serialize_der()), spki_sha256, signer })
+        Ok(Self {
+            cert_der,
+            key_pkcs8: Zeroizing::new(key.serialize_der()),
+            spki_sha256,
+            signer,
+        })
     }
 }
 
@@ -186,9 +205,12 @@ pub(crate) fn self_signed(
     params.distinguished_name.push(DnType::CommonName, name);
     // The certificate lives as long as the process; what is fresh is layer 2, what expires is the credential.
     params.not_before = epoch + std::time::Duration::from_secs(now_unix_s.saturating_sub(DAY));
-    params.not_after = epoch + std::time::Duration::from_secs(now_unix_s.saturating_add(3650 * DAY).min(253_402_300_799));
+    params.not_after =
+        epoch + std::time::Duration::from_secs(now_unix_s.saturating_add(3650 * DAY).min(253_402_300_799));
     if let Some(evidence) = evidence {
-        params.custom_extensions.push(CustomExtension::from_oid_content(&EXTENSION_OID, evidence));
+        params
+            .custom_extensions
+            .push(CustomExtension::from_oid_content(&EXTENSION_OID, evidence));
     }
     Ok(params.self_signed(key)?.der().to_vec())
 }
@@ -208,20 +230,31 @@ impl PeerCertificate {
     /// [`Refusal`] with every rule that failed.
     pub fn verify(&self, verifier: &Verifier, now_unix_s: u64) -> Result<VerifiedCertificate, Refusal> {
         let Some(evidence) = &self.evidence else {
-            return Err(Refusal::one("certificate.evidence", "a TLS certificate without evidence", "an RA-TLS certificate"));
+            return Err(Refusal::one(
+                "certificate.evidence",
+                "a TLS certificate without evidence",
+                "an RA-TLS certificate",
+            ));
         };
-        let claims =
-            Claims::parse(&evidence.claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
+        let claims = Claims::parse(&evidence.claims)
+            .map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
         let mut failed = Vec::new();
         if claims.spki_sha256 != self.spki_sha256 {
             failed.push(FailedRule::new(
                 "certificate.pubkey_hash",
                 crate::encoding::hex(&claims.spki_sha256),
-                format!("{}, the key of this TLS certificate", crate::encoding::hex(&self.spki_sha256)),
+                format!(
+                    "{}, the key of this TLS certificate",
+                    crate::encoding::hex(&self.spki_sha256)
+                ),
             ));
         }
         Refusal::unless_empty(failed)?;
         let quote = verifier.verify(&evidence.quote, &layer1_report_data(&claims.digest()), now_unix_s)?;
-        Ok(VerifiedCertificate { claims, claims_bytes: evidence.claims.clone(), quote })
+        Ok(VerifiedCertificate {
+            claims,
+            claims_bytes: evidence.claims.clone(),
+            quote,
+        })
     }
 }

@@ -58,7 +58,9 @@ impl Binding<'_> {
 
     /// What a visitor signs: `cloister/visitor/v1` | the same hash over no claims and no root (both empty).
     pub(crate) fn visitor_message(&self) -> Vec<u8> {
-        Layout::new("cloister/visitor/v1").raw(&self.hash(&[], &[])).into_bytes()
+        Layout::new("cloister/visitor/v1")
+            .raw(&self.hash(&[], &[]))
+            .into_bytes()
     }
 
     fn hash(&self, claims_digest: &[u8], root: &[u8]) -> [u8; 64] {
@@ -77,8 +79,10 @@ impl Binding<'_> {
 /// Report data of roster evidence: SHA-512(`cloister/roster/v1` | lp(challenge) | lp(SHA-256 layer-1 claims) |
 /// lp(measurement root)). Each member draws its own challenge and verifies all others against it.
 pub fn roster_report_data(challenge: &[u8; 32], claims_digest: &Digest, root: &MeasurementRoot) -> [u8; 64] {
-    let layout =
-        Layout::new("cloister/roster/v1").lp(challenge).lp(claims_digest.as_bytes()).lp(root.as_bytes());
+    let layout = Layout::new("cloister/roster/v1")
+        .lp(challenge)
+        .lp(claims_digest.as_bytes())
+        .lp(root.as_bytes());
     Sha512::digest(layout.into_bytes()).into()
 }
 
@@ -105,7 +109,10 @@ mod tests {
         let root = Measurement::new(Vec::new()).unwrap().root();
         assert_eq!(hex(&binding.report_data(&claims, &root)), SESSION);
         assert_eq!(hex(&roster_report_data(&[5; 32], &claims, &root)), ROSTER);
-        let other = Binding { side: Side::Server, ..binding.clone() };
+        let other = Binding {
+            side: Side::Server,
+            ..binding.clone()
+        };
         assert_ne!(other.report_data(&claims, &root), binding.report_data(&claims, &root));
     }
 }

@@ -117,16 +117,35 @@ impl Handshake {
     /// # Errors
     /// [`HandshakeError`] if the peer's certificate can't be read, or a visitor is told to listen.
     pub fn new(input: HandshakeInput<'_>) -> Result<(Self, Vec<Action>), HandshakeError> {
-        let HandshakeInput { side, own, exporter, peer_certificate, verifier, appraiser } = input;
+        let HandshakeInput {
+            side,
+            own,
+            exporter,
+            peer_certificate,
+            verifier,
+            appraiser,
+        } = input;
         if side == Side::Server && matches!(own, SelfInfo::Visitor(..)) {
-            return Err(HandshakeError::OutOfTurn { got: "a visitor that listens", wanted: "a node" });
+            return Err(HandshakeError::OutOfTurn {
+                got: "a visitor that listens",
+                wanted: "a node",
+            });
         }
         let mut nonce = [0; 32];
         aws_lc_rs::rand::fill(&mut nonce).map_err(|_| HandshakeError::Random)?;
         let peer = PeerCertificate::parse(peer_certificate)?;
         let hello = own_hello(&own, &nonce);
-        let handshake =
-            Self { side, own, exporter, nonce, peer, peer_hello: None, verifier, appraiser, state: State::Hello };
+        let handshake = Self {
+            side,
+            own,
+            exporter,
+            nonce,
+            peer,
+            peer_hello: None,
+            verifier,
+            appraiser,
+            state: State::Hello,
+        };
         let frame = encode_frame(&hello)?;
         Ok((handshake, vec![Action::Send(frame)]))
     }
@@ -143,9 +162,15 @@ impl Handshake {
             State::Verdict(peer) => self.on_verdict(peer, &decode(&body, "Verdict")?),
             State::Quote(_) => {
                 unless_refused(&body)?;
-                Err(HandshakeError::OutOfTurn { got: "a frame", wanted: "nothing until our evidence" })
+                Err(HandshakeError::OutOfTurn {
+                    got: "a frame",
+                    wanted: "nothing until our evidence",
+                })
             }
-            State::Over => Err(HandshakeError::OutOfTurn { got: "a frame", wanted: "nothing: the handshake is over" }),
+            State::Over => Err(HandshakeError::OutOfTurn {
+                got: "a frame",
+                wanted: "nothing: the handshake is over",
+            }),
         }
     }
 
@@ -155,10 +180,16 @@ impl Handshake {
     /// [`HandshakeError`] if none was asked for, or the evidence does not fit a frame.
     pub fn provide_quote(&mut self, quote: &[u8], event_log: &[u8]) -> Result<Vec<Action>, HandshakeError> {
         let State::Quote(peer) = std::mem::replace(&mut self.state, State::Over) else {
-            return Err(HandshakeError::OutOfTurn { got: "a quote", wanted: "one after NeedQuote" });
+            return Err(HandshakeError::OutOfTurn {
+                got: "a quote",
+                wanted: "one after NeedQuote",
+            });
         };
         let SelfInfo::Node(identity) = &self.own else {
-            return Err(HandshakeError::OutOfTurn { got: "a quote", wanted: "none: a visitor has no TD" });
+            return Err(HandshakeError::OutOfTurn {
+                got: "a quote",
+                wanted: "none: a visitor has no TD",
+            });
         };
         let evidence = Evidence {
             quote: Bytes::copy_from_slice(quote),
@@ -205,7 +236,10 @@ impl Handshake {
     /// Begins to show our evidence: asks for the quote, or, as a visitor, signs.
     fn show(&mut self, peer: Option<PeerEvidence>) -> Result<Vec<Action>, HandshakeError> {
         let Some(peer_hello) = &self.peer_hello else {
-            return Err(HandshakeError::OutOfTurn { got: "evidence", wanted: "a Hello before it" });
+            return Err(HandshakeError::OutOfTurn {
+                got: "evidence",
+                wanted: "a Hello before it",
+            });
         };
         let binding = Binding {
             side: self.side,
@@ -236,7 +270,10 @@ impl Handshake {
         unless_refused(body)?;
         let evidence: Evidence = decode(body, "Evidence")?;
         let Some(hello) = &self.peer_hello else {
-            return Err(HandshakeError::OutOfTurn { got: "evidence", wanted: "a Hello before it" });
+            return Err(HandshakeError::OutOfTurn {
+                got: "evidence",
+                wanted: "a Hello before it",
+            });
         };
         let binding = Binding {
             side: self.side.other(),
@@ -245,8 +282,12 @@ impl Handshake {
             peer_spki: self.own.spki_sha256(),
             peer_nonce: &self.nonce,
         };
-        let showing =
-            peer::Shown { hello, evidence: &evidence, certificate: &self.peer, binding: &binding };
+        let showing = peer::Shown {
+            hello,
+            evidence: &evidence,
+            certificate: &self.peer,
+            binding: &binding,
+        };
         let peer = match showing.verify(&self.verifier, &*self.appraiser, now_unix_s) {
             Ok(peer) => peer,
             Err(refusal) => return refuse(refusal),
@@ -298,13 +339,20 @@ fn own_hello(own: &SelfInfo, nonce: &[u8; 32]) -> Hello {
 }
 
 fn accept() -> Result<Action, HandshakeError> {
-    Ok(Action::Send(encode_frame(&Verdict { accepted: true, rules: Vec::new() })?))
+    Ok(Action::Send(encode_frame(&Verdict {
+        accepted: true,
+        rules: Vec::new(),
+    })?))
 }
 
 /// A peer that refuses our Hello sends its Verdict where its Evidence was due; the two have no field in common.
 fn unless_refused(body: &Bytes) -> Result<(), HandshakeError> {
     let verdict: Verdict = decode(body, "Evidence or Verdict")?;
-    if verdict.rules.is_empty() { Ok(()) } else { Err(HandshakeError::PeerRefused(Refusal::from_wire(&verdict))) }
+    if verdict.rules.is_empty() {
+        Ok(())
+    } else {
+        Err(HandshakeError::PeerRefused(Refusal::from_wire(&verdict)))
+    }
 }
 
 fn refuse(refusal: Refusal) -> Result<Vec<Action>, HandshakeError> {

@@ -35,16 +35,28 @@ pub(crate) fn check_hello(
     }
     let nonce: [u8; 32] = hello.nonce.as_ref().try_into().unwrap_or_default();
     if nonce == [0; 32] {
-        failed.push(FailedRule::new("session.nonce", format!("{} bytes or zeros", hello.nonce.len()), "32 random bytes"));
+        failed.push(FailedRule::new(
+            "session.nonce",
+            format!("{} bytes or zeros", hello.nonce.len()),
+            "32 random bytes",
+        ));
     }
     if nonce == *own_nonce {
-        failed.push(FailedRule::new("session.nonce", "our own nonce sent back", "32 random bytes"));
+        failed.push(FailedRule::new(
+            "session.nonce",
+            "our own nonce sent back",
+            "32 random bytes",
+        ));
     }
     if hello.visitor && own_side == Side::Client {
         failed.push(FailedRule::new("session.visitor", "a listener without a TD", "a node"));
     }
     if !hello.visitor && !(is_name(&hello.node) && is_name(&hello.role)) {
-        failed.push(FailedRule::new("session.node", "a Hello without role and node", "the names of the policy"));
+        failed.push(FailedRule::new(
+            "session.node",
+            "a Hello without role and node",
+            "the names of the policy",
+        ));
     }
     let policy_digest: [u8; 32] = hello.policy_digest.as_ref().try_into().unwrap_or_default();
     // A visitor may come without a policy: it brings nothing that a policy could be about. So may we, as one.
@@ -83,11 +95,14 @@ impl Shown<'_> {
         if self.hello.visitor {
             return self.verify_visitor(appraiser, now_unix_s).map(PeerEvidence::Visitor);
         }
-        self.verify_node(verifier, appraiser, now_unix_s).map(|evidence| PeerEvidence::Td(Box::new(evidence)))
+        self.verify_node(verifier, appraiser, now_unix_s)
+            .map(|evidence| PeerEvidence::Td(Box::new(evidence)))
     }
 
     fn verify_visitor(&self, appraiser: &dyn Appraise, now_unix_s: u64) -> Result<VerifiedVisitor, Refusal> {
-        let Evidence { participant, signature, .. } = self.evidence;
+        let Evidence {
+            participant, signature, ..
+        } = self.evidence;
         let name = (!participant.is_empty()).then_some(participant.as_str());
         if let Some(name) = name {
             let key = appraiser.participant_key(name);
@@ -95,7 +110,11 @@ impl Shown<'_> {
             if !signed {
                 // Not said apart: who is in the policy is not a stranger's to learn.
                 let wanted = "a signature of this connection by a participant of the policy";
-                return Err(Refusal::one("visitor.signature", "a signature that does not verify", wanted));
+                return Err(Refusal::one(
+                    "visitor.signature",
+                    "a signature that does not verify",
+                    wanted,
+                ));
             }
         }
         Refusal::unless_empty(appraiser.appraise_visitor(name, now_unix_s))?;
@@ -109,13 +128,21 @@ impl Shown<'_> {
         now_unix_s: u64,
     ) -> Result<VerifiedEvidence, Refusal> {
         if self.evidence.quote.is_empty() {
-            return Err(Refusal::one("session.evidence", "no session quote", "a quote bound to this connection"));
+            return Err(Refusal::one(
+                "session.evidence",
+                "no session quote",
+                "a quote bound to this connection",
+            ));
         }
         let layer1 = self.certificate.verify(verifier, now_unix_s)?;
         self.check_claims(&layer1)?;
         let claims = layer1.claims.clone();
-        let wanted = self.binding.report_data(&claims.digest(), &claims.node.measurement.root());
-        let layer2 = verifier.verify(&self.evidence.quote, &wanted, now_unix_s).map_err(as_session)?;
+        let wanted = self
+            .binding
+            .report_data(&claims.digest(), &claims.node.measurement.root());
+        let layer2 = verifier
+            .verify(&self.evidence.quote, &wanted, now_unix_s)
+            .map_err(as_session)?;
         same_td(&layer1.quote, &layer2)?;
         assemble(claims, layer2, &self.evidence.credential, appraiser, now_unix_s)
     }
@@ -124,18 +151,34 @@ impl Shown<'_> {
     fn check_claims(&self, layer1: &VerifiedCertificate) -> Result<(), Refusal> {
         let mut failed = Vec::new();
         if !bool::from(self.evidence.claims.ct_eq(&layer1.claims_bytes)) {
-            failed.push(FailedRule::new("session.claims", "other claims", "the claims in the TLS certificate"));
+            failed.push(FailedRule::new(
+                "session.claims",
+                "other claims",
+                "the claims in the TLS certificate",
+            ));
         }
         let node = &layer1.claims.node;
         if self.hello.node != node.node {
-            failed.push(FailedRule::new("session.node", &self.hello.node, format!("{}, as the claims say", node.node)));
+            failed.push(FailedRule::new(
+                "session.node",
+                &self.hello.node,
+                format!("{}, as the claims say", node.node),
+            ));
         }
         if self.hello.role != node.role.as_str() {
-            failed.push(FailedRule::new("session.role", &self.hello.role, format!("{}, as the claims say", node.role)));
+            failed.push(FailedRule::new(
+                "session.role",
+                &self.hello.role,
+                format!("{}, as the claims say", node.role),
+            ));
         }
         if &self.hello.policy_digest != node.policy_digest.as_bytes() {
             let seen = hex(&self.hello.policy_digest);
-            failed.push(FailedRule::new("policy.digest", seen, format!("{}, as the claims say", node.policy_digest)));
+            failed.push(FailedRule::new(
+                "policy.digest",
+                seen,
+                format!("{}, as the claims say", node.policy_digest),
+            ));
         }
         Refusal::unless_empty(failed)
     }
@@ -146,13 +189,20 @@ fn same_td(layer1: &VerifiedQuote, layer2: &VerifiedQuote) -> Result<(), Refusal
     let mut failed = Vec::new();
     if !layer1.td().same_td(layer2.td()) {
         let (one, two) = (layer1.td().named(), layer2.td().named());
-        let differ = one.into_iter().zip(two).filter(|((name, one), (_, two))| *name != "report_data" && one != two);
+        let differ = one
+            .into_iter()
+            .zip(two)
+            .filter(|((name, one), (_, two))| *name != "report_data" && one != two);
         for ((name, one), (_, two)) in differ {
             let wanted = format!("{one}, as the TLS certificate's quote says");
             failed.push(FailedRule::new(format!("session.same_td.{name}"), two, wanted));
         }
         if failed.is_empty() {
-            failed.push(FailedRule::new("session.same_td", "another TD", "the TD of the TLS certificate"));
+            failed.push(FailedRule::new(
+                "session.same_td",
+                "another TD",
+                "the TD of the TLS certificate",
+            ));
         }
     }
     let platform = |quote: &VerifiedQuote| format!("{} {}", hex(&quote.platform().ppid), hex(&quote.platform().fmspc));
@@ -168,8 +218,10 @@ fn as_session(mut refusal: Refusal) -> Refusal {
     for failed in &mut refusal.failed {
         if failed.rule == "quote.report_data" {
             failed.rule = "session.binding".into();
-            failed.wanted =
-                format!("{}: this connection, direction, nonce, claims and measurement", failed.wanted);
+            failed.wanted = format!(
+                "{}: this connection, direction, nonce, claims and measurement",
+                failed.wanted
+            );
         }
     }
     refusal

@@ -39,7 +39,11 @@ impl World {
         let authority = SimulatedAuthority::load(&path).unwrap();
         let collateral = Collateral::from_file(&path).unwrap();
         let verifier = Arc::new(Verifier::new(authority.root().clone(), collateral));
-        Self { authority, verifier, alpha: SigningKey::generate().unwrap() }
+        Self {
+            authority,
+            verifier,
+            alpha: SigningKey::generate().unwrap(),
+        }
     }
 
     fn td(&self, change: impl FnOnce(&mut TdValues)) -> SimulatedTd {
@@ -73,7 +77,9 @@ impl Appraise for TestPolicy {
 }
 
 fn policy() -> Arc<dyn Appraise> {
-    Arc::new(TestPolicy { alpha: WORLD.alpha.public() })
+    Arc::new(TestPolicy {
+        alpha: WORLD.alpha.public(),
+    })
 }
 
 fn claims_of(key: &SigningKey, node: &str, role: Role) -> NodeClaims {
@@ -139,7 +145,12 @@ impl End {
             appraiser: policy(),
         })
         .unwrap();
-        Self { handshake, queue: actions.into(), td, result: None }
+        Self {
+            handshake,
+            queue: actions.into(),
+            td,
+            result: None,
+        }
     }
 
     /// Works off the actions; gives what goes to the peer.
@@ -195,14 +206,29 @@ fn talk(
 fn pair(client: &Arc<RaTlsIdentity>, server: &Arc<RaTlsIdentity>) -> (End, End) {
     let td = || WORLD.td(|_| ());
     (
-        End::new(Side::Client, SelfInfo::Node(client.clone()), td(), &server.cert_der, EXPORTER),
-        End::new(Side::Server, SelfInfo::Node(server.clone()), td(), &client.cert_der, EXPORTER),
+        End::new(
+            Side::Client,
+            SelfInfo::Node(client.clone()),
+            td(),
+            &server.cert_der,
+            EXPORTER,
+        ),
+        End::new(
+            Side::Server,
+            SelfInfo::Node(server.clone()),
+            td(),
+            &client.cert_der,
+            EXPORTER,
+        ),
     )
 }
 
 fn two_nodes() -> (Arc<RaTlsIdentity>, Arc<RaTlsIdentity>) {
     let td = WORLD.td(|_| ());
-    (node(&td, "worker-a", Role::Worker), node(&td, "aggregator", Role::Aggregator))
+    (
+        node(&td, "worker-a", Role::Worker),
+        node(&td, "aggregator", Role::Aggregator),
+    )
 }
 
 fn honest(client: &Arc<RaTlsIdentity>, server: &Arc<RaTlsIdentity>) -> [Result<PeerEvidence, String>; 2] {
@@ -222,7 +248,10 @@ fn two_nodes_accept_each_other() {
     let (Ok(PeerEvidence::Td(aggregator)), Ok(PeerEvidence::Td(worker))) = (at_worker, at_aggregator) else {
         panic!("both accept")
     };
-    assert_eq!((worker.node(), worker.role(), worker.participant()), ("worker-a", Role::Worker, "alpha"));
+    assert_eq!(
+        (worker.node(), worker.role(), worker.participant()),
+        ("worker-a", Role::Worker, "alpha")
+    );
     assert_eq!((aggregator.node(), aggregator.role()), ("aggregator", Role::Aggregator));
     assert!(worker.simulated());
     assert_eq!(worker.state(), State::Member);
@@ -236,9 +265,20 @@ fn an_identity_is_made_of_key_and_credential() {
     let credential = endorse(&WORLD.alpha, credential_fields(&claims)).unwrap();
     let identity = NodeIdentity { key, credential };
     let measurement = claims.measurement.clone();
-    let made = RaTlsIdentity::new(&td, &identity, State::Member, measurement.clone(), claims.policy_digest, NOW).unwrap();
+    let made = RaTlsIdentity::new(
+        &td,
+        &identity,
+        State::Member,
+        measurement.clone(),
+        claims.policy_digest,
+        NOW,
+    )
+    .unwrap();
     assert_eq!(made.node, claims);
-    let other = NodeIdentity { key: SigningKey::generate().unwrap(), credential: identity.credential };
+    let other = NodeIdentity {
+        key: SigningKey::generate().unwrap(),
+        credential: identity.credential,
+    };
     let error = RaTlsIdentity::new(&td, &other, State::Member, measurement, claims.policy_digest, NOW).unwrap_err();
     assert!(error.to_string().contains("endorse this key"));
 }
@@ -256,7 +296,9 @@ fn visitors_sign_or_only_look() {
         let mut server = End::new(Side::Server, own, WORLD.td(|_| ()), &visitor.cert_der, EXPORTER);
         let [at_client, at_server] = talk(&mut client, &mut server, |_, _, frame| frame);
         assert!(matches!(at_client, Ok(PeerEvidence::Td(_))));
-        let Ok(PeerEvidence::Visitor(visitor)) = at_server else { panic!("a visitor") };
+        let Ok(PeerEvidence::Visitor(visitor)) = at_server else {
+            panic!("a visitor")
+        };
         assert_eq!(visitor.participant(), name);
     }
 }
@@ -281,7 +323,13 @@ fn a_relayed_quote_does_not_fit_another_connection() {
     // same certificates, same nonces, but each TLS connection has an exporter of its own.
     let (worker, aggregator) = two_nodes();
     let (mut client, mut server) = pair(&worker, &aggregator);
-    server = End::new(Side::Server, SelfInfo::Node(aggregator.clone()), server.td, &worker.cert_der, [8; 32]);
+    server = End::new(
+        Side::Server,
+        SelfInfo::Node(aggregator.clone()),
+        server.td,
+        &worker.cert_der,
+        [8; 32],
+    );
     let [at_client, at_server] = talk(&mut client, &mut server, |_, _, frame| frame);
     refused(&at_server, "session.binding");
     refused(&at_client, "session.binding");
@@ -293,10 +341,20 @@ fn evidence_is_bound_to_both_tls_keys() {
     // worker's quote: the worker named the attacker's key as its peer, the aggregator another.
     let (worker, aggregator) = two_nodes();
     let attacker = node(&WORLD.td(|_| ()), "worker-b", Role::Worker);
-    let mut client =
-        End::new(Side::Client, SelfInfo::Node(worker.clone()), WORLD.td(|_| ()), &attacker.cert_der, EXPORTER);
-    let mut server =
-        End::new(Side::Server, SelfInfo::Node(aggregator), WORLD.td(|_| ()), &worker.cert_der, EXPORTER);
+    let mut client = End::new(
+        Side::Client,
+        SelfInfo::Node(worker.clone()),
+        WORLD.td(|_| ()),
+        &attacker.cert_der,
+        EXPORTER,
+    );
+    let mut server = End::new(
+        Side::Server,
+        SelfInfo::Node(aggregator),
+        WORLD.td(|_| ()),
+        &worker.cert_der,
+        EXPORTER,
+    );
     let [_, at_server] = talk(&mut client, &mut server, |_, _, frame| frame);
     refused(&at_server, "session.binding");
 }
@@ -371,7 +429,11 @@ fn skipping_layer_2_is_refused() {
             let mut evidence: Evidence = decode(&frame.slice(4..), "Evidence").unwrap();
             // Nothing at all, or the certificate's quote once more.
             let certificate = crate::ratls::PeerCertificate::parse(&worker.cert_der).unwrap();
-            evidence.quote = if empty { Bytes::new() } else { certificate.evidence.unwrap().quote };
+            evidence.quote = if empty {
+                Bytes::new()
+            } else {
+                certificate.evidence.unwrap().quote
+            };
             encode_frame(&evidence).unwrap()
         });
         refused(&at_server, if empty { "session.evidence" } else { "session.binding" });
@@ -396,7 +458,10 @@ fn a_visitors_hello_does_not_get_a_node_in() {
 fn a_stolen_certificate_does_not_fit_another_key() {
     // Without the stolen certificate's key the thief has to show one of its own, with the stolen extension in it.
     let (worker, aggregator) = two_nodes();
-    let stolen = crate::ratls::PeerCertificate::parse(&worker.cert_der).unwrap().evidence.unwrap();
+    let stolen = crate::ratls::PeerCertificate::parse(&worker.cert_der)
+        .unwrap()
+        .evidence
+        .unwrap();
     let key = rcgen::KeyPair::generate().unwrap();
     let extension = crate::ratls::tagged_evidence(&stolen.quote, &stolen.claims).unwrap();
     let thief = crate::ratls::self_signed(&key, "worker-a", Some(extension), NOW).unwrap();
@@ -416,7 +481,11 @@ fn claims_other_than_the_certificates_are_refused() {
             return frame;
         }
         let evidence: Evidence = decode(&frame.slice(4..), "Evidence").unwrap();
-        encode_frame(&Evidence { claims: other.claims.clone(), ..evidence }).unwrap()
+        encode_frame(&Evidence {
+            claims: other.claims.clone(),
+            ..evidence
+        })
+        .unwrap()
     });
     refused(&at_server, "session.claims");
     refused(&at_client, "session.claims");
@@ -448,7 +517,11 @@ fn a_genuine_td_without_a_credential_is_a_stranger() {
             return frame;
         }
         let evidence: Evidence = decode(&frame.slice(4..), "Evidence").unwrap();
-        encode_frame(&Evidence { credential: Bytes::new(), ..evidence }).unwrap()
+        encode_frame(&Evidence {
+            credential: Bytes::new(),
+            ..evidence
+        })
+        .unwrap()
     });
     refused(&at_server, "credential: seen no credential");
     refused(&at_client, "identity endorse");
@@ -459,13 +532,37 @@ fn another_nodes_name_expiry_and_unknown_participants_are_refused() {
     let td = WORLD.td(|_| ());
     let (_, aggregator) = two_nodes();
     let check = |worker: Arc<RaTlsIdentity>, says: &str| refused(&honest(&worker, &aggregator)[1], says);
-    check(node_with(&td, "worker-a", Role::Worker, |c| c.node = "worker-b".into(), |_| ()), "credential.node: seen worker-a; wanted worker-b");
-    check(node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.not_after_unix_s = NOW - 1), "credential.not_after");
-    check(node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.node_key = WORLD.alpha.public()), "credential.node_key");
-    check(node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.role = Role::Aggregator), "credential.role");
-    check(node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.federation = "other".into()), "credential.federation");
+    check(
+        node_with(&td, "worker-a", Role::Worker, |c| c.node = "worker-b".into(), |_| ()),
+        "credential.node: seen worker-a; wanted worker-b",
+    );
+    check(
+        node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.not_after_unix_s = NOW - 1),
+        "credential.not_after",
+    );
+    check(
+        node_with(
+            &td,
+            "worker-a",
+            Role::Worker,
+            |_| (),
+            |f| f.node_key = WORLD.alpha.public(),
+        ),
+        "credential.node_key",
+    );
+    check(
+        node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.role = Role::Aggregator),
+        "credential.role",
+    );
+    check(
+        node_with(&td, "worker-a", Role::Worker, |_| (), |f| f.federation = "other".into()),
+        "credential.federation",
+    );
     let beta = |c: &mut NodeClaims| c.participant = "beta".into();
-    check(node_with(&td, "worker-a", Role::Worker, beta, |f| f.participant = "beta".into()), "credential.participant");
+    check(
+        node_with(&td, "worker-a", Role::Worker, beta, |f| f.participant = "beta".into()),
+        "credential.participant",
+    );
 }
 
 #[test]
@@ -493,11 +590,17 @@ fn claims_that_the_node_key_did_not_sign_are_refused() {
 fn a_hello_under_another_name_or_policy_is_refused() {
     let (worker, aggregator) = two_nodes();
     let change: [(fn(&mut Hello), &str); 5] = [
-        (|h| h.node = "worker-b".into(), "session.node: seen worker-b; wanted worker-a"),
+        (
+            |h| h.node = "worker-b".into(),
+            "session.node: seen worker-b; wanted worker-a",
+        ),
         (|h| h.role = "manager".into(), "session.role"),
         (|h| h.version = 2, "session.version: seen 2; wanted 1"),
         (|h| h.nonce = Bytes::from_static(&[1; 31]), "session.nonce"),
-        (|h| h.policy_digest = Bytes::from_static(&[1; 32]), "policy.digest: seen 0101"),
+        (
+            |h| h.policy_digest = Bytes::from_static(&[1; 32]),
+            "policy.digest: seen 0101",
+        ),
     ];
     for (change, says) in change {
         let (mut client, mut server) = pair(&worker, &aggregator);
@@ -554,9 +657,15 @@ fn frames_out_of_turn_end_the_handshake() {
     let (worker, aggregator) = two_nodes();
     let (mut client, _) = pair(&worker, &aggregator);
     assert!(client.handshake.provide_quote(&[], &[]).is_err());
-    assert!(matches!(client.handshake.on_frame(&[], NOW), Err(HandshakeError::OutOfTurn { .. })));
+    assert!(matches!(
+        client.handshake.on_frame(&[], NOW),
+        Err(HandshakeError::OutOfTurn { .. })
+    ));
     let (mut client, _) = pair(&worker, &aggregator);
-    assert!(matches!(client.handshake.on_frame(&[0xff; 64], NOW), Err(HandshakeError::Frame(_))));
+    assert!(matches!(
+        client.handshake.on_frame(&[0xff; 64], NOW),
+        Err(HandshakeError::Frame(_))
+    ));
 }
 
 #[test]
@@ -570,7 +679,15 @@ fn roster_evidence_is_of_this_challenge() {
     let verify = |challenge: [u8; 32]| -> Result<VerifiedEvidence, Refusal> {
         let policy = policy();
         let (verifier, data) = (&WORLD.verifier, data(&challenge));
-        verify_detached(&quote, &worker.claims, &worker.credential, &data, verifier, &*policy, NOW)
+        verify_detached(
+            &quote,
+            &worker.claims,
+            &worker.credential,
+            &data,
+            verifier,
+            &*policy,
+            NOW,
+        )
     };
     assert_eq!(verify([1; 32]).unwrap().node(), "worker-a");
     assert!(verify([2; 32]).unwrap_err().names("quote.report_data"));

@@ -82,7 +82,9 @@ fn params(name: &str, now_unix_s: u64, is_ca: bool) -> CertificateParams {
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
     params.distinguished_name.push(DnType::CommonName, name);
-    params.distinguished_name.push(DnType::OrganizationName, "SIMULATED, no hardware behind it");
+    params
+        .distinguished_name
+        .push(DnType::OrganizationName, "SIMULATED, no hardware behind it");
     params.not_before = epoch + date(now_unix_s.saturating_sub(DAY));
     params.not_after = epoch + date(now_unix_s.saturating_add(CERTIFICATE_DAYS * DAY));
     params.use_authority_key_identifier_extension = true;
@@ -117,7 +119,10 @@ fn read_key(dir: &Path, name: &str) -> Result<KeyPair, AuthorityError> {
 pub fn create_authority(dir: &Path, now_unix_s: u64) -> Result<(), AuthorityError> {
     fs::create_dir_all(dir).map_err(io_error("making", dir))?;
     let keys = dir.join("keys");
-    fs::DirBuilder::new().mode(0o700).create(&keys).map_err(io_error("making", &keys))?;
+    fs::DirBuilder::new()
+        .mode(0o700)
+        .create(&keys)
+        .map_err(io_error("making", &keys))?;
     let root_key = new_key(dir, "root.pem")?;
     let ca_key = new_key(dir, "platform-ca.pem")?;
     let pck_key = new_key(dir, "pck.pem")?;
@@ -132,10 +137,18 @@ pub fn create_authority(dir: &Path, now_unix_s: u64) -> Result<(), AuthorityErro
     // The platform's ids come out of its key: two authorities are two platforms.
     let id: [u8; 32] = Sha256::digest(pck_key.public_key_raw()).into();
     let (ppid, instance_id) = (first16(&id), first16(&id[16..]));
-    let fields = PckFields { ppid, cpu_svn: CPU_SVN, pce_svn: PCE_SVN, pce_id: PCE_ID, fmspc: FMSPC, instance_id };
-    pck_params
-        .custom_extensions
-        .push(CustomExtension::from_oid_content(&SGX_EXTENSION, pck_extension(&fields)));
+    let fields = PckFields {
+        ppid,
+        cpu_svn: CPU_SVN,
+        pce_svn: PCE_SVN,
+        pce_id: PCE_ID,
+        fmspc: FMSPC,
+        instance_id,
+    };
+    pck_params.custom_extensions.push(CustomExtension::from_oid_content(
+        &SGX_EXTENSION,
+        pck_extension(&fields),
+    ));
     let pck = pck_params.signed_by(&pck_key, &Issuer::from_params(&ca_params, &ca_key))?;
     let signer = params(TCB_SIGNER, now_unix_s, false).signed_by(&signer_key, &root_issuer)?;
 
@@ -172,7 +185,10 @@ pub fn reissue_collateral(dir: &Path, now_unix_s: u64) -> Result<(), AuthorityEr
     };
     let signer_chain = chain("tcb-signing-chain.pem")?;
     // A minute back, for clocks that differ a little.
-    let (issued, next) = (now_unix_s.saturating_sub(60), now_unix_s.saturating_add(COLLATERAL_DAYS * DAY));
+    let (issued, next) = (
+        now_unix_s.saturating_sub(60),
+        now_unix_s.saturating_add(COLLATERAL_DAYS * DAY),
+    );
     let tcb_info = collateral::tcb_info(issued, next).to_string();
     let qe_identity = collateral::qe_identity(issued, next).to_string();
     let json = json!({
@@ -210,7 +226,7 @@ fn crl(issuer: &str, key: &KeyPair, issued: u64, next: u64) -> Result<Vec<u8>, A
     let crl = CertificateRevocationListParams {
         this_update: epoch + date(issued),
         next_update: epoch + date(next),
-        crl_number: SerialNumber::from(issued & 0x7fff_ffff),
+        crl_number: SerialNumber::from_slice(&u32::try_from(issued).unwrap_or(u32::MAX >> 1).to_be_bytes()),
         issuing_distribution_point: None,
         revoked_certs: Vec::new(),
         key_identifier_method: KeyIdMethod::Sha256,
@@ -222,7 +238,9 @@ fn crl(issuer: &str, key: &KeyPair, issued: u64, next: u64) -> Result<Vec<u8>, A
 fn sign(key: &KeyPair, message: &[u8]) -> Result<Vec<u8>, AuthorityError> {
     let pkcs8 = zeroize::Zeroizing::new(key.serialize_der());
     let pair = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8).map_err(|_| AuthorityError::Sign)?;
-    let signature = pair.sign(&aws_lc_rs::rand::SystemRandom::new(), message).map_err(|_| AuthorityError::Sign)?;
+    let signature = pair
+        .sign(&aws_lc_rs::rand::SystemRandom::new(), message)
+        .map_err(|_| AuthorityError::Sign)?;
     Ok(signature.as_ref().to_vec())
 }
 
@@ -246,8 +264,15 @@ impl SimulatedAuthority {
         let pkcs8 = zeroize::Zeroizing::new(key.serialize_der());
         let pck_key = EcdsaKeyPair::from_pkcs8(&ECDSA_P256_SHA256_FIXED_SIGNING, &pkcs8);
         let path = dir.join("keys/pck.pem").display().to_string();
-        let pck_key = pck_key.map_err(|error| AuthorityError::Key { path, cause: error.to_string() })?;
-        Ok(Self { pck_key, pck_chain, root })
+        let pck_key = pck_key.map_err(|error| AuthorityError::Key {
+            path,
+            cause: error.to_string(),
+        })?;
+        Ok(Self {
+            pck_key,
+            pck_chain,
+            root,
+        })
     }
 
     /// Its root: what verifiers trust.

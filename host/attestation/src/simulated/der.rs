@@ -24,7 +24,9 @@ pub(super) struct PckFields {
 
 /// The extension's content.
 pub(super) fn pck_extension(fields: &PckFields) -> Vec<u8> {
-    let components = (1u8..=16).zip(fields.cpu_svn).map(|(i, svn)| entry(&[2, i], &tlv(INTEGER, &[svn])));
+    let components = (1u8..=16)
+        .zip(fields.cpu_svn)
+        .map(|(i, svn)| entry(&[2, i], &tlv(INTEGER, &[svn])));
     let mut tcb: Vec<u8> = components.flatten().collect();
     tcb.extend(entry(&[2, 17], &tlv(INTEGER, &[fields.pce_svn])));
     tcb.extend(entry(&[2, 18], &tlv(OCTET_STRING, &fields.cpu_svn)));

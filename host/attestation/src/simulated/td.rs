@@ -12,8 +12,9 @@ use super::{CPU_SVN, QE_ISV_SVN, TEE_TCB_SVN, collateral};
 use crate::provider::{ProviderError, QuoteProvider};
 
 /// Vendor id of Intel's quoting enclaves.
-const QE_VENDOR: [u8; 16] =
-    [0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07];
+const QE_VENDOR: [u8; 16] = [
+    0x93, 0x9a, 0x72, 0x33, 0xf7, 0x9c, 0x4c, 0xa9, 0x94, 0x0a, 0x0d, 0xb3, 0x95, 0x7f, 0x06, 0x07,
+];
 /// SEPT_VE_DISABLE, as every TD has it.
 const ATTRIBUTES: [u8; 8] = [0, 0, 0, 0x10, 0, 0, 0, 0];
 /// x87, SSE, AVX, AVX-512, PKRU, AMX.
@@ -137,7 +138,10 @@ fn sign(key: &EcdsaKeyPair, message: &[u8]) -> Option<Vec<u8>> {
 
 fn qe_certification(authority: &SimulatedAuthority, attestation_key: &[u8]) -> Result<Vec<u8>, AuthorityError> {
     let auth_data = *b"SIMULATED QE authentication data";
-    let key_hash = Sha256::new().chain_update(attestation_key).chain_update(auth_data).finalize();
+    let key_hash = Sha256::new()
+        .chain_update(attestation_key)
+        .chain_update(auth_data)
+        .finalize();
     // Report of an SGX enclave, 384 bytes: Intel SDM 3D, table "REPORT".
     let mut report = [0; 384];
     let mut put = |at: usize, value: &[u8]| report[at..at + value.len()].copy_from_slice(value);
@@ -173,10 +177,16 @@ impl QuoteProvider for SimulatedTd {
 
     fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
         // A poisoned lock guards nothing: there is no state behind it.
-        let _turn = self.one_at_a_time.lock().unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self
+            .one_at_a_time
+            .lock()
+            .unwrap_or_else(std::sync::PoisonError::into_inner);
         std::thread::sleep(self.latency);
         let mut out = self.signed_part(report_data);
-        let failed = || ProviderError::Failed { provider: "simulated", cause: "signing failed".into() };
+        let failed = || ProviderError::Failed {
+            provider: "simulated",
+            cause: "signing failed".into(),
+        };
         let mut data = sign(&self.attestation_key, &out).ok_or_else(failed)?;
         data.extend_from_slice(raw_public(&self.attestation_key));
         data.extend_from_slice(&6u16.to_le_bytes());

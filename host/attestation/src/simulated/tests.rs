@@ -29,7 +29,10 @@ impl Bench {
     }
 
     fn verifier(&self) -> Verifier {
-        Verifier::new(self.authority.root().clone(), Collateral::from_file(&self.path()).unwrap())
+        Verifier::new(
+            self.authority.root().clone(),
+            Collateral::from_file(&self.path()).unwrap(),
+        )
     }
 
     fn quote(&self, change: impl FnOnce(&mut TdValues)) -> Vec<u8> {
@@ -92,8 +95,19 @@ fn debug_and_profiled_tds_are_refused() {
     let bench = Bench::new();
     let debug = bench.quote(|values| values.attributes[0] = 1);
     let refusal = bench.refused(&debug);
-    assert!(refusal.names("attestation.debug") && refusal.to_string().contains("0100001000000000"), "{refusal}");
-    assert!(bench.verifier().allow_debug(true).verify(&debug, &DATA, NOW).unwrap().td().debug());
+    assert!(
+        refusal.names("attestation.debug") && refusal.to_string().contains("0100001000000000"),
+        "{refusal}"
+    );
+    assert!(
+        bench
+            .verifier()
+            .allow_debug(true)
+            .verify(&debug, &DATA, NOW)
+            .unwrap()
+            .td()
+            .debug()
+    );
     let profiled = bench.refused(&bench.quote(|values| values.attributes[0] = 0x10));
     assert!(profiled.to_string().contains("profiling"), "{profiled}");
     let no_sept = bench.refused(&bench.quote(|values| values.attributes = [0; 8]));
@@ -113,11 +127,17 @@ fn an_old_tdx_module_is_out_of_date() {
 fn intels_root_refuses_simulated_quotes_and_the_other_way_round() {
     let bench = Bench::new();
     let quote = bench.quote(|_| ());
-    let intel = Verifier::new(TrustRoot::intel().unwrap(), Collateral::from_file(&bench.path()).unwrap());
+    let intel = Verifier::new(
+        TrustRoot::intel().unwrap(),
+        Collateral::from_file(&bench.path()).unwrap(),
+    );
     let refusal = intel.verify(&quote, &DATA, NOW).unwrap_err();
     assert!(refusal.names("attestation.root_key_id"), "{refusal}");
     let text = refusal.to_string();
-    assert!(text.contains("SIMULATED Cloister Root CA") && text.contains("Intel's root"), "{text}");
+    assert!(
+        text.contains("SIMULATED Cloister Root CA") && text.contains("Intel's root"),
+        "{text}"
+    );
     let other = Bench::new();
     assert!(other.refused(&quote).names("attestation.root_key_id"));
 }
@@ -130,9 +150,15 @@ fn a_chain_without_its_root_does_not_get_around_the_root() {
     let text = String::from_utf8(authority.pck_chain.clone()).unwrap();
     let root_at = text.rfind("-----BEGIN").unwrap();
     authority.pck_chain = text.as_bytes()[..root_at].to_vec();
-    let quote = SimulatedTd::new(&authority, TdValues::default()).unwrap().quote(&DATA).unwrap();
+    let quote = SimulatedTd::new(&authority, TdValues::default())
+        .unwrap()
+        .quote(&DATA)
+        .unwrap();
     assert!(bench.verifier().verify(&quote, &DATA, NOW).is_ok());
-    let intel = Verifier::new(TrustRoot::intel().unwrap(), Collateral::from_file(&bench.path()).unwrap());
+    let intel = Verifier::new(
+        TrustRoot::intel().unwrap(),
+        Collateral::from_file(&bench.path()).unwrap(),
+    );
     let refusal = intel.verify(&quote, &DATA, NOW).unwrap_err();
     assert!(refusal.names("quote.verification"), "{refusal}");
     let other = Bench::new();
@@ -144,7 +170,12 @@ fn collateral_holds_for_its_time_and_is_reissued() {
     let bench = Bench::new();
     let quote = bench.quote(|_| ());
     let late = NOW + COLLATERAL_DAYS * DAY + 1;
-    assert!(bench.verifier().verify(&quote, &DATA, NOW + COLLATERAL_DAYS * DAY - 1).is_ok());
+    assert!(
+        bench
+            .verifier()
+            .verify(&quote, &DATA, NOW + COLLATERAL_DAYS * DAY - 1)
+            .is_ok()
+    );
     let expired = bench.verifier().verify(&quote, &DATA, late).unwrap_err();
     assert!(expired.to_string().to_lowercase().contains("expired"), "{expired}");
     let early = bench.verifier().verify(&quote, &DATA, NOW - 61).unwrap_err();
@@ -207,7 +238,9 @@ fn a_changed_byte_never_verifies() {
 #[test]
 fn quotes_take_their_time_one_after_the_other() {
     let bench = Bench::new();
-    let td = SimulatedTd::new(&bench.authority, TdValues::default()).unwrap().with_latency_ms(30);
+    let td = SimulatedTd::new(&bench.authority, TdValues::default())
+        .unwrap()
+        .with_latency_ms(30);
     let start = Instant::now();
     std::thread::scope(|scope| {
         for _ in 0..3 {

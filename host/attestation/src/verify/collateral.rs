@@ -95,7 +95,9 @@ impl Collateral {
         if sets.is_empty() || sets.len() > MAX_SETS {
             return Err(CollateralError::Count { seen: sets.len() });
         }
-        Ok(Self { sets: sets.into_iter().map(read_set).collect::<Result<_, _>>()? })
+        Ok(Self {
+            sets: sets.into_iter().map(read_set).collect::<Result<_, _>>()?,
+        })
     }
 
     /// Reads a collateral file; for a folder of `cloister quote authority`, its `collateral.json`.
@@ -103,15 +105,23 @@ impl Collateral {
     /// # Errors
     /// [`CollateralError`] if it can't be read or is none.
     pub fn from_file(path: &Path) -> Result<Self, CollateralError> {
-        let path = if path.is_dir() { &path.join("collateral.json") } else { path };
-        let json = crate::files::read(path, MAX_BYTES)
-            .map_err(|source| CollateralError::Io { path: path.display().to_string(), source })?;
+        let path = if path.is_dir() {
+            &path.join("collateral.json")
+        } else {
+            path
+        };
+        let json = crate::files::read(path, MAX_BYTES).map_err(|source| CollateralError::Io {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::parse(&json)
     }
 
     /// The platform families that it speaks of (FMSPC, hexadecimal) and until when each set holds.
     pub fn families(&self) -> impl Iterator<Item = (&str, &str)> {
-        self.sets.iter().map(|set| (set.fmspc.as_str(), set.next_update.as_str()))
+        self.sets
+            .iter()
+            .map(|set| (set.fmspc.as_str(), set.next_update.as_str()))
     }
 
     /// Oldest issue date of TCB info and QE identity in it, seconds since 1970.
@@ -121,10 +131,13 @@ impl Collateral {
 
     /// The set for a family; with one set, that one: the verification then says which family was missing.
     pub(crate) fn for_family(&self, fmspc: &str) -> Option<&Set> {
-        self.sets.iter().find(|set| set.fmspc == fmspc).or(match &self.sets[..] {
-            [only] => Some(only),
-            _ => None,
-        })
+        self.sets
+            .iter()
+            .find(|set| set.fmspc == fmspc)
+            .or(match &self.sets[..] {
+                [only] => Some(only),
+                _ => None,
+            })
     }
 }
 
@@ -140,8 +153,19 @@ fn read_set(mut collateral: QuoteCollateralV3) -> Result<Set, CollateralError> {
         serde_json::from_str(&collateral.qe_identity).map_err(|error| malformed(format!("in qe_identity: {error}")))?;
     let date = |text: &str| time::parse(text).ok_or_else(|| malformed(format!("issue date {text:?}")));
     let issued_unix_s = date(&tcb.issue_date)?.min(date(&qe.issue_date)?);
-    let TcbInfoHead { fmspc, pce_id, next_update, .. } = tcb;
-    Ok(Set { collateral, fmspc: fmspc.to_lowercase(), pce_id: pce_id.to_lowercase(), next_update, issued_unix_s })
+    let TcbInfoHead {
+        fmspc,
+        pce_id,
+        next_update,
+        ..
+    } = tcb;
+    Ok(Set {
+        collateral,
+        fmspc: fmspc.to_lowercase(),
+        pce_id: pce_id.to_lowercase(),
+        next_update,
+        issued_unix_s,
+    })
 }
 
 #[cfg(test)]
@@ -151,9 +175,18 @@ mod tests {
     #[test]
     fn broken_files_say_what_is_wrong() {
         for json in ["", "{", "{}", "7", "[{}]", r#"{"tcb_info": 1}"#] {
-            assert!(matches!(Collateral::parse(json.as_bytes()), Err(CollateralError::Malformed { .. })), "{json}");
+            assert!(
+                matches!(
+                    Collateral::parse(json.as_bytes()),
+                    Err(CollateralError::Malformed { .. })
+                ),
+                "{json}"
+            );
         }
-        assert!(matches!(Collateral::parse(b"[]"), Err(CollateralError::Count { seen: 0 })));
+        assert!(matches!(
+            Collateral::parse(b"[]"),
+            Err(CollateralError::Count { seen: 0 })
+        ));
         assert!(Collateral::from_file(Path::new("/nonexistent")).is_err());
     }
 }

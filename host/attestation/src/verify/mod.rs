@@ -119,7 +119,11 @@ pub struct Verifier {
 impl Verifier {
     /// A verifier that refuses debug TDs.
     pub fn new(root: TrustRoot, collateral: Collateral) -> Self {
-        Self { root, collateral, allow_debug: false }
+        Self {
+            root,
+            collateral,
+            allow_debug: false,
+        }
     }
 
     /// Lets debug TDs in: for looking at quotes. No session uses it.
@@ -170,7 +174,11 @@ impl Verifier {
     fn check_debug(&self, quote: &Quote<'_>, failed: &mut Vec<FailedRule>) {
         if quote.report.debug() && !self.allow_debug {
             let seen = format!("Debug mode is enabled (attributes {})", hex(&quote.report.attributes));
-            failed.push(FailedRule::new("attestation.debug", seen, "a TD that its host cannot read"));
+            failed.push(FailedRule::new(
+                "attestation.debug",
+                seen,
+                "a TD that its host cannot read",
+            ));
         }
     }
 
@@ -184,7 +192,11 @@ impl Verifier {
         let fmspc = hex(&pck.fmspc);
         let Some(set) = self.collateral.for_family(&fmspc) else {
             let known: Vec<_> = self.collateral.families().map(|(family, _)| family).collect();
-            return Err(Refusal::one("attestation.collateral", format!("a platform of FMSPC {fmspc}"), known.join(", ")));
+            return Err(Refusal::one(
+                "attestation.collateral",
+                format!("a platform of FMSPC {fmspc}"),
+                known.join(", "),
+            ));
         };
         let claims = QuoteVerifier::<AwsLcConfig>::new_with_config(self.root.der().to_vec())
             .allow_debug(self.allow_debug)
@@ -192,10 +204,17 @@ impl Verifier {
             .map_err(|error| refused(format!("{error:#}")))?;
         if from_hex_vec(&set.pce_id).as_deref() != Some(&claims.platform.pck.pce_id) {
             let seen = format!("PCE id {}", hex(&claims.platform.pck.pce_id));
-            return Err(Refusal::one("attestation.pce_id", seen, format!("{}, as the TCB info says", set.pce_id)));
+            return Err(Refusal::one(
+                "attestation.pce_id",
+                seen,
+                format!("{}, as the TCB info says", set.pce_id),
+            ));
         }
         if claims.platform.root_key_id != self.root.key_id() {
-            return Err(refused(format!("a root with key id {}", hex(&claims.platform.root_key_id))));
+            return Err(refused(format!(
+                "a root with key id {}",
+                hex(&claims.platform.root_key_id)
+            )));
         }
         Ok(VerifiedQuote {
             td: quote.report.clone(),
@@ -219,7 +238,9 @@ impl Verifier {
             }
             chain.push(block.map_err(|error| refused(error.to_string()))?.contents);
         }
-        let Some(last) = chain.last() else { return Err(refused("none".into())) };
+        let Some(last) = chain.last() else {
+            return Err(refused("none".into()));
+        };
         let (_, last) = X509Certificate::from_der(last).map_err(|error| refused(error.to_string()))?;
         let brings_root = last.subject() == last.issuer();
         if brings_root && root::key_id(&last) != *self.root.key_id() {

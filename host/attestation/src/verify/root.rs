@@ -55,13 +55,20 @@ impl TrustRoot {
     /// # Errors
     /// [`RootError::Certificate`] if it is none.
     pub fn from_der(der: &[u8]) -> Result<Self, RootError> {
-        let (rest, certificate) =
-            X509Certificate::from_der(der).map_err(|error| RootError::Certificate { cause: error.to_string() })?;
+        let (rest, certificate) = X509Certificate::from_der(der).map_err(|error| RootError::Certificate {
+            cause: error.to_string(),
+        })?;
         if !rest.is_empty() {
-            return Err(RootError::Certificate { cause: "bytes behind the certificate".into() });
+            return Err(RootError::Certificate {
+                cause: "bytes behind the certificate".into(),
+            });
         }
         let key_id = key_id(&certificate);
-        Ok(Self { der: der.to_vec(), key_id, name: certificate.subject().to_string() })
+        Ok(Self {
+            der: der.to_vec(),
+            key_id,
+            name: certificate.subject().to_string(),
+        })
     }
 
     /// Reads a root certificate's file, DER; for a folder of `cloister quote authority`, its `root.der`.
@@ -70,8 +77,10 @@ impl TrustRoot {
     /// [`RootError`] if it can't be read or is none.
     pub fn from_file(path: &Path) -> Result<Self, RootError> {
         let path = if path.is_dir() { &path.join("root.der") } else { path };
-        let der = crate::files::read(path, MAX_ROOT_BYTES)
-            .map_err(|source| RootError::Io { path: path.display().to_string(), source })?;
+        let der = crate::files::read(path, MAX_ROOT_BYTES).map_err(|source| RootError::Io {
+            path: path.display().to_string(),
+            source,
+        })?;
         Self::from_der(&der)
     }
 
@@ -94,7 +103,11 @@ impl TrustRoot {
 
 impl fmt::Display for TrustRoot {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let kind = if self.simulated() { "the SIMULATED root" } else { "Intel's root" };
+        let kind = if self.simulated() {
+            "the SIMULATED root"
+        } else {
+            "Intel's root"
+        };
         write!(f, "{kind} {} ({})", hex(&self.key_id), self.name)
     }
 }
@@ -120,7 +133,10 @@ mod tests {
         assert!(!root.simulated());
         assert!(root.to_string().contains("Intel SGX Root CA"));
         let digest = cloister_tensor::Digest::of(root.der()).to_string();
-        assert_eq!(digest, "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3");
+        assert_eq!(
+            digest,
+            "44a0196b2b99f889b8e149e95b807a350e7424964399e885a7cbb8ccfab674d3"
+        );
     }
 
     #[test]
