@@ -36,7 +36,6 @@ impl InputType {
 
 /// One input of a graph: its columns and what becomes of their values.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct InputSpec {
     /// The columns' names in row-major order of `shape`; ranges such as `p0..p63` are written out.
     pub columns: Vec<String>,
@@ -52,7 +51,6 @@ pub struct InputSpec {
 
 /// A dataset's form.
 #[derive(Clone, Debug, PartialEq)]
-#[non_exhaustive]
 pub struct DatasetSpec {
     /// The dataset's name, by which modules ask for it.
     pub name: String,
@@ -66,7 +64,7 @@ impl DatasetSpec {
     /// # Errors
     /// Whatever is unknown, missing, of another type or above a limit, with its line and column in `file`.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
-        read_document(bytes, file, &["name", "inputs"], Self::read)
+        read_document(bytes, file, &["name", "inputs"], |fields| Ok(Self::read(fields)?))
     }
 
     /// Reads `name` and `inputs` of a table that may have other keys.
@@ -241,7 +239,7 @@ fn push_columns(
 }
 
 /// Splits `p63` into `p` and 63; numbers with leading zeros are refused, since `p01` and `p1` are two columns.
-fn split_number(text: &str) -> Option<(&str, u32)> {
+pub(crate) fn split_number(text: &str) -> Option<(&str, u32)> {
     let digits = text.len() - text.bytes().rev().take_while(u8::is_ascii_digit).count();
     let (prefix, number) = text.split_at_checked(digits)?;
     if number.is_empty() || (number.len() > 1 && number.starts_with('0')) || number.len() > 9 {
@@ -313,6 +311,28 @@ mod tests {
                 .to_string();
             assert!(error.starts_with("spec.toml:3:"), "{error}");
             assert!(error.contains(wanted), "{inputs}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod properties {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn any_text_is_taken_or_refused(text in "\\PC{0,200}") {
+            let _ = DatasetSpec::parse(text.as_bytes(), "spec.toml");
+        }
+
+        #[test]
+        fn any_range_is_taken_or_refused(from in ".{0,12}", to in ".{0,12}") {
+            let text = format!("name = \"t\"\ninputs.x.columns = '{from}..{to}'");
+            if let Ok(spec) = DatasetSpec::parse(text.as_bytes(), "spec.toml") {
+                prop_assert!(spec.inputs["x"].columns.len() <= MAX_COLUMNS);
+            }
         }
     }
 }

@@ -1,11 +1,33 @@
 //! The agreement of a federation: parsed at the edge into bounded types, signed, explained, and applied: verified evidence
 //! goes in, a permit or the list of rules that failed comes out.
 //!
+//! ```text
+//! bytes --Policy::parse--> Policy --SignedPolicy::new--> what a node runs under
+//!                             |
+//! VerifiedEvidence --permit---+--> Permit, or a Refusal with each rule, what was seen and what was wanted
+//! ```
+//!
 //! Nothing in here touches a file, a clock or the network.
 #![forbid(unsafe_code)]
 
+pub mod agreement;
+mod appraise;
 pub mod dataset;
+mod draft;
+mod explain;
+mod parse;
+mod permit;
+mod policy;
 mod reader;
+mod signatures;
 
+pub use agreement::{Agreement, ModuleRole, TensorAccess};
+pub use appraise::{Appraiser, Expected};
 pub use dataset::{DatasetSpec, InputSpec, InputType};
+pub use draft::draft;
+pub use explain::{Warning, WarningKind, explain, warnings};
+pub use parse::FORMAT;
+pub use permit::{Permit, Visit};
+pub use policy::Policy;
 pub use reader::{PolicyError, Problem, Scalar};
+pub use signatures::{Signature, SignatureError, Signatures, SignedPolicy};

@@ -7,10 +7,12 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
+use cloister_attestation::encoding::from_hex;
+use cloister_tensor::Digest;
 use toml_edit::{Document, Item, TableLike, Value};
 
 /// Longest document that is read, in bytes.
-pub const MAX_DOCUMENT_BYTES: usize = 1 << 20;
+pub(crate) const MAX_DOCUMENT_BYTES: usize = 1 << 20;
 
 /// One thing that is wrong in a document, and where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -93,7 +95,7 @@ pub(crate) fn read_document<T>(
     bytes: &[u8],
     file: &str,
     known: &[&str],
-    read: impl FnOnce(&Fields<'_>) -> Result<T, Problem>,
+    read: impl FnOnce(&Fields<'_>) -> Result<T, Vec<Problem>>,
 ) -> Result<T, PolicyError> {
     let alone = |problem: Problem| PolicyError::new(file, vec![problem]);
     if bytes.len() > MAX_DOCUMENT_BYTES {
@@ -131,7 +133,8 @@ pub(crate) fn read_document<T>(
         at: 0,
         kind: Kind::Item(document.as_item()),
     };
-    node.fields(known).and_then(|fields| read(&fields)).map_err(alone)
+    let fields = node.fields(known).map_err(alone)?;
+    read(&fields).map_err(|problems| PolicyError::new(file, problems))
 }
 
 enum Kind<'t> {
@@ -216,6 +219,58 @@ impl<'t> Node<'t> {
         )))
     }
 
+    /// The name of a federation, a participant or a node: as [`Node::name`], but lower case and without `@`.
+    pub(crate) fn party_name(&self) -> Result<String, Problem> {
+        let text = self.text(cloister_attestation::identity::MAX_NAME_BYTES)?;
+        if cloister_attestation::identity::is_name(text) {
+            return Ok(text.to_owned());
+        }
+        Err(self.problem(format_args!(
+            "is {text:?}; such a name has lower-case letters, digits, `.`, `_` and `-`, and begins with a letter or a digit"
+        )))
+    }
+
+    /// A SHA-256 digest.
+    pub(crate) fn digest(&self) -> Result<Digest, Problem> {
+        let text = self.text(128)?;
+        text.parse()
+            .map_err(|error| self.problem(format_args!("is {text:?}: {error}")))
+    }
+
+    /// `N` bytes in hexadecimal.
+    pub(crate) fn bytes<const N: usize>(&self) -> Result<[u8; N], Problem> {
+        let text = self.text(256)?;
+        from_hex(text).ok_or_else(|| self.problem(format_args!("is {text:?}; {} hexadecimal digits are wanted", 2 * N)))
+    }
+
+    /// One of the words that `name` gives for `values`.
+    pub(crate) fn one_of<T: Copy>(&self, values: &[T], name: impl Fn(T) -> &'static str) -> Result<T, Problem> {
+        let text = self.text(256)?;
+        if let Some(found) = values.iter().find(|value| name(**value) == text) {
+            return Ok(*found);
+        }
+        let words: Vec<_> = values.iter().map(|value| name(*value)).collect();
+        Err(match nearest(text, &words) {
+            Some(near) => self.problem(format_args!("is {text:?}; did you mean {near:?}?")),
+            None => self.problem(format_args!("is {text:?}; one of {} is wanted", words.join(", "))),
+        })
+    }
+
+    /// A date without a time: the first second after that day in UTC, in seconds since 1970.
+    pub(crate) fn end_of_day_unix_s(&self) -> Result<u64, Problem> {
+        let datetime = self
+            .value()
+            .and_then(Value::as_datetime)
+            .filter(|when| when.time.is_none());
+        let date = datetime
+            .and_then(|when| when.date)
+            .ok_or_else(|| self.wanted("a date such as 2027-01-31"))?;
+        let days = days_since_1970(date.year.into(), date.month.into(), date.day.into());
+        u64::try_from(days + 1)
+            .map(|days| days * 86_400)
+            .map_err(|_| self.problem("is before 1970"))
+    }
+
     /// A whole number within `range`.
     pub(crate) fn integer(&self, range: RangeInclusive<u64>) -> Result<u64, Problem> {
         let number = self
@@ -254,6 +309,12 @@ impl<'t> Node<'t> {
             .ok_or_else(|| self.wanted("`true` or `false`"))
     }
 
+    /// A whole number within `range` that fits 32 bits.
+    pub(crate) fn integer_u32(&self, range: RangeInclusive<u64>) -> Result<u32, Problem> {
+        let number = self.integer(range)?;
+        u32::try_from(number).map_err(|_| self.problem(format_args!("is {number}; it has to fit 32 bits")))
+    }
+
     /// The value as a setting: a boolean, a whole number, a finite float or a string.
     pub(crate) fn scalar(&self) -> Result<Scalar, Problem> {
         match self.value() {
@@ -268,6 +329,11 @@ impl<'t> Node<'t> {
     /// Whether the value is a list.
     pub(crate) fn is_list(&self) -> bool {
         self.value().is_some_and(Value::is_array) || matches!(self.kind, Kind::Item(item) if item.is_array_of_tables())
+    }
+
+    /// Whether the value is a table.
+    pub(crate) fn is_table(&self) -> bool {
+        self.table().is_ok()
     }
 
     /// The elements of a list with at most `max` of them; `[[tables]]` are taken as a list of tables.
@@ -445,8 +511,26 @@ impl fmt::Display for Scalar {
             Self::Boolean(flag) => write!(f, "{flag}"),
             Self::Integer(number) => write!(f, "{number}"),
             Self::Float(number) => write!(f, "{number:?}"),
-            Self::Text(text) => write!(f, "{}", toml_edit::Value::from(text.as_str())),
+            Self::Text(text) => write!(f, "{}", Value::from(text.as_str())),
         }
+    }
+}
+
+/// Keeps what could be read, or gives every problem met.
+pub(crate) fn all<T>(results: impl IntoIterator<Item = Result<T, Problem>>) -> Result<Vec<T>, Vec<Problem>> {
+    let (mut values, mut problems) = (Vec::new(), Vec::new());
+    for result in results {
+        match result {
+            Ok(value) => values.push(value),
+            Err(problem) => problems.push(problem),
+        }
+    }
+    if problems.is_empty() { Ok(values) } else { Err(problems) }
+}
+
+impl From<Problem> for Vec<Problem> {
+    fn from(problem: Problem) -> Self {
+        vec![problem]
     }
 }
 
@@ -469,10 +553,67 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, candidate)| candidate)
 }
 
+/// Days from 1970-01-01 to a date of the Gregorian calendar.
+fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
+    // Counted in years from March on, so that the leap day is a year's last.
+    let (year, month) = if month > 2 {
+        (year, month - 3)
+    } else {
+        (year - 1, month + 9)
+    };
+    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
+    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
+}
+
+/// The last whole day before a time, as TOML writes a date.
+pub(crate) fn date_before(unix_s: u64) -> String {
+    // Inverse of `days_since_1970`, by the same count of years from March on.
+    let days = i64::try_from(unix_s / 86_400).unwrap_or(i64::MAX / 2).saturating_sub(1) + 719_468;
+    let era = days.div_euclid(146_097);
+    let day_of_era = days.rem_euclid(146_097);
+    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
+    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
+    let from_march = (5 * day_of_year + 2) / 153;
+    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
+    let month = if from_march < 10 {
+        from_march + 3
+    } else {
+        from_march - 9
+    };
+    let year = era * 400 + year_of_era + i64::from(month <= 2);
+    format!("{year:04}-{month:02}-{day:02}")
+}
+
 fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) {
         "an"
     } else {
         "a"
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn dates_go_both_ways() {
+        assert_eq!(days_since_1970(1970, 1, 1), 0);
+        assert_eq!(days_since_1970(2000, 3, 1), 11_017);
+        for day in [0_u64, 58, 59, 60, 365, 11_016, 20_000, 47_540] {
+            let text = date_before((day + 1) * 86_400);
+            let numbers: Vec<i64> = text.split('-').map(|part| part.parse().unwrap()).collect();
+            assert_eq!(
+                days_since_1970(numbers[0], numbers[1], numbers[2]),
+                day as i64,
+                "{text}"
+            );
+        }
+    }
+
+    #[test]
+    fn the_nearest_key_is_named() {
+        assert_eq!(nearest("quorom", &["quorum", "count"]), Some("quorum"));
+        assert_eq!(nearest("zzz", &["quorum", "count"]), None);
     }
 }

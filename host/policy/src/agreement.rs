@@ -1,0 +1,470 @@
+//! What a policy says: the types that the parser fills and that [`crate::draft`] writes down.
+
+use std::collections::BTreeMap;
+
+use cloister_attestation::identity::{PublicKey, Role};
+use cloister_tensor::Digest;
+
+use crate::dataset::DatasetSpec;
+use crate::reader::Scalar;
+
+/// Everything that a policy file says, with its defaults filled in.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Agreement {
+    /// The federation's name.
+    pub name: String,
+    /// Version of the agreement, from 1.
+    pub version: u64,
+    /// Digest of the policy that this one follows.
+    pub predecessor: Option<Digest>,
+    /// The organisations; at least one.
+    pub participants: Vec<Participant>,
+    /// Their nodes: one aggregator and at least two workers.
+    pub nodes: Vec<Node>,
+    /// The model that is trained.
+    pub model: Model,
+    /// WebAssembly components, and what each may do.
+    pub modules: Vec<Module>,
+    /// Training and evaluation graphs.
+    pub graphs: Vec<Graph>,
+    /// Datasets, each on one node.
+    pub datasets: Vec<Dataset>,
+    /// How rounds go.
+    pub rounds: Rounds,
+    /// What modules and messages may use up.
+    pub limits: Limits,
+    /// Which TDs are let in.
+    pub attestation: AttestationRules,
+    /// Who gets the model.
+    pub release: Release,
+}
+
+/// An organisation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Participant {
+    /// Its name.
+    pub name: String,
+    /// The Ed25519 key with which it signs policies, endorses nodes and submits modules.
+    pub public_key: PublicKey,
+}
+
+/// A running host of a participant.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Node {
+    /// Its name.
+    pub name: String,
+    /// What it does.
+    pub role: Role,
+    /// Whose it is.
+    pub participant: String,
+}
+
+/// The model that is trained.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Model {
+    /// Its name.
+    pub name: String,
+    /// SHA-256 of the safetensors file with the initial weights.
+    pub weights: Digest,
+}
+
+/// What a module is for: the world that it implements.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum ModuleRole {
+    /// Trains on a worker's data.
+    Trainer,
+    /// Turns batches into batches.
+    Transform,
+    /// Makes one model out of the workers' updates.
+    Aggregator,
+    /// Answers inference requests.
+    Predictor,
+}
+
+impl ModuleRole {
+    /// Every role.
+    pub const ALL: [Self; 4] = [Self::Trainer, Self::Transform, Self::Aggregator, Self::Predictor];
+
+    /// The role's text in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Trainer => "trainer",
+            Self::Transform => "transform",
+            Self::Aggregator => "aggregator",
+            Self::Predictor => "predictor",
+        }
+    }
+
+    /// Whether nodes of that role run such modules unless the policy names the nodes.
+    pub fn runs_on(self, role: Role) -> bool {
+        match self {
+            Self::Trainer | Self::Transform => role == Role::Worker,
+            Self::Aggregator => role == Role::Aggregator,
+            Self::Predictor => role == Role::Server,
+        }
+    }
+}
+
+/// What a module may do with the values inside tensors.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum TensorAccess {
+    /// Pass them on by handle: neither read nor make any, but for declared scalars. The default.
+    #[default]
+    Handles,
+    /// Read them: parameters, gradients and rows of data.
+    Read,
+    /// Make them out of bytes of its own.
+    Write,
+    /// Both.
+    ReadWrite,
+}
+
+impl TensorAccess {
+    /// Every grant.
+    pub const ALL: [Self; 4] = [Self::Handles, Self::Read, Self::Write, Self::ReadWrite];
+
+    /// The grant's text in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Handles => "handles",
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::ReadWrite => "read-write",
+        }
+    }
+
+    /// Whether the module may read the values of any tensor it holds.
+    pub fn may_read(self) -> bool {
+        matches!(self, Self::Read | Self::ReadWrite)
+    }
+
+    /// Whether the module may make tensors of more than one element.
+    pub fn may_write(self) -> bool {
+        matches!(self, Self::Write | Self::ReadWrite)
+    }
+}
+
+/// The values that a scalar made by a module may have, both ends included.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ScalarRange {
+    /// Smallest value.
+    pub min: f64,
+    /// Largest value.
+    pub max: f64,
+}
+
+/// A WebAssembly component.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Module {
+    /// Its name.
+    pub name: String,
+    /// What it is for.
+    pub role: ModuleRole,
+    /// SHA-256 of the `.wasm` file.
+    pub sha256: Digest,
+    /// What it may do with the values inside tensors.
+    pub tensor_access: TensorAccess,
+    /// Its settings.
+    pub settings: BTreeMap<String, Scalar>,
+    /// Scalar inputs of graphs that it may set, and their ranges.
+    pub scalars: BTreeMap<String, ScalarRange>,
+    /// Scalar outputs of graphs that it may read.
+    pub reads: Vec<String>,
+    /// The nodes that run it, if not every node whose role runs such modules.
+    pub nodes: Option<Vec<String>>,
+}
+
+/// An ONNX graph.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Graph {
+    /// Its name: `train`, `train@23` (for a remainder of 23 rows), `evaluate`, ...
+    pub name: String,
+    /// SHA-256 of the `.onnx` file.
+    pub sha256: Digest,
+    /// Rows of a batch.
+    pub batch: u32,
+    /// The nodes that run it, if not every node that [`Graph::runs_on`] says.
+    pub nodes: Option<Vec<String>>,
+}
+
+impl Graph {
+    /// The name without `@ROWS`.
+    pub fn base_name(&self) -> &str {
+        self.name.split_once('@').map_or(&self.name, |(base, _)| base)
+    }
+
+    /// Whether nodes of that role run it unless the policy names the nodes: `evaluate*` the aggregator, `predict*`
+    /// servers, everything else workers.
+    pub fn runs_on(&self, role: Role) -> bool {
+        if self.name.starts_with("evaluate") {
+            role == Role::Aggregator
+        } else if self.name.starts_with("predict") {
+            role == Role::Server
+        } else {
+            role == Role::Worker
+        }
+    }
+}
+
+/// A dataset on a node.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Dataset {
+    /// The node that has it.
+    pub node: String,
+    /// Salted commitment to its rows.
+    pub commitment: Digest,
+    /// How many rows it has, if the participants want that known.
+    pub rows: Option<u64>,
+    /// Its name and form.
+    pub spec: DatasetSpec,
+}
+
+impl Dataset {
+    /// The dataset's name.
+    pub fn name(&self) -> &str {
+        &self.spec.name
+    }
+}
+
+/// How a round's updates come together.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum RoundMode {
+    /// All workers train on the same model; the round ends when they are done or late.
+    #[default]
+    Synchronous,
+}
+
+impl RoundMode {
+    /// The mode's text in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Synchronous => "synchronous",
+        }
+    }
+}
+
+/// How rounds go.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Rounds {
+    /// How updates come together.
+    pub mode: RoundMode,
+    /// How many rounds.
+    pub count: u32,
+    /// Fewest workers whose updates make a round.
+    pub quorum: u32,
+    /// How long a round waits for a worker before it goes on without it, in seconds.
+    pub deadline_s: u64,
+    /// Fewest workers in an aggregate that anybody gets to see; below it the host refuses. At least 2.
+    pub min_workers_per_aggregate: u32,
+    /// What the seeds of rounds and of shuffling are derived from.
+    pub seed: u64,
+}
+
+/// What modules and messages may use up.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Limits {
+    /// Linear memory of a module, in MiB.
+    pub guest_memory_mib: u64,
+    /// Tensors that a module's calls keep on the host, in MiB.
+    pub tensor_memory_mib: u64,
+    /// One call of a module, in seconds.
+    pub call_s: u64,
+    /// All that a module does in a round, in seconds.
+    pub round_s: u64,
+    /// Core instances of a component.
+    pub instances: u32,
+    /// What a module may log in a round, in bytes.
+    pub log_bytes: u64,
+    /// A worker's update, in MiB.
+    pub update_mib: u64,
+    /// A module, a graph or initial weights that a participant submits, in MiB.
+    pub content_mib: u64,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self {
+            guest_memory_mib: 256,
+            tensor_memory_mib: 2048,
+            call_s: 120,
+            round_s: 300,
+            instances: 16,
+            log_bytes: 65_536,
+            update_mib: 1024,
+            content_mib: 1024,
+        }
+    }
+}
+
+/// Bytes of a register of which some bits are fixed: `seen & mask == value`. In the quote's byte order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Masked {
+    /// The bits that are looked at.
+    pub mask: [u8; 8],
+    /// What they have to be.
+    pub value: [u8; 8],
+}
+
+impl Masked {
+    /// Whether the register's fixed bits are as wanted.
+    pub fn accepts(&self, seen: &[u8; 8]) -> bool {
+        seen.iter()
+            .zip(&self.mask)
+            .zip(&self.value)
+            .all(|((seen, mask), value)| seen & mask == *value)
+    }
+}
+
+/// A TCB status that is taken, for good or until a date.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TcbStatus {
+    /// The status, as Intel names it.
+    pub status: String,
+    /// Until when, as seconds since 1970 (the end of that day in UTC).
+    pub until_unix_s: Option<u64>,
+}
+
+/// A file that a host may run: the binary or a native library.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct HostFile {
+    /// Name of the measured entry: `cloister` for the binary.
+    pub name: String,
+    /// SHA-256 of the file.
+    pub sha256: Digest,
+}
+
+/// Name of the measured entry of the host's binary; every node has to have one.
+pub const HOST_BINARY: &str = "cloister";
+
+/// A 48-byte register or hash of a TD.
+pub type Register = [u8; 48];
+
+/// Which TDs are let in. An empty list of registers takes any value; the parser allows that for `mrtd`, `rtmr0`, `rtmr1`
+/// and `mrseam` under a simulated root only, and for one of `rtmr2` and `mrconfigid` elsewhere.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct AttestationRules {
+    /// Whether the root is a simulated one: nothing is proven then.
+    pub simulated: bool,
+    /// SHA-384 over the root certificate's public key.
+    pub root_key_id: Register,
+    /// First contents of the TD.
+    pub mrtd: Vec<Register>,
+    /// Configuration by the virtual machine monitor.
+    pub rtmr0: Vec<Register>,
+    /// Boot loader and kernel.
+    pub rtmr1: Vec<Register>,
+    /// Kernel command line, initial RAM disk, root file system.
+    pub rtmr2: Vec<Register>,
+    /// Whether RTMR3 may have any value. Else it has to be zero. It depends on what runs, so a policy can't list values.
+    pub rtmr3_any: bool,
+    /// The TDX module.
+    pub mrseam: Vec<Register>,
+    /// What the owner configured: in Confidential Containers, the hash of the pod's initdata.
+    pub mrconfigid: Vec<Register>,
+    /// The owner. Empty: zero alone.
+    pub mrowner: Vec<Register>,
+    /// What the owner set. Empty: zero alone.
+    pub mrownerconfig: Vec<Register>,
+    /// TD attributes; the debug bit is always refused.
+    pub attributes: Masked,
+    /// CPU features.
+    pub xfam: Masked,
+    /// TCB statuses that are taken.
+    pub tcb_statuses: Vec<TcbStatus>,
+    /// Advisories that must not apply.
+    pub advisories_denied: Vec<String>,
+    /// Lowest evaluation number of the collateral.
+    pub min_tcb_eval_data_number: u32,
+    /// Oldest collateral, in seconds since it was issued.
+    pub collateral_max_age_s: u64,
+    /// How far clocks may be apart, in seconds.
+    pub max_clock_skew_s: u64,
+    /// Longest life of a permit, in seconds.
+    pub permit_max_s: u64,
+    /// Platform families. Empty: any.
+    pub fmspc: Vec<[u8; 6]>,
+    /// Platforms. Empty: any.
+    pub ppid: Vec<[u8; 16]>,
+    /// Whether packages may be added to the platform.
+    pub allow_dynamic_platform: bool,
+    /// Whether Intel may have the platform's keys cached.
+    pub allow_cached_keys: bool,
+    /// Whether simultaneous multithreading may be on.
+    pub allow_smt: bool,
+    /// Files that hosts may run. Empty: any, which the parser allows under a simulated root only.
+    pub hosts: Vec<HostFile>,
+}
+
+/// SEPT_VE_DISABLE alone (TDX module 1.5 ABI, TD attributes): no debug, no profiling, no key locker, no migration.
+pub const DEFAULT_ATTRIBUTES: Masked = Masked {
+    mask: [0xff; 8],
+    value: [0, 0, 0, 0x10, 0, 0, 0, 0],
+};
+
+/// x87 and SSE on; AVX, AVX-512, PKRU, CET and AMX as they come; everything else (processor trace, PASID, LBR, ...) off.
+pub const DEFAULT_XFAM: Masked = Masked {
+    mask: [0x1b, 0xe5, 0xf9, 0xff, 0xff, 0xff, 0xff, 0xff],
+    value: [3, 0, 0, 0, 0, 0, 0, 0],
+};
+
+impl AttestationRules {
+    /// The rules that a policy has which says nothing but its root: any TD under it, as far as the defaults allow.
+    pub fn with_root(simulated: bool, root_key_id: Register) -> Self {
+        Self {
+            simulated,
+            root_key_id,
+            mrtd: Vec::new(),
+            rtmr0: Vec::new(),
+            rtmr1: Vec::new(),
+            rtmr2: Vec::new(),
+            rtmr3_any: false,
+            mrseam: Vec::new(),
+            mrconfigid: Vec::new(),
+            mrowner: Vec::new(),
+            mrownerconfig: Vec::new(),
+            attributes: DEFAULT_ATTRIBUTES,
+            xfam: DEFAULT_XFAM,
+            tcb_statuses: vec![TcbStatus {
+                status: "UpToDate".to_owned(),
+                until_unix_s: None,
+            }],
+            advisories_denied: Vec::new(),
+            min_tcb_eval_data_number: 0,
+            collateral_max_age_s: 30 * 86_400,
+            max_clock_skew_s: 300,
+            permit_max_s: 86_400,
+            fmspc: Vec::new(),
+            ppid: Vec::new(),
+            allow_dynamic_platform: false,
+            allow_cached_keys: false,
+            allow_smt: true,
+            hosts: Vec::new(),
+        }
+    }
+}
+
+/// Which model leaves the federation.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum ReleasedModel {
+    /// The one after the last round.
+    #[default]
+    Final,
+}
+
+impl ReleasedModel {
+    /// The text in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Final => "final",
+        }
+    }
+}
+
+/// Who gets the model.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Release {
+    /// Which model.
+    pub model: ReleasedModel,
+    /// The participants that get it; nobody by default.
+    pub recipients: Vec<String>,
+}

@@ -1,0 +1,397 @@
+//! Verified evidence against the policy: default-deny, every rule that fails, what was seen, what was wanted.
+
+use std::fmt::Display;
+use std::sync::Arc;
+
+use cloister_attestation::encoding::hex;
+use cloister_attestation::identity::{PublicKey, Role};
+use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
+use cloister_attestation::{Appraise, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence};
+use cloister_tensor::Digest;
+
+use crate::agreement::{AttestationRules, HOST_BINARY, Masked, Register};
+use crate::policy::Policy;
+
+/// What a peer has to be, beyond being in the policy.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Expected {
+    /// The one node that may answer.
+    pub node: Option<String>,
+    /// The role that the peer has to have.
+    pub role: Option<Role>,
+    /// Whether a command line without a TD may connect: a server lets it look around and submit content.
+    pub visitors: bool,
+}
+
+/// Decides on evidence by a policy.
+#[derive(Clone, Debug)]
+pub struct Appraiser {
+    policy: Arc<Policy>,
+    expected: Expected,
+}
+
+impl Appraiser {
+    /// Lets any node of the policy in, and no visitor.
+    pub fn new(policy: Arc<Policy>) -> Self {
+        Self {
+            policy,
+            expected: Expected::default(),
+        }
+    }
+
+    /// Wants the peer to be this besides.
+    #[must_use]
+    pub fn expecting(mut self, expected: Expected) -> Self {
+        self.expected = expected;
+        self
+    }
+
+    /// The policy that decides.
+    pub fn policy(&self) -> &Arc<Policy> {
+        &self.policy
+    }
+}
+
+impl Appraise for Appraiser {
+    fn participant_key(&self, participant: &str) -> Option<PublicKey> {
+        self.policy.participant_key(participant)
+    }
+
+    fn appraise(&self, evidence: &VerifiedEvidence, now_unix_s: u64) -> Vec<FailedRule> {
+        let mut failed = self.policy.appraise(evidence, now_unix_s);
+        if let Some(wanted) = &self.expected.node
+            && evidence.node() != wanted
+        {
+            failed.push(FailedRule::new("peer.node", evidence.node(), wanted));
+        }
+        if let Some(wanted) = self.expected.role
+            && evidence.role() != wanted
+        {
+            failed.push(FailedRule::new("peer.role", evidence.role(), wanted));
+        }
+        failed
+    }
+
+    fn appraise_visitor(&self, participant: Option<&str>, _now_unix_s: u64) -> Vec<FailedRule> {
+        let mut failed = Vec::new();
+        if !self.expected.visitors {
+            failed.push(FailedRule::new("visitor", "a peer without a TD", "a TD with evidence"));
+        }
+        failed.extend(participant.and_then(|name| unknown_visitor(&self.policy, name)));
+        failed
+    }
+}
+
+pub(crate) fn unknown_visitor(policy: &Policy, participant: &str) -> Option<FailedRule> {
+    let unknown = policy.participant_key(participant).is_none();
+    unknown.then(|| {
+        FailedRule::new(
+            "visitor.participant",
+            participant,
+            "a participant of the policy, or none",
+        )
+    })
+}
+
+impl Policy {
+    /// Every rule that the evidence fails.
+    pub fn appraise(&self, evidence: &VerifiedEvidence, now_unix_s: u64) -> Vec<FailedRule> {
+        let mut failed = Failed::default();
+        let rules = &self.attestation;
+        failed.root(rules, evidence.root_key_id(), evidence.simulated());
+        failed.td(rules, evidence.td());
+        failed.platform(rules, evidence.platform());
+        failed.tcb(rules, evidence.tcb(), now_unix_s);
+        failed.who(self, evidence);
+        failed.measured(self, evidence.node(), evidence.state(), evidence.measurement());
+        failed.rules
+    }
+}
+
+#[derive(Default)]
+struct Failed {
+    rules: Vec<FailedRule>,
+}
+
+impl Failed {
+    fn add(&mut self, rule: impl Into<String>, seen: impl Display, wanted: impl Display) {
+        self.rules.push(FailedRule::new(rule, seen, wanted));
+    }
+
+    fn unless(&mut self, holds: bool, rule: &str, seen: impl Display, wanted: impl Display) {
+        if !holds {
+            self.add(rule, seen, wanted);
+        }
+    }
+
+    fn root(&mut self, rules: &AttestationRules, key_id: &Register, simulated: bool) {
+        let name = |simulated| if simulated { "a SIMULATED root" } else { "Intel's root" };
+        self.unless(
+            simulated == rules.simulated,
+            "attestation.simulated",
+            name(simulated),
+            name(rules.simulated),
+        );
+        self.unless(
+            *key_id == rules.root_key_id,
+            "attestation.root_key_id",
+            hex(key_id),
+            hex(&rules.root_key_id),
+        );
+    }
+
+    fn td(&mut self, rules: &AttestationRules, td: &TdReport) {
+        self.unless(
+            !td.debug(),
+            "attestation.debug",
+            "a debug TD, which its operator can read",
+            "a TD without debug",
+        );
+        self.masked("attestation.attributes", &td.attributes, rules.attributes);
+        self.masked("attestation.xfam", &td.xfam, rules.xfam);
+        let listed: [(&str, &Register, &[Register]); 6] = [
+            ("attestation.mrtd", &td.mrtd, &rules.mrtd),
+            ("attestation.rtmr0", &td.rtmr[0], &rules.rtmr0),
+            ("attestation.rtmr1", &td.rtmr[1], &rules.rtmr1),
+            ("attestation.rtmr2", &td.rtmr[2], &rules.rtmr2),
+            ("attestation.mrseam", &td.mrseam, &rules.mrseam),
+            ("attestation.mrconfigid", &td.mrconfigid, &rules.mrconfigid),
+        ];
+        for (rule, seen, accepted) in listed {
+            if !accepted.is_empty() {
+                self.listed(rule, seen, accepted);
+            }
+        }
+        // What no policy lists is zero in a TD that nobody meddled with.
+        let zero = [[0; 48]];
+        let or_zero = |accepted: &'_ [Register]| {
+            if accepted.is_empty() {
+                zero.to_vec()
+            } else {
+                accepted.to_vec()
+            }
+        };
+        self.listed("attestation.mrowner", &td.mrowner, &or_zero(&rules.mrowner));
+        self.listed(
+            "attestation.mrownerconfig",
+            &td.mrownerconfig,
+            &or_zero(&rules.mrownerconfig),
+        );
+        self.listed("attestation.mrsignerseam", &td.mrsignerseam, &zero);
+        self.unless(
+            td.seam_attributes == [0; 8],
+            "attestation.seam_attributes",
+            hex(&td.seam_attributes),
+            hex(&[0; 8]),
+        );
+        if !rules.rtmr3_any {
+            self.listed("attestation.rtmr3", &td.rtmr[3], &zero);
+        }
+        if let Some(mrservicetd) = &td.mrservicetd {
+            self.listed("attestation.mrservicetd", mrservicetd, &zero);
+        }
+    }
+
+    fn listed(&mut self, rule: &str, seen: &Register, accepted: &[Register]) {
+        if !accepted.contains(seen) {
+            let wanted: Vec<_> = accepted.iter().map(|register| hex(register)).collect();
+            self.add(rule, hex(seen), wanted.join(" or "));
+        }
+    }
+
+    fn masked(&mut self, rule: &str, seen: &[u8; 8], wanted: Masked) {
+        let text = || format!("{} under the mask {}", hex(&wanted.value), hex(&wanted.mask));
+        self.unless(wanted.accepts(seen), rule, hex(seen), text());
+    }
+
+    fn platform(&mut self, rules: &AttestationRules, platform: &Platform) {
+        let join = |list: Vec<String>| list.join(" or ");
+        if !rules.fmspc.is_empty() {
+            let wanted = join(rules.fmspc.iter().map(|value| hex(value)).collect());
+            self.unless(
+                rules.fmspc.contains(&platform.fmspc),
+                "attestation.fmspc",
+                hex(&platform.fmspc),
+                wanted,
+            );
+        }
+        if !rules.ppid.is_empty() {
+            let wanted = join(rules.ppid.iter().map(|value| hex(value)).collect());
+            let known = rules.ppid.iter().any(|value| value.as_slice() == platform.ppid);
+            self.unless(known, "attestation.ppid", hex(&platform.ppid), wanted);
+        }
+        let flags = [
+            (
+                "attestation.allow_dynamic_platform",
+                platform.dynamic_platform,
+                rules.allow_dynamic_platform,
+            ),
+            (
+                "attestation.allow_cached_keys",
+                platform.cached_keys,
+                rules.allow_cached_keys,
+            ),
+            ("attestation.allow_smt", platform.smt_enabled, rules.allow_smt),
+        ];
+        for (rule, seen, allowed) in flags {
+            // Certificates of single-package platforms have no such flags.
+            self.unless(
+                allowed || seen != Some(true),
+                rule,
+                "a platform that has it",
+                "a platform that does not",
+            );
+        }
+    }
+
+    fn tcb(&mut self, rules: &AttestationRules, tcb: &Tcb, now_unix_s: u64) {
+        let accepted = rules.tcb_statuses.iter().any(|accepted| {
+            accepted.status == tcb.status && accepted.until_unix_s.is_none_or(|until| now_unix_s < until)
+        });
+        if !accepted {
+            let wanted = rules.tcb_statuses.iter().map(|accepted| match accepted.until_unix_s {
+                Some(until) if now_unix_s >= until => format!("{} (until {until}, which is over)", accepted.status),
+                _ => accepted.status.clone(),
+            });
+            self.add(
+                "attestation.tcb_statuses",
+                &tcb.status,
+                wanted.collect::<Vec<_>>().join(" or "),
+            );
+        }
+        for advisory in tcb
+            .advisory_ids
+            .iter()
+            .filter(|id| rules.advisories_denied.contains(id))
+        {
+            self.add(
+                "attestation.advisories_denied",
+                advisory,
+                "a platform to which it does not apply",
+            );
+        }
+        let number = rules.min_tcb_eval_data_number;
+        let rule = "attestation.min_tcb_eval_data_number";
+        self.unless(
+            tcb.eval_data_number >= number,
+            rule,
+            tcb.eval_data_number,
+            format!("at least {number}"),
+        );
+        let (skew, oldest) = (rules.max_clock_skew_s, rules.collateral_max_age_s);
+        let age = now_unix_s.saturating_sub(tcb.collateral_issued_unix_s);
+        let rule = "attestation.collateral_max_age_s";
+        self.unless(
+            age <= oldest,
+            rule,
+            format!("collateral of {age} s ago"),
+            format!("at most {oldest} s"),
+        );
+        let floor = tcb.latest_issue_unix_s;
+        let wanted = format!("at least {floor}, when the newest collateral was issued, less {skew} s");
+        self.unless(
+            now_unix_s.saturating_add(skew) >= floor,
+            "attestation.max_clock_skew_s",
+            format!("the time {now_unix_s}"),
+            wanted,
+        );
+    }
+
+    fn who(&mut self, policy: &Policy, evidence: &VerifiedEvidence) {
+        self.unless(
+            evidence.federation() == policy.name,
+            "federation",
+            evidence.federation(),
+            &policy.name,
+        );
+        let digest = policy.digest();
+        self.unless(
+            evidence.policy_digest() == digest,
+            "policy",
+            evidence.policy_digest(),
+            digest,
+        );
+        let Some(node) = policy.node(evidence.node()) else {
+            return self.add("node", evidence.node(), format!("a node of the policy {}", policy.name));
+        };
+        self.unless(
+            evidence.participant() == node.participant,
+            "node.participant",
+            evidence.participant(),
+            &node.participant,
+        );
+        self.unless(evidence.role() == node.role, "node.role", evidence.role(), node.role);
+        // Attestation compared credential and claims; a policy that changed hands in between shows here.
+        let fields = &evidence.credential().fields;
+        let same = fields.node == node.name && fields.role == node.role && fields.node_key == evidence.node_key();
+        self.unless(
+            same,
+            "credential",
+            format!("one for {} {}", fields.role, fields.node),
+            format!("one for {} {}", node.role, node.name),
+        );
+    }
+
+    fn measured(&mut self, policy: &Policy, node: &str, state: State, seen: &Measurement) {
+        let Some(wanted) = policy.expected_entries(node, state) else {
+            return;
+        };
+        let rule = |entry: &Entry| format!("measurement.{}.{}", entry.role, entry.name);
+        for entry in &wanted {
+            match seen.get(entry.role, &entry.name) {
+                Some(found) if found.digest == entry.digest => {}
+                Some(found) => self.add(rule(entry), found.digest, entry.digest),
+                None => self.add(rule(entry), "nothing", entry.digest),
+            }
+        }
+        for entry in seen.entries() {
+            let known = match entry.role {
+                // Made in the TD out of a module that is measured itself.
+                EntryRole::Compiled => true,
+                EntryRole::Host => self.host_file(&policy.attestation, entry),
+                _ => wanted
+                    .iter()
+                    .any(|wanted| (wanted.role, &wanted.name) == (entry.role, &entry.name)),
+            };
+            if !known {
+                let wanted = format!(
+                    "nothing of the name: the policy gives {node} no such {} as a {state} node",
+                    entry.role
+                );
+                self.add(rule(entry), entry.digest, wanted);
+            }
+        }
+        if seen.get(EntryRole::Host, HOST_BINARY).is_none() {
+            self.add(
+                format!("measurement.host.{HOST_BINARY}"),
+                "nothing",
+                "the host's binary",
+            );
+        }
+    }
+
+    /// Compares an entry with the host files of the policy. Says `true` if whatever is wrong has been told.
+    fn host_file(&mut self, rules: &AttestationRules, entry: &Entry) -> bool {
+        if rules.hosts.is_empty() {
+            return true;
+        }
+        let accepted: Vec<Digest> = rules
+            .hosts
+            .iter()
+            .filter(|host| host.name == entry.name)
+            .map(|host| host.sha256)
+            .collect();
+        if accepted.is_empty() {
+            return false;
+        }
+        if !accepted.contains(&entry.digest) {
+            let wanted: Vec<_> = accepted.iter().map(Digest::to_string).collect();
+            self.add(
+                format!("measurement.host.{}", entry.name),
+                entry.digest,
+                wanted.join(" or "),
+            );
+        }
+        true
+    }
+}

@@ -1,0 +1,393 @@
+//! A policy in plain words, and what in it deserves a second thought.
+
+use std::fmt;
+
+use cloister_attestation::encoding::hex;
+use cloister_attestation::identity::Role;
+use cloister_tensor::Digest;
+
+use crate::agreement::{Agreement, AttestationRules, Graph, Module, ModuleRole, TensorAccess};
+use crate::policy::Policy;
+use crate::reader::Scalar;
+
+/// What a warning is about.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WarningKind {
+    /// A digest or a register of zeros: a template that nobody filled in.
+    Placeholder,
+    /// A last batch of a dataset that no graph takes.
+    Remainder,
+    /// No hardware stands behind the evidence.
+    Simulated,
+    /// Aggregates of two workers.
+    TwoWorkerAggregate,
+    /// A module may read or write values.
+    TensorAccess,
+    /// Any TD, whatever it booted.
+    AnyPlatform,
+    /// Any host binary.
+    AnyHost,
+    /// A TCB status other than `UpToDate`.
+    OldTcb,
+    /// RTMR3 may have any value.
+    AnyRtmr3,
+}
+
+impl WarningKind {
+    /// A short name, for machines.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Placeholder => "placeholder",
+            Self::Remainder => "remainder",
+            Self::Simulated => "simulated",
+            Self::TwoWorkerAggregate => "two-worker-aggregate",
+            Self::TensorAccess => "tensor-access",
+            Self::AnyPlatform => "any-platform",
+            Self::AnyHost => "any-host",
+            Self::OldTcb => "old-tcb",
+            Self::AnyRtmr3 => "any-rtmr3",
+        }
+    }
+}
+
+/// Something in a policy that deserves a second thought.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Warning {
+    /// What it is about.
+    pub kind: WarningKind,
+    /// What it means, in words.
+    pub text: String,
+}
+
+impl fmt::Display for Warning {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.text)
+    }
+}
+
+/// Everything in the policy that deserves a second thought, gravest first.
+pub fn warnings(policy: &Policy) -> Vec<Warning> {
+    let mut found = Vec::new();
+    let mut warn = |kind, text: String| found.push(Warning { kind, text });
+    let rules = &policy.attestation;
+    if rules.simulated {
+        let text = "SIMULATED: whoever has the authority's keys can make up any TD; nothing here is proven by hardware";
+        warn(WarningKind::Simulated, text.to_owned());
+    }
+    if policy.rounds.min_workers_per_aggregate < 3 {
+        let text = "an aggregate may come from two workers: each of them can subtract its own part and has the other's";
+        warn(WarningKind::TwoWorkerAggregate, text.to_owned());
+    }
+    for module in &policy.modules {
+        if let Some(text) = grant_in_words(module) {
+            warn(WarningKind::TensorAccess, text);
+        }
+    }
+    let open: Vec<_> = open_registers(rules);
+    if !open.is_empty() {
+        let text = format!(
+            "any platform: nothing is asked of {}, so any TD under the root may join",
+            open.join(", ")
+        );
+        warn(WarningKind::AnyPlatform, text);
+    }
+    if rules.hosts.is_empty() {
+        let text = "any host binary: `hosts` names no digest, so a changed host that lies about the rest may join";
+        warn(WarningKind::AnyHost, text.to_owned());
+    }
+    for status in rules.tcb_statuses.iter().filter(|status| status.status != "UpToDate") {
+        let until = status.until_unix_s.map_or("for good".to_owned(), |until| {
+            format!("until {}", crate::reader::date_before(until))
+        });
+        let text = format!(
+            "platforms with the TCB status {} are let in {until}: known holes may be open there",
+            status.status
+        );
+        warn(WarningKind::OldTcb, text);
+    }
+    for text in remainders(policy) {
+        warn(WarningKind::Remainder, text);
+    }
+    let placeholders = placeholders(policy);
+    if !placeholders.is_empty() {
+        let text = format!(
+            "zeros stand for {}: fill in what is meant (`cloister policy draft`)",
+            placeholders.join(", ")
+        );
+        warn(WarningKind::Placeholder, text);
+    }
+    if rules.rtmr3_any && !rules.simulated {
+        let text = "RTMR3 may have any value: what was extended into it at run time goes unchecked";
+        warn(WarningKind::AnyRtmr3, text.to_owned());
+    }
+    found
+}
+
+/// What is all zeros, as templates have it: no file has such a digest, and a register of zeros was never measured into.
+pub(crate) fn placeholders(policy: &Agreement) -> Vec<String> {
+    let zero = |digest: &Digest| *digest.as_bytes() == [0; 32];
+    let rules = &policy.attestation;
+    let mut found = Vec::new();
+    if zero(&policy.model.weights) {
+        found.push("model.weights".to_owned());
+    }
+    let modules = policy.modules.iter().filter(|module| zero(&module.sha256));
+    found.extend(modules.map(|module| format!("module {}", module.name)));
+    let graphs = policy.graphs.iter().filter(|graph| zero(&graph.sha256));
+    found.extend(graphs.map(|graph| format!("graph {}", graph.name)));
+    let datasets = policy.datasets.iter().filter(|dataset| zero(&dataset.commitment));
+    found.extend(datasets.map(|dataset| format!("dataset {} of {}", dataset.name(), dataset.node)));
+    let hosts = rules.hosts.iter().filter(|host| zero(&host.sha256));
+    found.extend(hosts.map(|host| format!("host file {}", host.name)));
+    let registers = [
+        ("mrtd", &rules.mrtd),
+        ("rtmr0", &rules.rtmr0),
+        ("rtmr1", &rules.rtmr1),
+        ("rtmr2", &rules.rtmr2),
+        ("mrconfigid", &rules.mrconfigid),
+    ];
+    let registers = registers.iter().filter(|(_, values)| values.contains(&[0; 48]));
+    // Simulated TDs may well report zeros.
+    found.extend(
+        registers
+            .filter(|_| !rules.simulated)
+            .map(|(name, _)| format!("attestation.{name}")),
+    );
+    found
+}
+
+/// Last batches of datasets that no graph takes, unless a module's `drop_last` leaves them out.
+fn remainders(policy: &Agreement) -> Vec<String> {
+    let mut found = Vec::new();
+    for dataset in &policy.datasets {
+        let Some(rows) = dataset.rows else { continue };
+        let modules = policy.modules_for(&dataset.node);
+        if modules
+            .iter()
+            .any(|module| module.settings.get("drop_last") == Some(&Scalar::Boolean(true)))
+        {
+            continue;
+        }
+        let graphs = policy.graphs_for(&dataset.node);
+        for graph in graphs.iter().filter(|graph| !graph.name.contains('@')) {
+            let rest = rows % u64::from(graph.batch);
+            let taken = |other: &&&Graph| other.base_name() == graph.name && u64::from(other.batch) == rest;
+            if rest != 0 && !graphs.iter().any(|other| taken(&other)) {
+                found.push(format!(
+                    "the {rows} rows of dataset {:?} of {} leave a last batch of {rest} that no graph takes: add {}@{rest}, or \
+                     set drop_last = true",
+                    dataset.name(), dataset.node, graph.name
+                ));
+            }
+        }
+    }
+    found
+}
+
+fn open_registers(rules: &AttestationRules) -> Vec<&'static str> {
+    let all = [
+        ("MRTD", &rules.mrtd),
+        ("RTMR0", &rules.rtmr0),
+        ("RTMR1", &rules.rtmr1),
+        ("MRSEAM", &rules.mrseam),
+    ];
+    let mut open: Vec<_> = all
+        .into_iter()
+        .filter(|(_, values)| values.is_empty())
+        .map(|(name, _)| name)
+        .collect();
+    if rules.rtmr2.is_empty() && rules.mrconfigid.is_empty() {
+        open.extend(["RTMR2", "MRCONFIGID"]);
+    }
+    open
+}
+
+/// What a grant to a trainer or a transform means. Aggregators and predictors read and make values by their nature.
+fn grant_in_words(module: &Module) -> Option<String> {
+    let name = &module.name;
+    if module.role != ModuleRole::Trainer {
+        return None;
+    }
+    match module.tensor_access {
+        TensorAccess::Handles => None,
+        TensorAccess::Read => Some(format!(
+            "module {name:?} may read the rows, parameters and gradients on its worker: what it learns can reach others by the scalars it sets"
+        )),
+        TensorAccess::Write => Some(format!(
+            "module {name:?} may make tensors of its own: its updates need not come from the policy's graphs"
+        )),
+        TensorAccess::ReadWrite => Some(format!(
+            "module {name:?} may read rows and write the update: whoever wrote it can carry rows into the model; read its source"
+        )),
+    }
+}
+
+/// The policy in plain words, a statement a line.
+pub fn explain(policy: &Policy) -> Vec<String> {
+    let mut lines = vec![format!(
+        "Federation {:?}, version {}, SHA-256 {}{}.",
+        policy.name,
+        policy.version,
+        policy.digest(),
+        policy
+            .predecessor
+            .map_or_else(String::new, |before| format!(", after {}", before.short()))
+    )];
+    for participant in &policy.participants {
+        let nodes = policy.nodes.iter().filter(|node| node.participant == participant.name);
+        let nodes: Vec<_> = nodes.map(|node| format!("{} {}", node.role, node.name)).collect();
+        let nodes = if nodes.is_empty() {
+            "no node".to_owned()
+        } else {
+            nodes.join(", ")
+        };
+        lines.push(format!(
+            "{} runs {nodes}; its key is {}.",
+            participant.name, participant.public_key
+        ));
+    }
+    lines.push(format!(
+        "Training starts from the weights {} of the model {:?}.",
+        policy.model.weights.short(),
+        policy.model.name
+    ));
+    lines.extend(policy.modules.iter().map(|module| module_in_words(policy, module)));
+    for graph in &policy.graphs {
+        let on = names_running(policy, |node| policy.graphs_for(node).contains(&graph));
+        lines.push(format!(
+            "Graph {:?} ({}) takes {} rows at a time, on {on}.",
+            graph.name,
+            graph.sha256.short(),
+            graph.batch
+        ));
+    }
+    for dataset in &policy.datasets {
+        let rows = dataset.rows.map_or_else(
+            || "rows that nobody counts aloud".to_owned(),
+            |rows| format!("{rows} rows"),
+        );
+        let inputs = dataset
+            .spec
+            .inputs
+            .iter()
+            .map(|(name, input)| format!("{name} ({} of {} columns)", input.dtype.name(), input.columns.len()));
+        lines.push(format!(
+            "Dataset {:?} of {}: {rows}, commitment {}, feeds {}.",
+            dataset.name(),
+            dataset.node,
+            dataset.commitment.short(),
+            inputs.collect::<Vec<_>>().join(", ")
+        ));
+    }
+    lines.extend(rounds_in_words(policy));
+    lines.extend(attestation_in_words(&policy.attestation));
+    lines.push(match policy.release.recipients.as_slice() {
+        [] => "The model is released to nobody: it stays in the vaults.".to_owned(),
+        recipients => format!(
+            "The {} model is released to {}.",
+            policy.release.model.as_str(),
+            recipients.join(", ")
+        ),
+    });
+    lines
+}
+
+fn module_in_words(policy: &Policy, module: &Module) -> String {
+    let on = names_running(policy, |node| policy.modules_for(node).contains(&module));
+    let access = match (module.role, module.tensor_access) {
+        (ModuleRole::Aggregator, _) => "reads the workers' updates and writes the next model".to_owned(),
+        (ModuleRole::Predictor, _) => "reads requests and writes answers".to_owned(),
+        (_, TensorAccess::Handles) => "passes tensors on without seeing inside".to_owned(),
+        (_, TensorAccess::Read) => "READS the values of tensors".to_owned(),
+        (_, TensorAccess::Write) => "MAKES tensors of its own".to_owned(),
+        (_, TensorAccess::ReadWrite) => "READS AND MAKES the values of tensors".to_owned(),
+    };
+    let mut line = format!(
+        "The {} {:?} ({}) on {on} {access}",
+        module.role.as_str(),
+        module.name,
+        module.sha256.short()
+    );
+    if !module.scalars.is_empty() {
+        let ranges = module
+            .scalars
+            .iter()
+            .map(|(name, range)| format!("{name} from {:?} to {:?}", range.min, range.max));
+        line.push_str(&format!("; may set {}", ranges.collect::<Vec<_>>().join(", ")));
+    }
+    if !module.reads.is_empty() {
+        line.push_str(&format!("; may read {}", module.reads.join(", ")));
+    }
+    if !module.settings.is_empty() {
+        let settings = module.settings.iter().map(|(name, value)| format!("{name} = {value}"));
+        line.push_str(&format!("; settings {}", settings.collect::<Vec<_>>().join(", ")));
+    }
+    line.push('.');
+    line
+}
+
+fn names_running(policy: &Agreement, runs: impl Fn(&str) -> bool) -> String {
+    let names: Vec<_> = policy
+        .nodes
+        .iter()
+        .filter(|node| runs(&node.name))
+        .map(|node| node.name.as_str())
+        .collect();
+    if names.is_empty() {
+        "no node".to_owned()
+    } else {
+        names.join(", ")
+    }
+}
+
+fn rounds_in_words(policy: &Agreement) -> Vec<String> {
+    let (rounds, limits) = (&policy.rounds, &policy.limits);
+    let workers = policy.nodes_with(Role::Worker).count();
+    vec![
+        format!(
+            "{} {} rounds with at least {} of {workers} workers; a worker later than {} s is left out; nobody sees an aggregate of fewer than {}.",
+            rounds.count,
+            rounds.mode.as_str(),
+            rounds.quorum,
+            rounds.deadline_s,
+            rounds.min_workers_per_aggregate
+        ),
+        format!(
+            "A module gets {} MiB of memory, {} MiB of tensors, {} s a call and {} s a round; an update at most {} MiB.",
+            limits.guest_memory_mib, limits.tensor_memory_mib, limits.call_s, limits.round_s, limits.update_mib
+        ),
+    ]
+}
+
+fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
+    let root = if rules.simulated {
+        "SIMULATED TDs under the root"
+    } else {
+        "Intel TDX TDs under Intel's root"
+    };
+    let statuses: Vec<_> = rules.tcb_statuses.iter().map(|status| status.status.as_str()).collect();
+    let mut lines = vec![format!(
+        "Nodes are {root} {}…, never in debug mode, with the TCB status {}, by collateral of at most {} days.",
+        hex(&rules.root_key_id[..6]),
+        statuses.join(" or "),
+        rules.collateral_max_age_s / 86_400
+    )];
+    let pinned = [
+        ("MRTD", rules.mrtd.len()),
+        ("RTMR0", rules.rtmr0.len()),
+        ("RTMR1", rules.rtmr1.len()),
+        ("RTMR2", rules.rtmr2.len()),
+        ("MRSEAM", rules.mrseam.len()),
+        ("MRCONFIGID", rules.mrconfigid.len()),
+        ("host files", rules.hosts.len()),
+    ];
+    let pinned: Vec<_> = pinned
+        .iter()
+        .filter(|(_, count)| *count > 0)
+        .map(|(name, count)| format!("{name} ({count})"))
+        .collect();
+    if !pinned.is_empty() {
+        lines.push(format!("Accepted values are listed for {}.", pinned.join(", ")));
+    }
+    lines
+}

@@ -1,0 +1,276 @@
+//! The section `[attestation]`: which TDs are let in.
+
+use cloister_attestation::TrustRoot;
+use cloister_attestation::encoding::hex;
+
+use crate::agreement::{AttestationRules, HOST_BINARY, HostFile, Masked, Register, TcbStatus};
+use crate::reader::{Fields, Node, Problem, all};
+
+const MAX_VALUES: usize = 64;
+
+/// TCB statuses, as Intel names them. `Revoked` is never taken.
+const TCB_STATUSES: [&str; 8] = [
+    "UpToDate",
+    "SWHardeningNeeded",
+    "ConfigurationNeeded",
+    "ConfigurationAndSWHardeningNeeded",
+    "OutOfDate",
+    "OutOfDateConfigurationNeeded",
+    "TDRelaunchAdvised",
+    "TDRelaunchAdvisedConfigurationNeeded",
+];
+
+const KEYS: [&str; 25] = [
+    "simulated",
+    "root_key_id",
+    "mrtd",
+    "rtmr0",
+    "rtmr1",
+    "rtmr2",
+    "rtmr3",
+    "mrseam",
+    "mrconfigid",
+    "mrowner",
+    "mrownerconfig",
+    "attributes",
+    "xfam",
+    "tcb_statuses",
+    "advisories_denied",
+    "min_tcb_eval_data_number",
+    "collateral_max_age_s",
+    "max_clock_skew_s",
+    "permit_max_s",
+    "fmspc",
+    "ppid",
+    "allow_dynamic_platform",
+    "allow_cached_keys",
+    "allow_smt",
+    "hosts",
+];
+
+pub(super) fn read(top: &Fields<'_>) -> Result<AttestationRules, Vec<Problem>> {
+    let section = top.required("attestation")?;
+    let fields = section.fields(&KEYS)?;
+    let simulated = fields.required("simulated")?.boolean()?;
+    let default = AttestationRules::with_root(simulated, root_key_id(&fields, simulated)?);
+    let rules = AttestationRules {
+        mrtd: registers(&fields, "mrtd")?,
+        rtmr0: registers(&fields, "rtmr0")?,
+        rtmr1: registers(&fields, "rtmr1")?,
+        rtmr2: registers(&fields, "rtmr2")?,
+        rtmr3_any: rtmr3(&fields)?,
+        mrseam: registers(&fields, "mrseam")?,
+        mrconfigid: registers(&fields, "mrconfigid")?,
+        mrowner: registers(&fields, "mrowner")?,
+        mrownerconfig: registers(&fields, "mrownerconfig")?,
+        attributes: attributes(&fields, default.attributes)?,
+        xfam: masked(&fields, "xfam", default.xfam)?,
+        tcb_statuses: tcb_statuses(&fields, default.tcb_statuses)?,
+        advisories_denied: advisories(&fields)?,
+        min_tcb_eval_data_number: match fields.optional("min_tcb_eval_data_number") {
+            Some(node) => node.integer_u32(0..=u64::from(u32::MAX))?,
+            None => default.min_tcb_eval_data_number,
+        },
+        collateral_max_age_s: fields.integer(
+            "collateral_max_age_s",
+            60..=366 * 86_400,
+            default.collateral_max_age_s,
+        )?,
+        max_clock_skew_s: fields.integer("max_clock_skew_s", 0..=86_400, default.max_clock_skew_s)?,
+        permit_max_s: fields.integer("permit_max_s", 60..=31 * 86_400, default.permit_max_s)?,
+        fmspc: values(&fields, "fmspc")?,
+        ppid: values(&fields, "ppid")?,
+        allow_dynamic_platform: flag(&fields, "allow_dynamic_platform", default.allow_dynamic_platform)?,
+        allow_cached_keys: flag(&fields, "allow_cached_keys", default.allow_cached_keys)?,
+        allow_smt: flag(&fields, "allow_smt", default.allow_smt)?,
+        hosts: hosts(&fields)?,
+        ..default
+    };
+    let problems = if simulated {
+        Vec::new()
+    } else {
+        anchors(&section, &rules)
+    };
+    if problems.is_empty() { Ok(rules) } else { Err(problems) }
+}
+
+/// Outside simulation nothing may be left open, and something has to fix which host runs.
+fn anchors(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    let needed = [
+        ("mrtd", &rules.mrtd),
+        ("rtmr0", &rules.rtmr0),
+        ("rtmr1", &rules.rtmr1),
+        ("mrseam", &rules.mrseam),
+    ];
+    for (name, values) in needed {
+        if values.is_empty() {
+            problems.push(section.problem(format_args!(
+                "lists no `{name}`; under Intel's root it has to name the accepted values"
+            )));
+        }
+    }
+    if rules.mrconfigid.is_empty() && rules.rtmr2.is_empty() {
+        problems.push(section.problem(
+            "anchors the host nowhere: a genuine TD may run any program. List `mrconfigid` (Confidential Containers: the \
+             hash of the initdata that pins image, arguments and environment) or `rtmr2` (a verity root file system)",
+        ));
+    }
+    if rules.hosts.is_empty() {
+        problems.push(section.problem(
+            "lists no `hosts`; under Intel's root it has to name the binary, { name = \"cloister\", sha256 = ... }",
+        ));
+    }
+    problems
+}
+
+fn root_key_id(fields: &Fields<'_>, simulated: bool) -> Result<Register, Problem> {
+    let intel = TrustRoot::intel().map_err(|error| fields.problem(error))?;
+    let Some(node) = fields.optional("root_key_id") else {
+        if simulated {
+            return Err(fields.problem(
+                "has no `root_key_id`; a simulated federation names its own root (`cloister quote authority` prints it)",
+            ));
+        }
+        return Ok(*intel.key_id());
+    };
+    let key_id: Register = node.bytes()?;
+    match (simulated, &key_id == intel.key_id()) {
+        (true, true) => Err(node
+            .problem("is Intel's root, but `simulated = true`: a policy names one root, a simulated one or Intel's")),
+        (false, false) => Err(node.problem(format_args!(
+            "is not Intel's root ({}), but `simulated = false`: a policy names one root, a simulated one or Intel's",
+            hex(intel.key_id())
+        ))),
+        _ => Ok(key_id),
+    }
+}
+
+fn values<const N: usize>(fields: &Fields<'_>, key: &str) -> Result<Vec<[u8; N]>, Vec<Problem>> {
+    let Some(node) = fields.optional(key) else {
+        return Ok(Vec::new());
+    };
+    if !node.is_list() {
+        return Ok(vec![node.bytes()?]);
+    }
+    let values = all(node.list(MAX_VALUES)?.iter().map(Node::bytes))?;
+    if values.is_empty() {
+        return Err(node
+            .problem("is an empty list, which nothing fits; leave it out, or name a value")
+            .into());
+    }
+    Ok(values)
+}
+
+fn registers(fields: &Fields<'_>, key: &str) -> Result<Vec<Register>, Vec<Problem>> {
+    values(fields, key)
+}
+
+fn rtmr3(fields: &Fields<'_>) -> Result<bool, Problem> {
+    let Some(node) = fields.optional("rtmr3") else {
+        return Ok(false);
+    };
+    let words = "\"zero\" (nothing extended it; the default) or \"any\" is wanted: its value depends on what runs, this \
+                 policy included, so a policy can't list values";
+    if node.is_list() {
+        return Err(node.problem(format_args!("is a list; {words}")));
+    }
+    match node.text(256)? {
+        "zero" => Ok(false),
+        "any" => Ok(true),
+        other => Err(node.problem(format_args!("is {other:?}; {words}"))),
+    }
+}
+
+fn masked(fields: &Fields<'_>, key: &str, default: Masked) -> Result<Masked, Problem> {
+    let Some(node) = fields.optional(key) else {
+        return Ok(default);
+    };
+    let parts = node.fields(&["mask", "value"])?;
+    let masked = Masked {
+        mask: parts.required("mask")?.bytes()?,
+        value: parts.required("value")?.bytes()?,
+    };
+    if masked
+        .value
+        .iter()
+        .zip(&masked.mask)
+        .any(|(value, mask)| value & !mask != 0)
+    {
+        return Err(node.problem("wants bits that its mask leaves out, which nothing fits"));
+    }
+    Ok(masked)
+}
+
+fn attributes(fields: &Fields<'_>, default: Masked) -> Result<Masked, Problem> {
+    let masked = masked(fields, "attributes", default)?;
+    if masked.mask[0] & 1 == 0 || masked.value[0] & 1 != 0 {
+        let node = fields.required("attributes")?;
+        return Err(
+            node.problem("lets debug TDs in (bit 0 of the first byte), which any operator can read; fix that bit to 0")
+        );
+    }
+    Ok(masked)
+}
+
+fn tcb_statuses(fields: &Fields<'_>, default: Vec<TcbStatus>) -> Result<Vec<TcbStatus>, Vec<Problem>> {
+    let Some(node) = fields.optional("tcb_statuses") else {
+        return Ok(default);
+    };
+    let known = |node: &Node<'_>| node.one_of(&TCB_STATUSES, |status| status).map(str::to_owned);
+    let statuses = all(node.list(TCB_STATUSES.len())?.iter().map(|node| {
+        if !node.is_table() {
+            return Ok(TcbStatus {
+                status: known(node)?,
+                until_unix_s: None,
+            });
+        }
+        let fields = node.fields(&["status", "until"])?;
+        let until_unix_s = Some(fields.required("until")?.end_of_day_unix_s()?);
+        Ok(TcbStatus {
+            status: known(&fields.required("status")?)?,
+            until_unix_s,
+        })
+    }))?;
+    if statuses.is_empty() {
+        return Err(node
+            .problem("is an empty list, so no TD is let in; name at least \"UpToDate\"")
+            .into());
+    }
+    Ok(statuses)
+}
+
+fn advisories(fields: &Fields<'_>) -> Result<Vec<String>, Vec<Problem>> {
+    all(fields.list("advisories_denied", 1024)?.iter().map(|node| {
+        let id = node.text(64)?;
+        if id.starts_with("INTEL-SA-") {
+            return Ok(id.to_owned());
+        }
+        Err(node.problem(format_args!("is {id:?}; Intel's advisories are named INTEL-SA-00000")))
+    }))
+}
+
+fn flag(fields: &Fields<'_>, key: &str, default: bool) -> Result<bool, Problem> {
+    fields.optional(key).map_or(Ok(default), |node| node.boolean())
+}
+
+fn hosts(fields: &Fields<'_>) -> Result<Vec<HostFile>, Vec<Problem>> {
+    let Some(node) = fields.optional("hosts") else {
+        return Ok(Vec::new());
+    };
+    let hosts = all(node.list(MAX_VALUES)?.iter().map(|node| {
+        let fields = node.fields(&["name", "sha256"])?;
+        Ok(HostFile {
+            name: fields.required("name")?.name()?,
+            sha256: fields.required("sha256")?.digest()?,
+        })
+    }))?;
+    if hosts.iter().any(|host| host.name == HOST_BINARY) {
+        return Ok(hosts);
+    }
+    Err(node
+        .problem(format_args!(
+            "names no {HOST_BINARY:?}, the binary that every node measures"
+        ))
+        .into())
+}

@@ -1,0 +1,129 @@
+//! A parsed policy, and what it says of each node.
+
+use std::collections::BTreeMap;
+use std::ops::Deref;
+
+use cloister_attestation::State;
+use cloister_attestation::identity::{PublicKey, Role};
+use cloister_attestation::measurement::{Entry, EntryRole};
+use cloister_tensor::Digest;
+
+use crate::agreement::{Agreement, Dataset, Graph, Module, Node};
+use crate::dataset::DatasetSpec;
+use crate::parse;
+use crate::reader::PolicyError;
+
+/// An agreement together with the digest of the file that says it. Only [`Policy::parse`] makes one, so whoever holds
+/// one knows that it is sound: names are unique, what is referred to exists, and each node has what its role needs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Policy {
+    agreement: Agreement,
+    digest: Digest,
+}
+
+impl Policy {
+    /// Parses the exact bytes of a policy file; `file` names it in errors.
+    ///
+    /// # Errors
+    /// [`PolicyError`] with file, line, column and remedy of what is wrong.
+    pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
+        Ok(Self {
+            agreement: parse::parse(bytes, file)?,
+            digest: Digest::of(bytes),
+        })
+    }
+
+    /// SHA-256 of the file's bytes: what nodes measure and participants sign.
+    pub fn digest(&self) -> Digest {
+        self.digest
+    }
+
+    /// What it says.
+    pub fn agreement(&self) -> &Agreement {
+        &self.agreement
+    }
+
+    /// What that node has to measure in that state, the host's own files apart: the policy, its datasets and, as a
+    /// member, its modules and graphs. `None` if the policy has no such node.
+    pub fn expected_entries(&self, node: &str, state: State) -> Option<Vec<Entry>> {
+        self.node(node)?;
+        let mut entries = vec![Entry::new(EntryRole::Policy, self.name.as_str(), self.digest)];
+        let datasets = self.datasets_for(node).into_iter();
+        entries.extend(datasets.map(|data| Entry::new(EntryRole::Data, data.name(), data.commitment)));
+        if state == State::Member {
+            let modules = self.modules_for(node).into_iter();
+            entries.extend(modules.map(|module| Entry::new(EntryRole::Module, module.name.as_str(), module.sha256)));
+            let graphs = self.graphs_for(node).into_iter();
+            entries.extend(graphs.map(|graph| Entry::new(EntryRole::Graph, graph.name.as_str(), graph.sha256)));
+        }
+        Some(entries)
+    }
+}
+
+impl Deref for Policy {
+    type Target = Agreement;
+
+    fn deref(&self) -> &Agreement {
+        &self.agreement
+    }
+}
+
+impl Agreement {
+    /// The node of that name.
+    pub fn node(&self, name: &str) -> Option<&Node> {
+        self.nodes.iter().find(|node| node.name == name)
+    }
+
+    /// The nodes of that role, in the policy's order.
+    pub fn nodes_with(&self, role: Role) -> impl Iterator<Item = &Node> {
+        self.nodes.iter().filter(move |node| node.role == role)
+    }
+
+    /// The public key of a participant.
+    pub fn participant_key(&self, participant: &str) -> Option<PublicKey> {
+        self.participants
+            .iter()
+            .find(|known| known.name == participant)
+            .map(|known| known.public_key)
+    }
+
+    /// The modules that the node runs.
+    pub fn modules_for(&self, node: &str) -> Vec<&Module> {
+        let role = self.node(node).map(|node| node.role);
+        let runs = |module: &&Module| {
+            runs(
+                module.nodes.as_deref(),
+                node,
+                role.map(|role| module.role.runs_on(role)),
+            )
+        };
+        self.modules.iter().filter(runs).collect()
+    }
+
+    /// The graphs that the node runs.
+    pub fn graphs_for(&self, node: &str) -> Vec<&Graph> {
+        let role = self.node(node).map(|node| node.role);
+        let runs = |graph: &&Graph| runs(graph.nodes.as_deref(), node, role.map(|role| graph.runs_on(role)));
+        self.graphs.iter().filter(runs).collect()
+    }
+
+    /// The datasets that the node has.
+    pub fn datasets_for(&self, node: &str) -> Vec<&Dataset> {
+        self.datasets.iter().filter(|dataset| dataset.node == node).collect()
+    }
+
+    /// The forms of the node's datasets, by name.
+    pub fn dataset_specs(&self, node: &str) -> BTreeMap<&str, &DatasetSpec> {
+        self.datasets_for(node)
+            .into_iter()
+            .map(|dataset| (dataset.name(), &dataset.spec))
+            .collect()
+    }
+}
+
+fn runs(named: Option<&[String]>, node: &str, by_role: Option<bool>) -> bool {
+    match named {
+        Some(named) => named.iter().any(|name| name == node),
+        None => by_role.unwrap_or(false),
+    }
+}

@@ -1,0 +1,368 @@
+//! Evidence against a policy: what fits gets a permit; whatever differs is told with what was seen and what was wanted.
+
+mod common;
+
+use std::sync::Arc;
+
+use cloister_attestation::claims::make;
+use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse};
+use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
+use cloister_attestation::session::roster_report_data;
+use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
+use cloister_attestation::{
+    Claims, Collateral, NodeClaims, QuoteProvider as _, Refusal, State, TrustRoot, VerifiedEvidence, Verifier,
+    verify_detached,
+};
+use cloister_policy::agreement::{Agreement, HostFile, TcbStatus};
+use cloister_policy::{Appraiser, Expected, Policy, draft};
+use cloister_tensor::Digest;
+
+const NOW: u64 = 1_800_000_000;
+
+struct House {
+    dir: tempfile::TempDir,
+    alpha: SigningKey,
+    beta: SigningKey,
+    root_key_id: [u8; 48],
+}
+
+/// What a node shows; the defaults are worker-a as the policy wants it.
+struct Shown {
+    node: NodeClaims,
+    td: TdValues,
+    endorsed_by_beta: bool,
+}
+
+impl House {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        create_authority(dir.path(), NOW - 60).unwrap();
+        let root_key_id = *TrustRoot::from_file(dir.path()).unwrap().key_id();
+        Self {
+            dir,
+            alpha: SigningKey::generate().unwrap(),
+            beta: SigningKey::generate().unwrap(),
+            root_key_id,
+        }
+    }
+
+    fn policy(&self, change: impl FnOnce(&mut Agreement)) -> Arc<Policy> {
+        let mut agreement = common::digits(&self.alpha, &self.beta);
+        let td = TdValues::default();
+        let rules = &mut agreement.attestation;
+        rules.root_key_id = self.root_key_id;
+        (rules.mrtd, rules.rtmr0, rules.mrseam) = (vec![td.mrtd], vec![td.rtmr[0]], vec![td.mrseam]);
+        (rules.rtmr1, rules.rtmr2, rules.mrconfigid) = (vec![td.rtmr[1]], vec![td.rtmr[2]], vec![td.mrconfigid]);
+        rules.hosts = vec![HostFile {
+            name: "cloister".into(),
+            sha256: Digest::of(b"binary"),
+        }];
+        rules.allow_dynamic_platform = true;
+        rules.allow_cached_keys = true;
+        change(&mut agreement);
+        Arc::new(Policy::parse(draft(&agreement).unwrap().as_bytes(), "digits.toml").unwrap())
+    }
+
+    fn shown(&self, policy: &Policy, node_key: &SigningKey) -> Shown {
+        let mut entries = policy.expected_entries("worker-a", State::Member).unwrap();
+        entries.push(Entry::new(EntryRole::Host, "cloister", Digest::of(b"binary")));
+        entries.push(Entry::new(
+            EntryRole::Compiled,
+            "train-sgd",
+            Digest::of(b"native code of this TD"),
+        ));
+        let node = NodeClaims {
+            federation: "digits".into(),
+            participant: "alpha".into(),
+            node: "worker-a".into(),
+            role: Role::Worker,
+            state: State::Member,
+            policy_digest: policy.digest(),
+            node_key: node_key.public(),
+            measurement: Measurement::new(entries).unwrap(),
+        };
+        Shown {
+            node,
+            td: TdValues::default(),
+            endorsed_by_beta: false,
+        }
+    }
+
+    fn attest(&self, appraiser: &Appraiser, change: impl FnOnce(&mut Shown)) -> Result<VerifiedEvidence, Refusal> {
+        let node_key = SigningKey::generate().unwrap();
+        let mut shown = self.shown(appraiser.policy(), &node_key);
+        change(&mut shown);
+        let node = &shown.node;
+        let fields = CredentialFields {
+            federation: node.federation.clone(),
+            participant: node.participant.clone(),
+            node: node.node.clone(),
+            role: node.role,
+            node_key: node.node_key,
+            not_after_unix_s: NOW + 1000,
+        };
+        let credential = endorse(
+            if shown.endorsed_by_beta {
+                &self.beta
+            } else {
+                &self.alpha
+            },
+            fields,
+        )
+        .unwrap();
+        let claims = make(&node_key, &[5; 32], node).unwrap();
+        let digest = Claims::parse(&claims).unwrap().digest();
+        let report_data = roster_report_data(&[1; 32], &digest, &node.measurement.root());
+        let authority = SimulatedAuthority::load(self.dir.path()).unwrap();
+        let quote = SimulatedTd::new(&authority, shown.td)
+            .unwrap()
+            .quote(&report_data)
+            .unwrap();
+        let collateral = Collateral::from_file(&self.dir.path().join("collateral.json")).unwrap();
+        let verifier = Verifier::new(TrustRoot::from_file(self.dir.path()).unwrap(), collateral);
+        verify_detached(
+            &quote,
+            &claims,
+            credential.to_text().as_bytes(),
+            &report_data,
+            &verifier,
+            appraiser,
+            NOW,
+        )
+    }
+
+    /// The refusal of evidence changed so, under a policy changed so.
+    fn refusal(&self, policy: impl FnOnce(&mut Agreement), shown: impl FnOnce(&mut Shown)) -> Refusal {
+        self.attest(&Appraiser::new(self.policy(policy)), shown).unwrap_err()
+    }
+}
+
+fn swap(shown: &mut Shown, role: EntryRole, name: &str, content: &[u8]) {
+    let mut entries = shown.node.measurement.entries().to_vec();
+    entries.retain(|entry| (entry.role, entry.name.as_str()) != (role, name));
+    entries.push(Entry::new(role, name, Digest::of(content)));
+    shown.node.measurement = Measurement::new(entries).unwrap();
+}
+
+fn drop_entry(shown: &mut Shown, role: EntryRole, name: &str) {
+    let mut entries = shown.node.measurement.entries().to_vec();
+    entries.retain(|entry| (entry.role, entry.name.as_str()) != (role, name));
+    shown.node.measurement = Measurement::new(entries).unwrap();
+}
+
+#[test]
+fn what_the_policy_wants_gets_a_permit() {
+    let house = House::new();
+    let policy = house.policy(|_| {});
+    let appraiser = Appraiser::new(policy.clone());
+    let evidence = house.attest(&appraiser, |_| {}).unwrap();
+    let permit = policy.permit(&evidence, [9; 32], NOW).unwrap();
+    assert_eq!(
+        (permit.federation(), permit.participant(), permit.node()),
+        ("digits", "alpha", "worker-a")
+    );
+    assert_eq!(
+        (permit.role(), permit.state(), permit.connection()),
+        (Role::Worker, State::Member, &[9; 32])
+    );
+    assert_eq!(
+        (permit.policy_digest(), permit.expiry_unix_s()),
+        (policy.digest(), NOW + 1000)
+    );
+    assert!(permit.expired(NOW + 1000) && !permit.expired(NOW + 999));
+}
+
+#[test]
+fn a_bootstrap_node_shows_no_module_and_no_graph() {
+    let house = House::new();
+    let appraiser = Appraiser::new(house.policy(|_| {}));
+    let bootstrap = |shown: &mut Shown| {
+        let mut entries = appraiser
+            .policy()
+            .expected_entries("worker-a", State::Bootstrap)
+            .unwrap();
+        entries.push(Entry::new(EntryRole::Host, "cloister", Digest::of(b"binary")));
+        shown.node.measurement = Measurement::new(entries).unwrap();
+        shown.node.state = State::Bootstrap;
+    };
+    assert_eq!(house.attest(&appraiser, bootstrap).unwrap().state(), State::Bootstrap);
+    let refusal = house
+        .attest(&appraiser, |shown| shown.node.state = State::Bootstrap)
+        .unwrap_err();
+    assert!(refusal.names("measurement.module.train-sgd"), "{refusal}");
+}
+
+#[test]
+fn another_measurement_is_told_entry_by_entry() {
+    let house = House::new();
+    for (role, name) in [
+        (EntryRole::Module, "train-sgd"),
+        (EntryRole::Graph, "train@23"),
+        (EntryRole::Data, "train"),
+        (EntryRole::Policy, "digits"),
+        (EntryRole::Host, "cloister"),
+    ] {
+        let rule = format!("measurement.{role}.{name}");
+        let refusal = house.refusal(|_| {}, |shown| swap(shown, role, name, b"something else"));
+        let failed = &refusal.failed[0];
+        assert_eq!(
+            (refusal.failed.len(), failed.rule.as_str()),
+            (1, rule.as_str()),
+            "{refusal}"
+        );
+        assert_eq!(failed.seen, Digest::of(b"something else").to_string());
+        assert_eq!(failed.wanted.len(), 64);
+        let refusal = house.refusal(|_| {}, |shown| drop_entry(shown, role, name));
+        assert_eq!(
+            (refusal.failed[0].rule.as_str(), refusal.failed[0].seen.as_str()),
+            (rule.as_str(), "nothing")
+        );
+    }
+    for role in [
+        EntryRole::Module,
+        EntryRole::Graph,
+        EntryRole::Data,
+        EntryRole::Policy,
+        EntryRole::Host,
+    ] {
+        let refusal = house.refusal(|_| {}, |shown| swap(shown, role, "one-more", b"x"));
+        assert!(refusal.names(&format!("measurement.{role}.one-more")), "{refusal}");
+    }
+}
+
+#[test]
+fn another_td_is_refused_register_by_register() {
+    let house = House::new();
+    let cases: [(&str, fn(&mut TdValues)); 11] = [
+        ("attestation.mrtd", |td| td.mrtd[0] ^= 1),
+        ("attestation.rtmr0", |td| td.rtmr[0][1] ^= 1),
+        ("attestation.rtmr1", |td| td.rtmr[1][2] ^= 1),
+        ("attestation.rtmr2", |td| td.rtmr[2][3] ^= 1),
+        ("attestation.rtmr3", |td| td.rtmr[3][4] ^= 1),
+        ("attestation.mrseam", |td| td.mrseam[47] ^= 1),
+        ("attestation.mrconfigid", |td| td.mrconfigid[0] ^= 1),
+        ("attestation.mrowner", |td| td.mrowner[0] ^= 1),
+        ("attestation.mrownerconfig", |td| td.mrownerconfig[0] ^= 1),
+        ("attestation.attributes", |td| td.attributes[3] |= 0x40),
+        ("attestation.xfam", |td| td.xfam[1] |= 1),
+    ];
+    for (rule, change) in cases {
+        let refusal = house.refusal(|_| {}, |shown| change(&mut shown.td));
+        assert!(refusal.names(rule), "{rule}: {refusal}");
+    }
+    // Attestation itself refuses these before any policy is asked: debug, and no SEPT_VE_DISABLE.
+    for attributes in [[1, 0, 0, 0x10, 0, 0, 0, 0], [0; 8]] {
+        assert!(
+            house
+                .attest(&Appraiser::new(house.policy(|_| {})), |shown| shown.td.attributes =
+                    attributes)
+                .is_err()
+        );
+    }
+}
+
+#[test]
+fn the_root_the_platform_and_its_age_are_the_policys() {
+    let house = House::new();
+    let cases: [(&str, fn(&mut Agreement)); 5] = [
+        ("attestation.root_key_id", |policy| {
+            policy.attestation.root_key_id[0] ^= 1
+        }),
+        ("attestation.fmspc", |policy| policy.attestation.fmspc = vec![[9; 6]]),
+        ("attestation.ppid", |policy| policy.attestation.ppid = vec![[9; 16]]),
+        ("attestation.allow_smt", |policy| policy.attestation.allow_smt = false),
+        ("attestation.tcb_statuses", |policy| {
+            policy.attestation.tcb_statuses = vec![TcbStatus {
+                status: "OutOfDate".into(),
+                until_unix_s: None,
+            }];
+        }),
+    ];
+    for (rule, change) in cases {
+        let refusal = house.refusal(change, |_| {});
+        assert!(refusal.names(rule), "{rule}: {refusal}");
+    }
+    let ended = |policy: &mut Agreement| {
+        let until_unix_s = Some((NOW / 86_400) * 86_400);
+        policy.attestation.tcb_statuses = vec![TcbStatus {
+            status: "UpToDate".into(),
+            until_unix_s,
+        }];
+    };
+    let refusal = house.refusal(ended, |_| {});
+    assert!(
+        refusal.names("attestation.tcb_statuses") && refusal.to_string().contains("which is over"),
+        "{refusal}"
+    );
+    let evidence = house.attest(&Appraiser::new(house.policy(|_| {})), |_| {}).unwrap();
+    let policy = house.policy(|_| {});
+    let later = policy.permit(&evidence, [0; 32], NOW + 31 * 86_400).unwrap_err();
+    assert!(later.names("attestation.collateral_max_age_s"), "{later}");
+    let earlier = policy.permit(&evidence, [0; 32], NOW - 86_400).unwrap_err();
+    assert!(earlier.names("attestation.max_clock_skew_s"), "{earlier}");
+}
+
+#[test]
+fn who_it_is_has_to_fit() {
+    let house = House::new();
+    let cases: [(&str, fn(&mut Shown)); 6] = [
+        ("federation", |shown| shown.node.federation = "other".into()),
+        ("policy", |shown| {
+            shown.node.policy_digest = Digest::of(b"another policy")
+        }),
+        ("node", |shown| shown.node.node = "worker-x".into()),
+        ("node.participant", |shown| shown.node.node = "worker-b".into()),
+        ("node.role", |shown| shown.node.role = Role::Aggregator),
+        ("credential.signature", |shown| shown.endorsed_by_beta = true),
+    ];
+    for (rule, change) in cases {
+        let refusal = house.refusal(|_| {}, change);
+        let found = refusal
+            .failed
+            .iter()
+            .any(|failed| failed.rule.starts_with(rule.split('.').next().unwrap()));
+        assert!(found, "{rule}: {refusal}");
+    }
+}
+
+#[test]
+fn a_peer_may_be_expected() {
+    let house = House::new();
+    let expecting = |expected| Appraiser::new(house.policy(|_| {})).expecting(expected);
+    let hub = Expected {
+        node: Some("hub".into()),
+        ..Expected::default()
+    };
+    assert!(house.attest(&expecting(hub), |_| {}).unwrap_err().names("peer.node"));
+    let aggregator = Expected {
+        role: Some(Role::Aggregator),
+        ..Expected::default()
+    };
+    assert!(
+        house
+            .attest(&expecting(aggregator), |_| {})
+            .unwrap_err()
+            .names("peer.role")
+    );
+    let worker = Expected {
+        role: Some(Role::Worker),
+        node: Some("worker-a".into()),
+        visitors: false,
+    };
+    assert!(house.attest(&expecting(worker), |_| {}).is_ok());
+}
+
+#[test]
+fn visitors_are_let_in_where_they_are_expected() {
+    use cloister_attestation::Appraise as _;
+    let house = House::new();
+    let closed = Appraiser::new(house.policy(|_| {}));
+    assert!(!closed.appraise_visitor(None, NOW).is_empty());
+    let open = closed.expecting(Expected {
+        visitors: true,
+        ..Expected::default()
+    });
+    assert!(open.appraise_visitor(None, NOW).is_empty());
+    assert!(open.appraise_visitor(Some("beta"), NOW).is_empty());
+    assert_eq!(open.appraise_visitor(Some("gamma"), NOW)[0].rule, "visitor.participant");
+}
