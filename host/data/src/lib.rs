@@ -1,1 +1,35 @@
-//! Placeholder until the crate lands.
+//! Datasets: a file of numbers in, typed batches out.
+//!
+//! A [`Dataset`] is read once from an open file ([`Source`]; CSV or Parquet), by the `inputs` that the policy gives it
+//! ([`DatasetSpec`](cloister_policy::dataset::DatasetSpec)), and held in memory as the tensors' own bytes. From it come
+//!
+//! - [batches](Dataset::batches) in file order or in the order that a seed gives ([`order`]): two runs, same bytes;
+//! - its [commitment](Dataset::commitment): a salted SHA-256 over canonical rows, laid out in `FORMAT.md` beside this
+//!   crate and in [`commitment`]. The policy names it, so a participant can't change its rows unseen, and the salt
+//!   keeps anyone from confirming a guess of them.
+//!
+//! A value is `raw * scale + offset`, computed in f64 and then rounded once to the input's dtype. Missing cells, text,
+//! NaN and infinities are refused, with the file, row and column, what was seen there and what was wanted; no error
+//! shows another cell. Every size is bounded by [`DataLimits`].
+#![forbid(unsafe_code)]
+
+mod batches;
+pub mod commitment;
+mod csv_reader;
+mod dataset;
+mod error;
+mod limits;
+mod number;
+pub mod order;
+mod parquet_reader;
+pub mod salt;
+mod source;
+mod summary;
+mod table;
+
+pub use batches::{Batch, BatchOrder, Batches};
+pub use dataset::{Dataset, Format, UnknownFormat};
+pub use error::DataError;
+pub use limits::DataLimits;
+pub use source::Source;
+pub use summary::{ColumnKind, ColumnSummary, FileSummary};

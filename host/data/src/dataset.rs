@@ -1,0 +1,129 @@
+//! A dataset in memory.
+
+use std::fmt;
+use std::str::FromStr;
+use std::sync::Arc;
+
+use cloister_policy::dataset::DatasetSpec;
+use cloister_tensor::Digest;
+
+use crate::batches::{BatchOrder, Batches};
+use crate::commitment;
+use crate::error::DataError;
+use crate::limits::DataLimits;
+use crate::source::Source;
+use crate::table::{Input, Table};
+use crate::{csv_reader, parquet_reader};
+
+/// The format of a dataset's file.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Format {
+    /// Comma-separated values with a header line.
+    Csv,
+    /// Apache Parquet, flat numeric columns.
+    Parquet,
+}
+
+impl Format {
+    /// The format that a file's name ends with (`.csv`, `.parquet`), upper or lower case.
+    pub fn of_name(name: &str) -> Option<Self> {
+        name.rsplit_once('.')
+            .and_then(|(_, extension)| extension.to_ascii_lowercase().parse().ok())
+    }
+}
+
+impl fmt::Display for Format {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Csv => "csv",
+            Self::Parquet => "parquet",
+        })
+    }
+}
+
+impl FromStr for Format {
+    type Err = UnknownFormat;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "csv" => Ok(Self::Csv),
+            "parquet" => Ok(Self::Parquet),
+            other => Err(UnknownFormat(other.chars().take(40).collect())),
+        }
+    }
+}
+
+/// A word that names no format.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("seen the format {0:?}, wanted csv or parquet")]
+pub struct UnknownFormat(String);
+
+/// The rows of a dataset as its inputs have them, shared by all that read it; cloning is cheap.
+#[derive(Clone, Debug)]
+pub struct Dataset {
+    rows: Arc<Rows>,
+    spec: Arc<DatasetSpec>,
+}
+
+#[derive(Debug)]
+pub(crate) struct Rows {
+    pub(crate) name: String,
+    pub(crate) inputs: Vec<Input>,
+    pub(crate) count: u32,
+}
+
+impl Dataset {
+    /// Reads a whole file by the policy's description of the dataset, within the limits.
+    pub fn open(source: &Source, format: Format, spec: &DatasetSpec, limits: &DataLimits) -> Result<Self, DataError> {
+        let table = Table::new(spec, limits)?;
+        let table = match format {
+            Format::Csv => csv_reader::read(source, table, limits)?,
+            Format::Parquet => parquet_reader::read(source, table, limits)?,
+        };
+        let count = u32::try_from(table.rows).map_err(|_| DataError::TooMuch {
+            file: source.name().to_owned(),
+            what: "rows",
+            seen: table.rows,
+            limit: u64::from(u32::MAX),
+        })?;
+        let rows = Arc::new(Rows {
+            name: spec.name.clone(),
+            inputs: table.inputs,
+            count,
+        });
+        Ok(Self {
+            rows,
+            spec: Arc::new(spec.clone()),
+        })
+    }
+
+    /// The name that the policy gives it.
+    pub fn name(&self) -> &str {
+        &self.rows.name
+    }
+
+    /// How many rows it has, at least 1.
+    pub fn rows(&self) -> u64 {
+        u64::from(self.rows.count)
+    }
+
+    /// The description that it was read by.
+    pub fn spec(&self) -> &DatasetSpec {
+        &self.spec
+    }
+
+    /// Bytes that its rows take in memory.
+    pub fn memory_bytes(&self) -> u64 {
+        self.rows.inputs.iter().map(|input| input.bytes.len() as u64).sum()
+    }
+
+    /// The salted commitment that the policy names; see [`commitment`] for its bytes.
+    pub fn commitment(&self, salt: &[u8; commitment::SALT_BYTES]) -> Digest {
+        commitment::commit(&self.spec, &self.rows, salt)
+    }
+
+    /// All rows once, in batches.
+    pub fn batches(&self, order: BatchOrder) -> Result<Batches, DataError> {
+        Batches::new(Arc::clone(&self.rows), order)
+    }
+}

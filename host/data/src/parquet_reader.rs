@@ -1,0 +1,320 @@
+//! Parquet: flat numeric columns, read column by column without Arrow.
+//!
+//! Read are BOOLEAN, INT32 and INT64 (signed or unsigned, any width), FLOAT and DOUBLE. Decimals, dates and times are
+//! refused, since their integers mean something else than they say; so are lists, maps, bytes and nulls.
+
+use std::io::BufReader;
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use bytes::Bytes;
+use parquet::basic::{ConvertedType, LogicalType, Type};
+use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
+use parquet::data_type::DataType;
+use parquet::errors::ParquetError;
+use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReader};
+use parquet::schema::types::ColumnDescriptor;
+
+use crate::error::{DataError, Place, shown};
+use crate::limits::DataLimits;
+use crate::number::Raw;
+use crate::source::{Source, SourceReader};
+use crate::summary::{ColumnKind, ColumnSummary, FileSummary};
+use crate::table::{Table, Target, bad_cell};
+
+/// Values decoded at a time.
+const CHUNK_ROWS: usize = 8192;
+const WANTED_TYPES: &str = "a flat column of BOOLEAN, INT32, INT64, FLOAT or DOUBLE that is a plain number";
+
+/// Fills a table from a Parquet file.
+pub(crate) fn read(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
+    guarded(source, || read_columns(source, table, limits))
+}
+
+/// The columns and rows of a Parquet file, by its own metadata.
+pub(crate) fn summary(source: &Source, limits: &DataLimits) -> Result<FileSummary, DataError> {
+    guarded(source, || {
+        let reader = open(source, limits)?;
+        let metadata = reader.metadata().file_metadata();
+        let columns = metadata.schema_descr().columns().iter().map(|column| ColumnSummary {
+            name: column.path().string(),
+            kind: match (kind_of(column), column.physical_type()) {
+                (Err(seen), _) => ColumnKind::Other(seen),
+                (Ok(_), Type::FLOAT | Type::DOUBLE) => ColumnKind::Real,
+                (Ok(_), _) => ColumnKind::Whole,
+            },
+        });
+        let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
+        Ok(FileSummary {
+            columns: columns.collect(),
+            rows,
+        })
+    })
+}
+
+/// Runs the decoder so that a panic in it (broken files reach some of its assertions) is an error like another.
+fn guarded<T>(source: &Source, work: impl FnOnce() -> Result<T, DataError>) -> Result<T, DataError> {
+    catch_unwind(AssertUnwindSafe(work))
+        .unwrap_or_else(|_| Err(malformed(source, "the Parquet decoder gave up on it".to_owned())))
+}
+
+fn open(source: &Source, limits: &DataLimits) -> Result<SerializedFileReader<Chunks>, DataError> {
+    source.check_size(limits)?;
+    let reader =
+        SerializedFileReader::new(Chunks(source.clone())).map_err(|error| broken(source, "the file", &error))?;
+    let columns = reader.metadata().file_metadata().schema_descr().num_columns();
+    if columns > limits.columns {
+        let (seen, limit) = (columns as u64, limits.columns as u64);
+        return Err(DataError::TooMuch {
+            file: source.name().to_owned(),
+            what: "columns",
+            seen,
+            limit,
+        });
+    }
+    Ok(reader)
+}
+
+fn read_columns(source: &Source, mut table: Table, limits: &DataLimits) -> Result<Table, DataError> {
+    let reader = open(source, limits)?;
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let header: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
+    let wanted = table.resolve(source.name(), &header)?;
+    let mut first_row = 0_u64;
+    for index in 0..reader.num_row_groups() {
+        let group = reader
+            .get_row_group(index)
+            .map_err(|error| broken(source, &format!("row group {index}"), &error))?;
+        let rows = u64::try_from(group.metadata().num_rows())
+            .map_err(|_| malformed(source, format!("row group {index}: seen a negative number of rows")))?;
+        for (column, targets) in &wanted {
+            let descriptor = schema.column(*column);
+            let signed = kind_of(&descriptor).map_err(|seen| DataError::ColumnType {
+                file: source.name().to_owned(),
+                column: header[*column].clone(),
+                seen,
+                wanted: WANTED_TYPES,
+            })?;
+            let mut job = ColumnJob {
+                source,
+                table: &mut table,
+                name: &header[*column],
+                targets,
+                first_row,
+                rows,
+            };
+            let values = group
+                .get_column_reader(*column)
+                .map_err(|error| broken(source, &job.place(), &error))?;
+            match values {
+                ColumnReader::BoolColumnReader(values) => job.fill(values, |value| Raw::Whole(i128::from(value)))?,
+                ColumnReader::Int32ColumnReader(values) if signed => {
+                    job.fill(values, |value| Raw::Whole(i128::from(value)))?
+                }
+                ColumnReader::Int32ColumnReader(values) => {
+                    job.fill(values, |value| Raw::Whole(i128::from(value.cast_unsigned())))?
+                }
+                ColumnReader::Int64ColumnReader(values) if signed => {
+                    job.fill(values, |value| Raw::Whole(i128::from(value)))?
+                }
+                ColumnReader::Int64ColumnReader(values) => {
+                    job.fill(values, |value| Raw::Whole(i128::from(value.cast_unsigned())))?
+                }
+                ColumnReader::FloatColumnReader(values) => job.fill(values, |value| Raw::Real(f64::from(value)))?,
+                ColumnReader::DoubleColumnReader(values) => job.fill(values, Raw::Real)?,
+                _ => {
+                    return Err(malformed(
+                        source,
+                        format!("{}: its pages are of another type than its schema", job.place()),
+                    ));
+                }
+            }
+        }
+        first_row = first_row.saturating_add(rows);
+    }
+    table.finish(source.name())
+}
+
+/// Whether a readable column is signed; or else what it is.
+fn kind_of(column: &ColumnDescriptor) -> Result<bool, String> {
+    if column.max_rep_level() > 0 || column.path().parts().len() > 1 {
+        return Err("nested".to_owned());
+    }
+    let physical = column.physical_type();
+    let refuse = || {
+        Err(match column.logical_type_ref() {
+            Some(logical) => format!("{physical} as {logical:?}"),
+            None if column.converted_type() != ConvertedType::NONE => {
+                format!("{physical} as {}", column.converted_type())
+            }
+            None => physical.to_string(),
+        })
+    };
+    if !matches!(
+        physical,
+        Type::BOOLEAN | Type::INT32 | Type::INT64 | Type::FLOAT | Type::DOUBLE
+    ) {
+        return refuse();
+    }
+    match (column.logical_type_ref(), column.converted_type()) {
+        (Some(LogicalType::Integer(integer)), _) => Ok(integer.is_signed),
+        (None, ConvertedType::UINT_8 | ConvertedType::UINT_16 | ConvertedType::UINT_32 | ConvertedType::UINT_64) => {
+            Ok(false)
+        }
+        (
+            None,
+            ConvertedType::NONE
+            | ConvertedType::INT_8
+            | ConvertedType::INT_16
+            | ConvertedType::INT_32
+            | ConvertedType::INT_64,
+        ) => Ok(true),
+        _ => refuse(),
+    }
+}
+
+/// One column of one row group on its way into the table.
+struct ColumnJob<'a> {
+    source: &'a Source,
+    table: &'a mut Table,
+    name: &'a str,
+    targets: &'a [Target],
+    first_row: u64,
+    rows: u64,
+}
+
+impl ColumnJob<'_> {
+    fn place(&self) -> String {
+        format!(
+            "column {}, rows from {}",
+            shown(self.name.as_bytes()),
+            self.first_row + 1
+        )
+    }
+
+    fn fill<T: DataType>(
+        &mut self,
+        mut reader: ColumnReaderImpl<T>,
+        number: impl Fn(T::T) -> Raw,
+    ) -> Result<(), DataError>
+    where
+        T::T: Copy,
+    {
+        let mut values: Vec<T::T> = Vec::new();
+        let mut levels: Vec<i16> = Vec::new();
+        let mut done = 0_u64;
+        loop {
+            values.clear();
+            levels.clear();
+            // One more than is left, so that a column longer than its row group shows.
+            let most = usize::try_from(self.rows - done)
+                .unwrap_or(usize::MAX)
+                .saturating_add(1)
+                .min(CHUNK_ROWS);
+            let (records, _, _) = reader
+                .read_records(most, Some(&mut levels), None, &mut values)
+                .map_err(|error| broken(self.source, &self.place(), &error))?;
+            if let Some(null) = levels.iter().position(|level| *level == 0) {
+                let at = Place {
+                    row: self.first_row + done + null as u64 + 1,
+                    line: None,
+                };
+                return Err(bad_cell(
+                    self.source.name(),
+                    at,
+                    self.name,
+                    "null".to_owned(),
+                    self.table.wanted(self.targets[0]),
+                ));
+            }
+            if records == 0 {
+                break;
+            }
+            if records != values.len() || done + records as u64 > self.rows {
+                return Err(self.uneven(done + values.len().max(records) as u64));
+            }
+            self.table
+                .grow(self.source.name(), self.first_row + done + records as u64)?;
+            for value in &values {
+                self.write(done, *value, number(*value))?;
+                done += 1;
+            }
+        }
+        if done == self.rows {
+            Ok(())
+        } else {
+            Err(self.uneven(done))
+        }
+    }
+
+    fn write(&mut self, row: u64, value: impl std::fmt::Debug, raw: Raw) -> Result<(), DataError> {
+        for target in self.targets {
+            if let Err(wanted) = self.table.write(self.first_row + row, *target, raw) {
+                let at = Place {
+                    row: self.first_row + row + 1,
+                    line: None,
+                };
+                return Err(bad_cell(
+                    self.source.name(),
+                    at,
+                    self.name,
+                    format!("{value:?}"),
+                    wanted,
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn uneven(&self, seen: u64) -> DataError {
+        malformed(
+            self.source,
+            format!(
+                "{}: seen {seen} values, wanted {} as the row group says",
+                self.place(),
+                self.rows
+            ),
+        )
+    }
+}
+
+fn malformed(source: &Source, problem: String) -> DataError {
+    DataError::Malformed {
+        file: source.name().to_owned(),
+        problem,
+    }
+}
+
+fn broken(source: &Source, what: &str, error: &ParquetError) -> DataError {
+    let cause: String = error.to_string().chars().take(200).collect();
+    malformed(source, format!("{what} is no readable Parquet: {cause}"))
+}
+
+/// A source as the decoder reads it.
+struct Chunks(Source);
+
+impl Length for Chunks {
+    fn len(&self) -> u64 {
+        self.0.len()
+    }
+}
+
+impl ChunkReader for Chunks {
+    type T = BufReader<SourceReader>;
+
+    fn get_read(&self, start: u64) -> parquet::errors::Result<Self::T> {
+        Ok(BufReader::new(self.0.reader(start)))
+    }
+
+    fn get_bytes(&self, start: u64, length: usize) -> parquet::errors::Result<Bytes> {
+        // Checked before memory is taken: a broken footer may ask for anything.
+        if start.checked_add(length as u64).is_none_or(|end| end > self.0.len()) {
+            return Err(ParquetError::EOF(format!(
+                "{length} bytes at {start} of a file of {} bytes",
+                self.0.len()
+            )));
+        }
+        let mut bytes = vec![0; length];
+        std::io::Read::read_exact(&mut self.0.reader(start), &mut bytes)?;
+        Ok(bytes.into())
+    }
+}
