@@ -150,7 +150,6 @@ impl std::fmt::Debug for RaTlsIdentity {
 }
 
 /// A certificate without evidence, for a command line that dials in as a visitor.
-#[derive(Debug)]
 pub struct VisitorIdentity {
     /// The certificate, DER.
     pub cert_der: Vec<u8>,
@@ -177,6 +176,13 @@ impl VisitorIdentity {
             spki_sha256,
             signer,
         })
+    }
+}
+
+impl std::fmt::Debug for VisitorIdentity {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let name = self.signer.as_ref().map_or("nobody", |(name, _)| name);
+        write!(f, "VisitorIdentity({name})")
     }
 }
 

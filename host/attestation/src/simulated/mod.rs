@@ -7,6 +7,7 @@
 //! | `root.der` | the root certificate: verifiers trust it, policies pin its key id |
 //! | `collateral.json` | TCB info, QE identity, revocation lists and their chains, as dcap-qvl reads them |
 //! | `pck-chain.pem` | the platform's certificate chain, which each quote carries |
+//! | `platform-ca-chain.pem`, `tcb-signing-chain.pem` | chains that go into the collateral when it is re-issued |
 //! | `keys/*.pem` | the keys: whoever has them makes TDs up |
 //!
 //! Verifiers get the folder without `keys`. All of it says SIMULATED: names of certificates, the header of each quote.

@@ -120,7 +120,11 @@ fn new(args: &NewArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     } else {
         out.data(key.public());
     }
-    out.note(format!("{kind} key: {} (secret) and {}", secret.display(), public.display()));
+    out.note(format!(
+        "{kind} key: {} (secret) and {}",
+        secret.display(),
+        public.display()
+    ));
     out.note(if args.participant {
         "Next: put the public key into the policy ([[participant]] public_key), and endorse nodes with the secret one."
     } else {
@@ -134,11 +138,32 @@ fn write_credential(args: EndorseArgs, out: &mut Ui) -> Result<Exit, miette::Rep
     let key = SigningKey::from_pem(&pem).map_err(ui::unreadable)?;
     let node_key = public_key(&args.node_key)?;
     let not_after_unix_s = ui::now_unix_s().saturating_add(args.days * DAY_S);
-    let EndorseArgs { federation, participant, node, role, days, output, .. } = args;
-    let fields = CredentialFields { federation, participant, node, role, node_key, not_after_unix_s };
+    let EndorseArgs {
+        federation,
+        participant,
+        node,
+        role,
+        days,
+        output,
+        ..
+    } = args;
+    let fields = CredentialFields {
+        federation,
+        participant,
+        node,
+        role,
+        node_key,
+        not_after_unix_s,
+    };
     let credential = endorse(&key, fields).map_err(ui::unreadable)?;
     std::fs::write(&output, credential.to_text()).map_err(|error| cannot("write", &output, &error))?;
-    let CredentialFields { federation, participant, node, role, .. } = &credential.fields;
+    let CredentialFields {
+        federation,
+        participant,
+        node,
+        role,
+        ..
+    } = &credential.fields;
     out.note(format!(
         "{participant} endorses {node_key} as {role} {node} of {federation} for {days} days: {}",
         output.display()
@@ -169,17 +194,26 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             "verified": failed.as_ref().map(Vec::is_empty), "failed": failed,
         }));
     } else {
-        out.data(format!("credential of {} {} in federation {}", fields.role, fields.node, fields.federation));
+        out.data(format!(
+            "credential of {} {} in federation {}",
+            fields.role, fields.node, fields.federation
+        ));
         out.data(format!("  endorsed by  {}", fields.participant));
         out.data(format!("  node key     {}", fields.node_key));
         out.data(format!("  holds until  {} s since 1970", fields.not_after_unix_s));
         match &failed {
             None => out.data("  signature    not checked; give --participant-key"),
             Some(failed) if failed.is_empty() => out.data("  signature    the participant's, and in force"),
-            Some(failed) => failed.iter().for_each(|rule| out.data(format!("  REFUSED      {rule}"))),
+            Some(failed) => failed
+                .iter()
+                .for_each(|rule| out.data(format!("  REFUSED      {rule}"))),
         }
     }
-    Ok(if failed.is_some_and(|failed| !failed.is_empty()) { Exit::Refused } else { Exit::Done })
+    Ok(if failed.is_some_and(|failed| !failed.is_empty()) {
+        Exit::Refused
+    } else {
+        Exit::Done
+    })
 }
 
 fn show_key(kind: &str, key: PublicKey, args: &ShowArgs, out: &mut Ui) -> Exit {
@@ -207,7 +241,8 @@ fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 
 fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), miette::Report> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(content)).map_err(|error| cannot("write", path, &error))
+    file.and_then(|mut file| file.write_all(content))
+        .map_err(|error| cannot("write", path, &error))
 }
 
 fn read_text(path: &Path) -> Result<String, miette::Report> {

@@ -118,7 +118,11 @@ pub fn run(args: QuoteArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 fn authority(args: &AuthorityArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let now = ui::now_unix_s();
     let there = args.dir.join("root.der").exists();
-    let done = if there { reissue_collateral(&args.dir, now) } else { create_authority(&args.dir, now) };
+    let done = if there {
+        reissue_collateral(&args.dir, now)
+    } else {
+        create_authority(&args.dir, now)
+    };
     done.map_err(|error: AuthorityError| ui::fail(Exit::Usage, error))?;
     let root = TrustRoot::from_file(&args.dir).map_err(ui::unreadable)?;
     let days = simulated::COLLATERAL_DAYS;
@@ -148,7 +152,11 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         shown["verified"] = false.into();
         out.json(&shown);
     } else {
-        out.data(format!("TDX quote, version {}, {} bytes; not verified", quote.version, quote.bytes.len()));
+        out.data(format!(
+            "TDX quote, version {}, {} bytes; not verified",
+            quote.version,
+            quote.bytes.len()
+        ));
         show_report(&quote.report, out);
     }
     Ok(Exit::Done)
@@ -156,13 +164,21 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn verify(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let bytes = read(&args.quote)?;
-    let root = if args.root == "intel" { TrustRoot::intel() } else { TrustRoot::from_file(Path::new(&args.root)) };
+    let root = if args.root == "intel" {
+        TrustRoot::intel()
+    } else {
+        TrustRoot::from_file(Path::new(&args.root))
+    };
     let root = root.map_err(ui::unreadable)?;
     if root.simulated() {
         out.note("SIMULATED root: what verifies under it proves nothing about hardware.");
     }
     let collateral = Collateral::from_file(&args.collateral).map_err(ui::unreadable)?;
-    let report_data = args.report_data.as_deref().map(|text| hex_argument::<64>("--report-data", text)).transpose()?;
+    let report_data = args
+        .report_data
+        .as_deref()
+        .map(|text| hex_argument::<64>("--report-data", text))
+        .transpose()?;
     let now = args.at.unwrap_or_else(ui::now_unix_s);
     let verifier = Verifier::new(root, collateral).allow_debug(args.allow_debug);
     let verdict = match &report_data {
@@ -197,11 +213,23 @@ fn accepted(verified: &VerifiedQuote, args: &VerifyArgs, out: &mut Ui) {
         shown["ppid"] = hex(&platform.ppid).into();
         return out.json(&shown);
     }
-    let kind = if verified.simulated() { "SIMULATED quote, verified" } else { "quote verified" };
+    let kind = if verified.simulated() {
+        "SIMULATED quote, verified"
+    } else {
+        "quote verified"
+    };
     out.data(format!("{kind}: TCB {}", tcb.status));
     out.data(format!("  {:16} {}", "root key id", hex(verified.root_key_id())));
-    out.data(format!("  {:16} {}", "platform", format_args!("FMSPC {} PPID {}", hex(&platform.fmspc), hex(&platform.ppid))));
-    let advisories = if tcb.advisory_ids.is_empty() { "none".to_owned() } else { tcb.advisory_ids.join(" ") };
+    out.data(format!(
+        "  {:16} {}",
+        "platform",
+        format_args!("FMSPC {} PPID {}", hex(&platform.fmspc), hex(&platform.ppid))
+    ));
+    let advisories = if tcb.advisory_ids.is_empty() {
+        "none".to_owned()
+    } else {
+        tcb.advisory_ids.join(" ")
+    };
     out.data(format!("  {:16} {advisories}", "advisories"));
     show_report(verified.td(), out);
 }
@@ -229,13 +257,20 @@ fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let td = SimulatedTd::new(&authority, values).map_err(|error| ui::fail(Exit::Failed, error))?;
     let quote = td.quote(&report_data).map_err(|error| ui::fail(Exit::Failed, error))?;
     std::fs::write(&args.output, &quote).map_err(|error| cannot("write", &args.output, &error))?;
-    out.note(format!("SIMULATED quote of {} bytes in {}", quote.len(), args.output.display()));
+    out.note(format!(
+        "SIMULATED quote of {} bytes in {}",
+        quote.len(),
+        args.output.display()
+    ));
     Ok(Exit::Done)
 }
 
 fn report_json(report: &TdReport) -> serde_json::Value {
-    let mut shown: serde_json::Map<_, _> =
-        report.named().into_iter().map(|(name, value)| (name.to_owned(), value.into())).collect();
+    let mut shown: serde_json::Map<String, serde_json::Value> = report
+        .named()
+        .into_iter()
+        .map(|(name, value)| (name.to_owned(), value.into()))
+        .collect();
     shown.insert("debug".into(), report.debug().into());
     shown.into()
 }
@@ -250,7 +285,13 @@ fn show_report(report: &TdReport, out: &mut Ui) {
 }
 
 fn hex_argument<const N: usize>(option: &str, text: &str) -> Result<[u8; N], miette::Report> {
-    let wrong = || ui::failed(Exit::Usage, format!("{option}: wanted {N} bytes as {} hexadecimal digits", 2 * N), None);
+    let wrong = || {
+        ui::failed(
+            Exit::Usage,
+            format!("{option}: wanted {N} bytes as {} hexadecimal digits", 2 * N),
+            None,
+        )
+    };
     from_hex(text).ok_or_else(wrong)
 }
 
