@@ -51,7 +51,10 @@ pub(crate) fn bind(
     let (mut parameters, mut statistics) = (Vec::new(), Vec::new());
     let mut ports = BTreeMap::new();
     if let Initializers::Ports(roles) = initializers {
-        for (list, ids) in [(&roles.parameters, &mut parameters), (&roles.statistics, &mut statistics)] {
+        for (list, ids) in [
+            (&roles.parameters, &mut parameters),
+            (&roles.statistics, &mut statistics),
+        ] {
             for (name, dims) in list {
                 // Engines do not return values of rank 0: a scalar passes as [1].
                 let port = if dims.is_empty() { &[1][..] } else { &dims[..] };
@@ -77,12 +80,19 @@ pub(crate) fn bind(
     }
     for output in &document.outputs {
         let id = names.get(output.as_str()).copied().ok_or_else(|| {
-            GraphError::Interface(format!("the output '{output}' is a further result of its node, which is not supported"))
+            GraphError::Interface(format!(
+                "the output '{output}' is a further result of its node, which is not supported"
+            ))
         })?;
         builder.output(output, id)?;
     }
     let graph = builder.finish(BTreeMap::new())?;
-    Ok(Bound { graph, data, parameters, statistics })
+    Ok(Bound {
+        graph,
+        data,
+        parameters,
+        statistics,
+    })
 }
 
 fn dims(input: &Declared, batch: Option<usize>) -> Result<Vec<usize>, GraphError> {
@@ -120,19 +130,29 @@ fn bind_node<'a>(
         }
         let id = names.get(name.as_str()).copied();
         inputs.push(Some(id.ok_or_else(|| {
-            builder.error(format!("it uses '{name}', a further result of its node, which is not supported"))
+            builder.error(format!(
+                "it uses '{name}', a further result of its node, which is not supported"
+            ))
         })?));
     }
     while inputs.last().is_some_and(Option::is_none) {
         inputs.pop();
     }
-    let (least, most) = if matches!(node.operator, Operator::Max | Operator::Min) { (1, 1 << 10) } else { rule.operands };
+    let (least, most) = if matches!(node.operator, Operator::Max | Operator::Min) {
+        (1, 1 << 10)
+    } else {
+        rule.operands
+    };
     if inputs.len() < least || inputs.len() > most {
         return Err(builder.error(format!("{} operands; {least} to {most} are wanted", inputs.len())));
     }
     // Saved by older exporters for training; they have no effect on the first result.
     let harmless = |name: &str| node.operator == Operator::BatchNormalization && name == "spatial";
-    if let Some(unknown) = node.attributes.0.keys().find(|name| !rule.attributes.contains(&name.as_str()) && !harmless(name))
+    if let Some(unknown) = node
+        .attributes
+        .0
+        .keys()
+        .find(|name| !rule.attributes.contains(&name.as_str()) && !harmless(name))
     {
         return Err(builder.error(format!("the attribute '{unknown}' is not supported")));
     }
@@ -181,7 +201,10 @@ fn lower(
         }
         Operator::ReduceMean | Operator::ReduceMax | Operator::ReduceSum => {
             let value = needed(builder)?;
-            let keep = attributes.int("keepdims", 1).map_err(|problem| builder.error(problem))? != 0;
+            let keep = attributes
+                .int("keepdims", 1)
+                .map_err(|problem| builder.error(problem))?
+                != 0;
             let axes = builder.with_operands(&inputs, &attributes, ops::reduced_axes);
             let axes = axes.map_err(|problem| builder.error(problem))?;
             return builder.reduce(node.operator, value, &axes, keep);
@@ -190,7 +213,11 @@ fn lower(
             attributes = window_attributes(builder, node.operator, attributes, &inputs)?;
         }
         Operator::ConvTranspose => {
-            let weight = inputs.get(1).copied().flatten().ok_or_else(|| builder.error("operand 1 is missing"))?;
+            let weight = inputs
+                .get(1)
+                .copied()
+                .flatten()
+                .ok_or_else(|| builder.error("operand 1 is missing"))?;
             let kernel = builder.shape(weight).get(2..).unwrap_or_default().to_vec();
             attributes = attributes.with_ints("kernel_shape", &kernel);
         }
@@ -242,7 +269,11 @@ fn window_attributes(
     }
     if operator == Operator::AveragePool {
         // Dilated average pools came with opset 19, after the one that is written.
-        if attributes.ints("dilations").map_err(bad)?.is_some_and(|given| given.iter().any(|&one| one != 1)) {
+        if attributes
+            .ints("dilations")
+            .map_err(bad)?
+            .is_some_and(|given| given.iter().any(|&one| one != 1))
+        {
             return Err(builder.error("a dilated average pool is not supported"));
         }
         attributes.0.remove("dilations");
@@ -279,11 +310,16 @@ fn matrix_product(builder: &mut Builder, inputs: &[Option<ValueId>]) -> Result<V
 
 /// Since opset 18 pads may be given for chosen axes; 17 wants them for all.
 fn all_axes_padded(builder: &mut Builder, inputs: Vec<Option<ValueId>>) -> Result<Vec<Option<ValueId>>, GraphError> {
-    let Some(value) = inputs[0] else { return Err(builder.error("operand 0 is missing")) };
+    let Some(value) = inputs[0] else {
+        return Err(builder.error("operand 0 is missing"));
+    };
     let rank = builder.rank(value);
     let none = Attributes::none();
     let asked = builder.with_operands(&inputs, &none, |operands| {
-        let (pads, axes) = (operands.ints(1)?.unwrap_or_default(), operands.ints(3)?.unwrap_or_default());
+        let (pads, axes) = (
+            operands.ints(1)?.unwrap_or_default(),
+            operands.ints(3)?.unwrap_or_default(),
+        );
         if pads.len() != 2 * axes.len() {
             return Err(format!("{} pads for {} axes", pads.len(), axes.len()));
         }

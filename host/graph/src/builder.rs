@@ -29,7 +29,13 @@ type Made = Result<ValueId, GraphError>;
 
 impl Builder {
     pub(crate) fn new(limits: &Limits) -> Self {
-        Self { graph: Graph::default(), limits: limits.clone(), shared: BTreeMap::new(), weight_gradient: WeightGradient::default(), place: Place::default() }
+        Self {
+            graph: Graph::default(),
+            limits: limits.clone(),
+            shared: BTreeMap::new(),
+            weight_gradient: WeightGradient::default(),
+            place: Place::default(),
+        }
     }
 
     /// Names the node of the source model that what follows stems from, for error messages.
@@ -38,7 +44,10 @@ impl Builder {
     }
 
     pub(crate) fn error(&self, problem: impl Into<String>) -> GraphError {
-        GraphError::Operand { place: self.place.clone(), problem: problem.into() }
+        GraphError::Operand {
+            place: self.place.clone(),
+            problem: problem.into(),
+        }
     }
 
     pub(crate) fn shape(&self, id: ValueId) -> &[usize] {
@@ -60,7 +69,11 @@ impl Builder {
         attributes: &Attributes,
         ask: impl FnOnce(&Operands<'_>) -> Result<T, String>,
     ) -> Result<T, String> {
-        ask(&Operands { graph: &self.graph, inputs, attributes })
+        ask(&Operands {
+            graph: &self.graph,
+            inputs,
+            attributes,
+        })
     }
 
     pub(crate) fn constant_of(&self, id: ValueId) -> Option<&Tensor> {
@@ -69,24 +82,36 @@ impl Builder {
 
     fn value(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Made {
         if shape.len() > self.limits.rank {
-            return Err(self.error(format!("a value of rank {}, at most {} is allowed", shape.len(), self.limits.rank)));
+            return Err(self.error(format!(
+                "a value of rank {}, at most {} is allowed",
+                shape.len(),
+                self.limits.rank
+            )));
         }
         let elements = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
         match elements {
             Some(elements) if elements <= self.limits.elements => {}
             _ => {
                 let most = self.limits.elements;
-                return Err(self.error(format!("a value of shape {shape:?}, at most {most} elements are allowed")));
+                return Err(self.error(format!(
+                    "a value of shape {shape:?}, at most {most} elements are allowed"
+                )));
             }
         }
-        self.graph.values.push(Value { name: name.to_owned(), dtype, shape: shape.to_vec() });
+        self.graph.values.push(Value {
+            name: name.to_owned(),
+            dtype,
+            shape: shape.to_vec(),
+        });
         Ok(ValueId(self.graph.values.len() - 1))
     }
 
     /// A graph input.
     pub(crate) fn input(&mut self, name: &str, dtype: Dtype, shape: &[usize]) -> Made {
         if shape.contains(&0) {
-            return Err(GraphError::Interface(format!("'{name}' has the shape {shape:?}, which holds nothing")));
+            return Err(GraphError::Interface(format!(
+                "'{name}' has the shape {shape:?}, which holds nothing"
+            )));
         }
         let id = self.value(name, dtype, shape)?;
         self.graph.inputs.push(id);
@@ -109,7 +134,7 @@ impl Builder {
 
     /// A constant with a name that is kept in the file.
     pub(crate) fn named_constant(&mut self, name: &str, tensor: Tensor) -> Made {
-        let id = self.value(name, tensor.dtype(), &tensor.shape().dims().to_vec())?;
+        let id = self.value(name, tensor.dtype(), tensor.shape().dims())?;
         self.graph.constants.insert(id, tensor);
         Ok(id)
     }
@@ -138,14 +163,27 @@ impl Builder {
         outputs: usize,
     ) -> Result<Vec<ValueId>, GraphError> {
         let rule = ops::rule(operator);
-        let operands = Operands { graph: &self.graph, inputs: &inputs, attributes: &attributes };
+        let operands = Operands {
+            graph: &self.graph,
+            inputs: &inputs,
+            attributes: &attributes,
+        };
         let folded = fold::fold(operator, &operands, self.limits.attribute_values);
         if let Some(tensor) = folded.map_err(|problem| self.error(problem))? {
             return Ok(vec![self.constant(tensor)?]);
         }
+        let is_empty = |at: usize| operands.optional(at).is_some_and(|one| one.shape.contains(&0));
+        let is_float = |at: usize| operands.optional(at).is_some_and(|one| one.dtype.is_float());
+        if let Some(at) = (0..inputs.len()).find(|&at| is_empty(at) && (at == 0 || is_float(at))) {
+            return Err(self.error(format!("operand {at} holds nothing")));
+        }
         let types = (rule.infer)(&operands).map_err(|problem| self.error(problem))?;
         if types.len() != outputs {
-            return Err(self.error(format!("{} results are asked for, {} are supported", outputs, types.len())));
+            return Err(self.error(format!(
+                "{} results are asked for, {} are supported",
+                outputs,
+                types.len()
+            )));
         }
         if self.graph.nodes.len() >= self.limits.nodes {
             return Err(GraphError::Limit {
@@ -162,7 +200,13 @@ impl Builder {
             made.push(self.value("", dtype, &shape)?);
         }
         let place = self.place.clone();
-        self.graph.nodes.push(Node { operator, inputs, outputs: made.clone(), attributes, place });
+        self.graph.nodes.push(Node {
+            operator,
+            inputs,
+            outputs: made.clone(),
+            attributes,
+            place,
+        });
         Ok(made)
     }
 
@@ -219,7 +263,7 @@ impl Builder {
             return self.constant(constant.reshaped(Shape::new(shape)?)?);
         }
         // A leading 0 copies that dimension: so a graph exported for one batch size can serve others.
-        let keeps_first = seen.first().is_some() && seen.first() == shape.first();
+        let keeps_first = !seen.is_empty() && seen.first() == shape.first();
         let mut dims: Vec<i64> = shape.iter().map(|&dim| dim as i64).collect();
         if keeps_first && let Some(first) = dims.first_mut() {
             *first = 0;
@@ -232,7 +276,11 @@ impl Builder {
         if order.iter().enumerate().all(|(at, &axis)| at == axis) {
             return Ok(value);
         }
-        self.node(Operator::Transpose, &[value], Attributes::none().with_ints("perm", order))
+        self.node(
+            Operator::Transpose,
+            &[value],
+            Attributes::none().with_ints("perm", order),
+        )
     }
 
     /// `ReduceSum` takes its axes as an operand since opset 13, the other reductions as an attribute until 17.
@@ -284,7 +332,11 @@ impl Builder {
     pub(crate) fn concat(&mut self, values: &[ValueId], axis: usize) -> Made {
         match values {
             [only] => Ok(*only),
-            _ => self.node(Operator::Concat, values, Attributes::none().with_int("axis", axis as i64)),
+            _ => self.node(
+                Operator::Concat,
+                values,
+                Attributes::none().with_int("axis", axis as i64),
+            ),
         }
     }
 
@@ -326,7 +378,9 @@ impl Builder {
     /// Promises a value under a name. One that is an input, a constant or promised already gets a node of its own.
     pub(crate) fn output(&mut self, name: &str, value: ValueId) -> Result<(), GraphError> {
         if self.graph.outputs.iter().any(|(taken, _)| taken == name) {
-            return Err(GraphError::Interface(format!("two outputs are called '{name}'; rename the model's")));
+            return Err(GraphError::Interface(format!(
+                "two outputs are called '{name}'; rename the model's"
+            )));
         }
         self.graph.outputs.push((name.to_owned(), value));
         Ok(())

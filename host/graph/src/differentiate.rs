@@ -28,7 +28,12 @@ impl<'a> Replay<'a> {
         mode: Mode,
     ) -> Result<Self, GraphError> {
         let source = &bound.graph;
-        let mut replay = Self { source, values: inputs, tape: Vec::new(), statistics: BTreeMap::new() };
+        let mut replay = Self {
+            source,
+            values: inputs,
+            tape: Vec::new(),
+            statistics: BTreeMap::new(),
+        };
         for (&id, tensor) in &source.constants {
             let copy = builder.constant(tensor.clone())?;
             replay.values.insert(id, copy);
@@ -45,9 +50,16 @@ impl<'a> Replay<'a> {
             let written = match ops::rule(node.operator).rewrite {
                 Some(rewrite) => rewrite(builder, node, &inputs, mode)?,
                 None => {
-                    let outputs =
-                        builder.nodes(node.operator, inputs.clone(), node.attributes.clone(), node.outputs.len())?;
-                    Written { outputs, ..Written::default() }
+                    let outputs = builder.nodes(
+                        node.operator,
+                        inputs.clone(),
+                        node.attributes.clone(),
+                        node.outputs.len(),
+                    )?;
+                    Written {
+                        outputs,
+                        ..Written::default()
+                    }
                 }
             };
             for (&old, &new) in node.outputs.iter().zip(&written.outputs) {
@@ -57,7 +69,9 @@ impl<'a> Replay<'a> {
                 if let Some(Some(id)) = node.inputs.get(at)
                     && replay.statistics.insert(*id, next).is_some()
                 {
-                    return Err(builder.error("its running statistics are those of another node too; give each its own"));
+                    return Err(
+                        builder.error("its running statistics are those of another node too; give each its own")
+                    );
                 }
             }
             replay.tape.push((node, inputs, written));
@@ -67,7 +81,10 @@ impl<'a> Replay<'a> {
 
     /// A value of the source in the new graph.
     pub(crate) fn value(&self, builder: &Builder, id: ValueId) -> Result<ValueId, GraphError> {
-        self.values.get(&id).copied().ok_or_else(|| builder.error("a value of the forward graph was not written"))
+        self.values
+            .get(&id)
+            .copied()
+            .ok_or_else(|| builder.error("a value of the forward graph was not written"))
     }
 
     /// Gradients of the source's `trained` inputs, given that of one of its values.
@@ -80,8 +97,14 @@ impl<'a> Replay<'a> {
         let needed = self.needed(trained);
         let mut gradients: BTreeMap<ValueId, ValueId> = BTreeMap::from([seed]);
         for (node, inputs, written) in self.tape.iter().rev() {
-            let Some(gradient) = node.outputs.first().and_then(|id| gradients.get(id)).copied() else { continue };
-            let wanted: Vec<bool> = node.inputs.iter().map(|id| id.is_some_and(|id| needed.contains(&id))).collect();
+            let Some(gradient) = node.outputs.first().and_then(|id| gradients.get(id)).copied() else {
+                continue;
+            };
+            let wanted: Vec<bool> = node
+                .inputs
+                .iter()
+                .map(|id| id.is_some_and(|id| needed.contains(&id)))
+                .collect();
             if !wanted.contains(&true) {
                 continue;
             }
@@ -93,15 +116,18 @@ impl<'a> Replay<'a> {
                 Derivative::Missing => {
                     return Err(GraphError::NotDifferentiable {
                         place: node.place.clone(),
-                        reason: "there is no derivative for this operator yet; freeze the parameters before it (--freeze)"
-                            .to_owned(),
+                        reason:
+                            "there is no derivative for this operator yet; freeze the parameters before it (--freeze)"
+                                .to_owned(),
                     });
                 }
             };
             if let Some(at) = rule.configuration.iter().find(|&&at| wanted.get(at) == Some(&true)) {
                 return Err(GraphError::NotDifferentiable {
                     place: node.place.clone(),
-                    reason: format!("operand {at} says how to compute and depends on a parameter"),
+                    reason: format!(
+                        "operand {at} says how to compute, and depends on a parameter here; freeze that (--freeze)"
+                    ),
                 });
             }
             let step = Step {

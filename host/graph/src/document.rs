@@ -52,14 +52,18 @@ impl Document {
         let mut made = BTreeSet::new();
         for (name, _) in &self.initializers {
             if name.is_empty() || !made.insert(name.as_str()) {
-                return Err(GraphError::Inconsistent(format!("the initializer '{name}' is there twice or has no name")));
+                return Err(GraphError::Inconsistent(format!(
+                    "the initializer '{name}' is there twice or has no name"
+                )));
             }
         }
         self.inputs.retain(|input| !made.contains(input.name.as_str()));
         for input in &self.inputs {
             if input.name.is_empty() || !made.insert(input.name.as_str()) {
                 let name = &input.name;
-                return Err(GraphError::Inconsistent(format!("the input '{name}' is there twice or has no name")));
+                return Err(GraphError::Inconsistent(format!(
+                    "the input '{name}' is there twice or has no name"
+                )));
             }
             if input.dims.len() > limits.rank {
                 return Err(GraphError::Limit {
@@ -70,17 +74,27 @@ impl Document {
             }
         }
         for node in &self.nodes {
-            if let Some(unknown) = node.inputs.iter().find(|name| !name.is_empty() && !made.contains(name.as_str())) {
+            if let Some(unknown) = node
+                .inputs
+                .iter()
+                .find(|name| !name.is_empty() && !made.contains(name.as_str()))
+            {
                 let problem = format!(
                     "it uses '{unknown}', which no input, initializer or earlier node makes (nodes must stand in an order \
                      in which they can be computed, without cycles)"
                 );
-                return Err(GraphError::Operand { place: node.place.clone(), problem });
+                return Err(GraphError::Operand {
+                    place: node.place.clone(),
+                    problem,
+                });
             }
             for output in node.outputs.iter().filter(|name| !name.is_empty()) {
                 if !made.insert(output) {
                     let problem = format!("it makes '{output}', which is there already");
-                    return Err(GraphError::Operand { place: node.place.clone(), problem });
+                    return Err(GraphError::Operand {
+                        place: node.place.clone(),
+                        problem,
+                    });
                 }
             }
         }
@@ -90,10 +104,14 @@ impl Document {
         let mut promised = BTreeSet::new();
         for output in &self.outputs {
             if !made.contains(output.as_str()) {
-                return Err(GraphError::Inconsistent(format!("the output '{output}' is made by no node")));
+                return Err(GraphError::Inconsistent(format!(
+                    "the output '{output}' is made by no node"
+                )));
             }
             if !promised.insert(output) {
-                return Err(GraphError::Inconsistent(format!("the output '{output}' is there twice")));
+                return Err(GraphError::Inconsistent(format!(
+                    "the output '{output}' is there twice"
+                )));
             }
         }
         Ok(self)

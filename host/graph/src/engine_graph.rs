@@ -17,7 +17,7 @@ use crate::roles::Roles;
 
 /// A graph with typed ports and fixed shapes, as canonical ONNX. It can be made by this crate alone: whatever a file holds
 /// is read into a bounded representation and written anew.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct EngineGraph {
     bytes: Bytes,
     digest: Digest,
@@ -25,6 +25,17 @@ pub struct EngineGraph {
     inputs: Vec<Port>,
     outputs: Vec<Port>,
     pub(crate) graph: Arc<Graph>,
+}
+
+impl std::fmt::Debug for EngineGraph {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let (nodes, inputs, outputs) = (self.graph.nodes.len(), self.inputs.len(), self.outputs.len());
+        write!(
+            f,
+            "EngineGraph({}, {nodes} nodes, {inputs} inputs, {outputs} outputs)",
+            self.digest.short()
+        )
+    }
 }
 
 /// Metadata that are kept.
@@ -77,7 +88,14 @@ impl EngineGraph {
         let (inputs, outputs) = port::from_graph(&graph)?;
         let bytes = Bytes::from(onnx::write(&graph, Batch::Fixed));
         let digest = Digest::of(&bytes);
-        Ok(Self { bytes, digest, source_digest: source.unwrap_or(digest), inputs, outputs, graph: Arc::new(graph) })
+        Ok(Self {
+            bytes,
+            digest,
+            source_digest: source.unwrap_or(digest),
+            inputs,
+            outputs,
+            graph: Arc::new(graph),
+        })
     }
 
     /// The canonical ONNX file (opset 17): what engines compile.

@@ -22,8 +22,9 @@ pub fn export_forward(evaluation: &EngineGraph, weights: &TensorMap) -> Result<V
         match &port.kind {
             PortKind::Data(_) => inputs.push(id),
             PortKind::Parameter(name) | PortKind::Statistic(name) => {
-                let tensor =
-                    weights.get(name).ok_or_else(|| GraphError::Weights(format!("'{name}' is missing")))?;
+                let tensor = weights
+                    .get(name)
+                    .ok_or_else(|| GraphError::Weights(format!("'{name}' is missing")))?;
                 if tensor.dtype() != port.dtype || tensor.shape().dims() != port.shape {
                     return Err(GraphError::Weights(format!(
                         "'{name}' is {} of shape {:?}, {} of shape {:?} is wanted",
@@ -47,7 +48,9 @@ pub fn export_forward(evaluation: &EngineGraph, weights: &TensorMap) -> Result<V
         .map(|(_, output)| output)
         .collect();
     if graph.outputs.is_empty() {
-        return Err(GraphError::Interface("the graph has no output of the model; an evaluation graph is wanted".to_owned()));
+        return Err(GraphError::Interface(
+            "the graph has no output of the model; an evaluation graph is wanted".to_owned(),
+        ));
     }
     graph.inputs = inputs;
     graph.metadata.clear();
@@ -60,20 +63,34 @@ pub fn export_forward(evaluation: &EngineGraph, weights: &TensorMap) -> Result<V
 
 /// The file with its batch left open, if it gives the right shapes for another batch size too.
 fn with_open_batch(graph: &Graph) -> Result<Option<Vec<u8>>, GraphError> {
-    let leading: Vec<Option<usize>> =
-        graph.inputs.iter().map(|&id| graph.value(id).shape.first().copied()).collect();
-    let Some(Some(batch)) = leading.first().copied() else { return Ok(None) };
+    let leading: Vec<Option<usize>> = graph
+        .inputs
+        .iter()
+        .map(|&id| graph.value(id).shape.first().copied())
+        .collect();
+    let Some(Some(batch)) = leading.first().copied() else {
+        return Ok(None);
+    };
     if leading.iter().any(|&other| other != Some(batch)) {
         return Ok(None);
     }
     let file = onnx::write(graph, Batch::Symbolic);
-    let limits = Limits { elements: usize::MAX, ..Limits::default() };
+    let limits = Limits {
+        elements: usize::MAX,
+        ..Limits::default()
+    };
     let document = onnx::read(&file, &limits)?;
     let other = batch + 1;
-    let Ok(bound) = bind::bind(&document, &limits, Some(other), Initializers::Unnamed) else { return Ok(None) };
-    let fits = graph.outputs.iter().zip(&bound.graph.outputs).all(|((_, here), (_, there))| {
-        let (here, there) = (&graph.value(*here).shape, &bound.graph.value(*there).shape);
-        here.first() == Some(&batch) && there.first() == Some(&other) && here[1..] == there[1..]
-    });
+    let Ok(bound) = bind::bind(&document, &limits, Some(other), Initializers::Unnamed) else {
+        return Ok(None);
+    };
+    let fits = graph
+        .outputs
+        .iter()
+        .zip(&bound.graph.outputs)
+        .all(|((_, here), (_, there))| {
+            let (here, there) = (&graph.value(*here).shape, &bound.graph.value(*there).shape);
+            here.first() == Some(&batch) && there.first() == Some(&other) && here[1..] == there[1..]
+        });
     Ok(fits.then_some(file))
 }

@@ -15,14 +15,26 @@ struct Known {
 
 impl Known {
     fn list(values: Vec<i64>) -> Self {
-        Self { dtype: Dtype::I64, shape: vec![values.len()], values }
+        Self {
+            dtype: Dtype::I64,
+            shape: vec![values.len()],
+            values,
+        }
     }
 
     fn tensor(self) -> Result<Tensor, String> {
         let size = self.dtype.size_bytes();
         let bytes: Vec<u8> = match self.dtype {
-            Dtype::F32 => self.values.iter().flat_map(|&value| (value as f32).to_le_bytes()).collect(),
-            _ => self.values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect(),
+            Dtype::F32 => self
+                .values
+                .iter()
+                .flat_map(|&value| (value as f32).to_le_bytes())
+                .collect(),
+            _ => self
+                .values
+                .iter()
+                .flat_map(|value| value.to_le_bytes().into_iter().take(size))
+                .collect(),
         };
         let shape = Shape::new(&self.shape).map_err(|error| error.to_string())?;
         Tensor::new(self.dtype, shape, bytes.into()).map_err(|error| error.to_string())
@@ -40,7 +52,9 @@ pub(crate) fn fold(operator: Operator, operands: &Operands<'_>, most: usize) -> 
     }
     let mut known = Vec::with_capacity(operands.inputs.len());
     for at in 0..operands.inputs.len() {
-        let Some(one) = known_operand(operands, at, most) else { return Ok(None) };
+        let Some(one) = known_operand(operands, at, most) else {
+            return Ok(None);
+        };
         known.push(one);
     }
     if known.is_empty() {
@@ -48,9 +62,17 @@ pub(crate) fn fold(operator: Operator, operands: &Operands<'_>, most: usize) -> 
     }
     let result = match (operator, &known[..]) {
         (Operator::Gather, [data, picks]) => gather(operands, data, picks)?,
-        (Operator::Concat, _) if known.iter().all(|one| one.shape.len() == 1 && one.dtype == known[0].dtype) => {
+        (Operator::Concat, _)
+            if known
+                .iter()
+                .all(|one| one.shape.len() == 1 && one.dtype == known[0].dtype) =>
+        {
             let values: Vec<i64> = known.iter().flat_map(|one| one.values.iter().copied()).collect();
-            Some(Known { dtype: known[0].dtype, shape: vec![values.len()], values })
+            Some(Known {
+                dtype: known[0].dtype,
+                shape: vec![values.len()],
+                values,
+            })
         }
         (Operator::Slice, _) => slice(&known),
         (Operator::Cast, [one]) => cast(operands, one)?,
@@ -66,7 +88,10 @@ pub(crate) fn fold(operator: Operator, operands: &Operands<'_>, most: usize) -> 
     };
     match result {
         Some(known) if known.values.len() <= most => known.tensor().map(Some),
-        Some(known) => Err(format!("a computed constant of {} elements, at most {most} are allowed", known.values.len())),
+        Some(known) => Err(format!(
+            "a computed constant of {} elements, at most {most} are allowed",
+            known.values.len()
+        )),
         None => Ok(None),
     }
 }
@@ -82,7 +107,11 @@ fn known_operand(operands: &Operands<'_>, at: usize, most: usize) -> Option<Know
         Dtype::I32 | Dtype::Bool | Dtype::U8 => tensor.to_f64_vec().into_iter().map(|value| value as i64).collect(),
         _ => return None,
     };
-    Some(Known { dtype: tensor.dtype(), shape: tensor.shape().dims().to_vec(), values })
+    Some(Known {
+        dtype: tensor.dtype(),
+        shape: tensor.shape().dims().to_vec(),
+        values,
+    })
 }
 
 fn constant(operands: &Operands<'_>) -> Result<Tensor, String> {
@@ -112,11 +141,16 @@ fn shape(operands: &Operands<'_>) -> Result<Known, String> {
 
 fn filled(operands: &Operands<'_>, most: usize) -> Result<Tensor, String> {
     let asked = operands.ints(0)?.ok_or("operand 0 is missing")?;
-    let dims = asked.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>();
+    let dims = asked
+        .iter()
+        .map(|&dim| usize::try_from(dim))
+        .collect::<Result<Vec<_>, _>>();
     let dims = dims.map_err(|_| format!("the shape {asked:?}"))?;
     let shape = Shape::new(&dims).map_err(|error| error.to_string())?;
     if shape.elements() > most {
-        return Err(format!("a computed constant of shape {asked:?}, at most {most} elements are allowed"));
+        return Err(format!(
+            "a computed constant of shape {asked:?}, at most {most} elements are allowed"
+        ));
     }
     let (dtype, one) = match operands.attributes.0.get("value") {
         Some(Attribute::Tensor(tensor)) if tensor.shape().elements() == 1 => (tensor.dtype(), tensor.bytes().to_vec()),
@@ -137,7 +171,11 @@ fn gather(operands: &Operands<'_>, data: &Known, picks: &Known) -> Result<Option
     };
     let values: Option<Vec<i64>> = picks.values.iter().map(pick).collect();
     let values = values.ok_or_else(|| format!("an index outside the {size} elements"))?;
-    Ok(Some(Known { dtype: data.dtype, shape: picks.shape.clone(), values }))
+    Ok(Some(Known {
+        dtype: data.dtype,
+        shape: picks.shape.clone(),
+        values,
+    }))
 }
 
 fn slice(known: &[Known]) -> Option<Known> {
@@ -154,7 +192,11 @@ fn slice(known: &[Known]) -> Option<Known> {
     let bound = |value: i64| if value < 0 { value.saturating_add(size) } else { value }.clamp(0, size) as usize;
     let (start, end) = (bound(single(1, 0)?), bound(single(2, size)?));
     let values = data.values[start..end.max(start)].to_vec();
-    Some(Known { dtype: data.dtype, shape: vec![values.len()], values })
+    Some(Known {
+        dtype: data.dtype,
+        shape: vec![values.len()],
+        values,
+    })
 }
 
 fn cast(operands: &Operands<'_>, one: &Known) -> Result<Option<Known>, String> {
@@ -165,7 +207,11 @@ fn cast(operands: &Operands<'_>, one: &Known) -> Result<Option<Known>, String> {
         Some(Dtype::Bool) => one.values.iter().map(|&value| i64::from(value != 0)).collect(),
         _ => return Ok(None),
     };
-    Ok(dtype.map(|dtype| Known { dtype, shape: one.shape.clone(), values }))
+    Ok(dtype.map(|dtype| Known {
+        dtype,
+        shape: one.shape.clone(),
+        values,
+    }))
 }
 
 fn range(start: &Known, limit: &Known, step: &Known, most: usize) -> Result<Known, String> {
@@ -224,8 +270,10 @@ fn elementwise(
     let count = shape.iter().product();
     let mut values = Vec::with_capacity(count);
     for at in 0..count {
-        let row: Vec<i64> =
-            operands.iter().map(|one| one.values[if one.values.len() == 1 { 0 } else { at }]).collect();
+        let row: Vec<i64> = operands
+            .iter()
+            .map(|one| one.values[if one.values.len() == 1 { 0 } else { at }])
+            .collect();
         values.push(compute(&row).ok_or("integer arithmetic beyond 64 bits, or a division by 0")?);
     }
     Ok(Some(Known { dtype, shape, values }))

@@ -31,11 +31,67 @@ macro_rules! operators {
 }
 
 operators!(
-    Abs, Add, And, ArgMax, AveragePool, BatchNormalization, Cast, Clip, Concat, Constant, ConstantOfShape, Conv,
-    ConvTranspose, Div, Dropout, Equal, Erf, Exp, Expand, Flatten, Gather, Gemm, GlobalAveragePool, GlobalMaxPool,
-    Greater, GreaterOrEqual, Identity, LeakyRelu, Less, LessOrEqual, Log, LogSoftmax, MatMul, Max, MaxPool, Min, Mul,
-    Neg, Not, Or, Pad, Pow, Range, Reciprocal, ReduceMax, ReduceMean, ReduceSum, Relu, Reshape, Shape, Sigmoid, Sign,
-    Slice, Softmax, Sqrt, Squeeze, Sub, Tanh, Transpose, Unsqueeze, Where,
+    Abs,
+    Add,
+    And,
+    ArgMax,
+    AveragePool,
+    BatchNormalization,
+    Cast,
+    Clip,
+    Concat,
+    Constant,
+    ConstantOfShape,
+    Conv,
+    ConvTranspose,
+    Div,
+    Dropout,
+    Equal,
+    Erf,
+    Exp,
+    Expand,
+    Flatten,
+    Gather,
+    Gemm,
+    GlobalAveragePool,
+    GlobalMaxPool,
+    Greater,
+    GreaterOrEqual,
+    Identity,
+    LeakyRelu,
+    Less,
+    LessOrEqual,
+    Log,
+    LogSoftmax,
+    MatMul,
+    Max,
+    MaxPool,
+    Min,
+    Mul,
+    Neg,
+    Not,
+    Or,
+    Pad,
+    Pow,
+    Range,
+    Reciprocal,
+    ReduceMax,
+    ReduceMean,
+    ReduceSum,
+    Relu,
+    Reshape,
+    Shape,
+    Sigmoid,
+    Sign,
+    Slice,
+    Softmax,
+    Sqrt,
+    Squeeze,
+    Sub,
+    Tanh,
+    Transpose,
+    Unsqueeze,
+    Where,
 );
 
 /// A value of a graph, by its position in [`Graph::values`].
@@ -80,7 +136,10 @@ impl Attributes {
     }
 
     pub(crate) fn with_ints(self, name: &str, values: &[usize]) -> Self {
-        self.with(name, Attribute::Ints(values.iter().map(|&value| value as i64).collect()))
+        self.with(
+            name,
+            Attribute::Ints(values.iter().map(|&value| value as i64).collect()),
+        )
     }
 
     pub(crate) fn int(&self, name: &str, default: i64) -> Result<i64, String> {

@@ -66,3 +66,8 @@ pub use ops::WeightGradient;
 pub use optimizer::Optimizer;
 pub use port::{Port, PortKind};
 pub use train::{TrainOptions, TrainedGraphs, train};
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
+// indices read better in oracles
+mod tests;

@@ -57,7 +57,9 @@ pub(crate) fn softmax_cross_entropy(
     logits: ValueId,
     labels: ValueId,
 ) -> Result<Lost, GraphError> {
-    let [rows, classes] = builder.shape(logits)[..] else { return Err(builder.error("logits that are no matrix")) };
+    let [rows, classes] = builder.shape(logits)[..] else {
+        return Err(builder.error("logits that are no matrix"));
+    };
     let largest = builder.reduce(Operator::ReduceMax, logits, &[1], true)?;
     let centred = builder.sub(logits, largest)?;
     let exponentials = builder.unary(Operator::Exp, centred)?;

@@ -38,7 +38,12 @@ impl Model {
     pub fn parse(file: &[u8], limits: &Limits) -> Result<Self, GraphError> {
         let document = onnx::read(file, limits)?;
         let roles = Roles::of(&document)?;
-        Ok(Self { document, limits: limits.clone(), roles, digest: Digest::of(file) })
+        Ok(Self {
+            document,
+            limits: limits.clone(),
+            roles,
+            digest: Digest::of(file),
+        })
     }
 
     /// SHA-256 of the file.
@@ -95,7 +100,12 @@ impl Model {
 
     pub(crate) fn with_ports(&self, batch: usize) -> Result<Bound, GraphError> {
         self.roles.all_f32()?;
-        bind::bind(&self.document, &self.limits, Some(batch), Initializers::Ports(&self.roles))
+        bind::bind(
+            &self.document,
+            &self.limits,
+            Some(batch),
+            Initializers::Ports(&self.roles),
+        )
     }
 
     pub(crate) fn limits(&self) -> &Limits {

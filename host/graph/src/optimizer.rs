@@ -67,8 +67,15 @@ impl Optimizer {
                 _ => ("--epsilon", value > 0.0 && value.is_finite()),
             };
             if !fits {
-                let wanted = if name == "epsilon" { "above 0" } else { "at least 0 and below 1" };
-                return Err(GraphError::Option { option, problem: format!("{value} was given, {wanted} is wanted") });
+                let wanted = if name == "epsilon" {
+                    "above 0"
+                } else {
+                    "at least 0 and below 1"
+                };
+                return Err(GraphError::Option {
+                    option,
+                    problem: format!("{value} was given, {wanted} is wanted"),
+                });
             }
         }
         Ok(())
@@ -96,7 +103,12 @@ impl Update {
         step: ValueId,
     ) -> Result<Self, GraphError> {
         let Optimizer::Adam { beta1, beta2, .. } = optimizer else {
-            return Ok(Self { optimizer, weight_decay, size: learning_rate, second: None });
+            return Ok(Self {
+                optimizer,
+                weight_decay,
+                size: learning_rate,
+                second: None,
+            });
         };
         let first = bias_correction(builder, beta1, step)?;
         let second = bias_correction(builder, beta2, step)?;

@@ -118,7 +118,10 @@ impl PortKind {
     fn from_line(line: &str, name: &str, input: bool) -> Option<Self> {
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
         let own = name.to_owned();
-        let slot = || rest.split_once(' ').map(|(slot, param)| (slot.to_owned(), param.to_owned()));
+        let slot = || {
+            rest.split_once(' ')
+                .map(|(slot, param)| (slot.to_owned(), param.to_owned()))
+        };
         let kind = match (word, input) {
             ("data", true) => Self::Data(own),
             ("labels", true) => Self::Labels,
@@ -174,7 +177,12 @@ fn ports(graph: &Graph, named: Vec<(&str, ValueId)>, key: &str, input: bool) -> 
             })?,
         };
         let value = graph.value(id);
-        Ok(Port { name: name.to_owned(), dtype: value.dtype, shape: value.shape.clone(), kind })
+        Ok(Port {
+            name: name.to_owned(),
+            dtype: value.dtype,
+            shape: value.shape.clone(),
+            kind,
+        })
     };
     named.into_iter().enumerate().map(port).collect()
 }

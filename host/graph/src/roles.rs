@@ -7,7 +7,7 @@ use cloister_tensor::{Dtype, Tensor, TensorMap};
 use crate::document::Document;
 use crate::error::GraphError;
 use crate::ir::Operator;
-use crate::ops::{self, STATISTICS};
+use crate::ops::{self, Derivative, STATISTICS};
 
 /// Names and shapes of the initializers that training reads and writes, in the order of the file.
 #[derive(Clone, Debug, Default)]
@@ -22,7 +22,7 @@ pub(crate) struct Roles {
 
 impl Roles {
     /// Finds them by walking back from the outputs. Operands that only say how to compute (axes, dropout ratios, clipping
-    /// bounds) are not followed.
+    /// bounds, exponents) are not followed, nor are comparisons: no gradient passes there.
     pub(crate) fn of(document: &Document) -> Result<Self, GraphError> {
         let mut makers = BTreeMap::new();
         for node in &document.nodes {
@@ -49,7 +49,11 @@ impl Roles {
                 continue;
             }
             let Some(node) = makers.get(name) else { continue };
-            let configuration = ops::rule(node.operator).configuration;
+            let rule = ops::rule(node.operator);
+            if matches!(rule.derivative, Derivative::Stops) {
+                continue;
+            }
+            let configuration = rule.configuration;
             for (at, input) in node.inputs.iter().enumerate() {
                 if !input.is_empty() && !configuration.contains(&at) {
                     let statistic = node.operator == Operator::BatchNormalization && STATISTICS.contains(&at);
@@ -59,8 +63,14 @@ impl Roles {
         }
         let mut roles = Self::default();
         for (name, tensor) in &document.initializers {
-            let Some(&statistic) = found.get(name.as_str()) else { continue };
-            let list = if statistic { &mut roles.statistics } else { &mut roles.parameters };
+            let Some(&statistic) = found.get(name.as_str()) else {
+                continue;
+            };
+            let list = if statistic {
+                &mut roles.statistics
+            } else {
+                &mut roles.parameters
+            };
             list.push((name.clone(), tensor.shape().dims().to_vec()));
             if tensor.dtype() != Dtype::F32 {
                 roles.not_f32.push((name.clone(), tensor.dtype()));
@@ -70,7 +80,10 @@ impl Roles {
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.parameters.iter().chain(&self.statistics).any(|entry| entry.0 == name)
+        self.parameters
+            .iter()
+            .chain(&self.statistics)
+            .any(|entry| entry.0 == name)
     }
 
     /// Refuses parameters that can't be trained in f32.
@@ -89,7 +102,10 @@ impl Roles {
         let mut values = TensorMap::new();
         for (name, tensor) in document.initializers.iter().filter(|(name, _)| self.contains(name)) {
             let tensor = if tensor.shape().rank() == 0 {
-                tensor.clone().reshaped(cloister_tensor::Shape::one()).unwrap_or_else(|_| tensor.clone())
+                tensor
+                    .clone()
+                    .reshaped(cloister_tensor::Shape::one())
+                    .unwrap_or_else(|_| tensor.clone())
             } else {
                 tensor.clone()
             };

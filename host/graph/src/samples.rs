@@ -31,7 +31,11 @@ pub fn logistic(inputs: usize, classes: usize, seed: u64) -> Result<Vec<u8>, Gra
 /// # Errors
 /// [`GraphError::Option`] when a size is out of range.
 pub fn mlp(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Vec<u8>, GraphError> {
-    let sizes = [("--inputs", inputs, 1), ("--hidden", hidden, 1), ("--classes", classes, 2)];
+    let sizes = [
+        ("--inputs", inputs, 1),
+        ("--hidden", hidden, 1),
+        ("--classes", classes, 2),
+    ];
     let mut sample = Sample::new(&sizes, seed)?;
     let x = sample.builder.input("x", Dtype::F32, &[ROWS, inputs])?;
     let first = sample.linear("fc1", x, hidden, Init::Rectified)?;
@@ -47,12 +51,20 @@ pub fn mlp(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Ve
 /// # Errors
 /// [`GraphError::Option`] when a size is out of range, or `inputs` is no square.
 pub fn cnn(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Vec<u8>, GraphError> {
-    let sizes = [("--inputs", inputs, 16), ("--hidden", hidden, 1), ("--classes", classes, 2)];
+    let sizes = [
+        ("--inputs", inputs, 16),
+        ("--hidden", hidden, 1),
+        ("--classes", classes, 2),
+    ];
     let mut sample = Sample::new(&sizes, seed)?;
     let side = inputs.isqrt();
     if side * side != inputs {
-        let problem = format!("{inputs} was given; a CNN takes square images, so a square number is wanted, such as 64 for 8x8");
-        return Err(GraphError::Option { option: "--inputs", problem });
+        let problem =
+            format!("{inputs} was given; a CNN takes square images, so a square number is wanted, such as 64 for 8x8");
+        return Err(GraphError::Option {
+            option: "--inputs",
+            problem,
+        });
     }
     let x = sample.builder.input("x", Dtype::F32, &[ROWS, 1, side, side])?;
     let first = sample.block("1", x, hidden)?;
@@ -93,7 +105,10 @@ impl Sample {
                 return Err(GraphError::Option { option, problem });
             }
         }
-        Ok(Self { builder: Builder::new(&Limits::default()), random: SplitMix(seed) })
+        Ok(Self {
+            builder: Builder::new(&Limits::default()),
+            random: SplitMix(seed),
+        })
     }
 
     fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Result<ValueId, GraphError> {
@@ -109,29 +124,49 @@ impl Sample {
     }
 
     fn filled(&mut self, name: &str, size: usize, value: f32) -> Result<ValueId, GraphError> {
-        self.builder.named_constant(name, Tensor::from_f32(&[size], vec![value; size])?)
+        self.builder
+            .named_constant(name, Tensor::from_f32(&[size], vec![value; size])?)
     }
 
     fn linear(&mut self, name: &str, x: ValueId, units: usize, init: Init) -> Result<ValueId, GraphError> {
         let inputs = self.builder.shape(x)[1];
         let weight = self.weight(&format!("{name}.weight"), &[units, inputs], init)?;
         let bias = self.filled(&format!("{name}.bias"), units, 0.0)?;
-        self.builder.node(Operator::Gemm, &[x, weight, bias], Attributes::none().with_int("transB", 1))
+        self.builder.node(
+            Operator::Gemm,
+            &[x, weight, bias],
+            Attributes::none().with_int("transB", 1),
+        )
     }
 
     fn block(&mut self, number: &str, x: ValueId, channels: usize) -> Result<ValueId, GraphError> {
         let inputs = self.builder.shape(x)[1];
-        let weight = self.weight(&format!("conv{number}.weight"), &[channels, inputs, 3, 3], Init::Rectified)?;
-        let same = Attributes::none().with_ints("kernel_shape", &[3, 3]).with_ints("pads", &[1, 1, 1, 1]);
+        let weight = self.weight(
+            &format!("conv{number}.weight"),
+            &[channels, inputs, 3, 3],
+            Init::Rectified,
+        )?;
+        let same = Attributes::none()
+            .with_ints("kernel_shape", &[3, 3])
+            .with_ints("pads", &[1, 1, 1, 1]);
         let mut value = self.builder.node(Operator::Conv, &[x, weight], same)?;
         let mut operands = vec![value];
-        for (part, start) in [("weight", 1.0), ("bias", 0.0), ("running_mean", 0.0), ("running_var", 1.0)] {
+        for (part, start) in [
+            ("weight", 1.0),
+            ("bias", 0.0),
+            ("running_mean", 0.0),
+            ("running_var", 1.0),
+        ] {
             operands.push(self.filled(&format!("bn{number}.{part}"), channels, start)?);
         }
-        let usual = Attributes::none().with("epsilon", Attribute::Float(1e-5)).with("momentum", Attribute::Float(0.9));
+        let usual = Attributes::none()
+            .with("epsilon", Attribute::Float(1e-5))
+            .with("momentum", Attribute::Float(0.9));
         value = self.builder.node(Operator::BatchNormalization, &operands, usual)?;
         value = self.builder.unary(Operator::Relu, value)?;
-        let halves = Attributes::none().with_ints("kernel_shape", &[2, 2]).with_ints("strides", &[2, 2]);
+        let halves = Attributes::none()
+            .with_ints("kernel_shape", &[2, 2])
+            .with_ints("strides", &[2, 2]);
         self.builder.node(Operator::MaxPool, &[value], halves)
     }
 

@@ -89,11 +89,17 @@ fn check(model: &Model, options: &TrainOptions) -> Result<(), GraphError> {
     }
     if options.batch == 0 || options.batch > MAX_BATCH {
         let problem = format!("{} was given, 1 to {MAX_BATCH} is wanted", options.batch);
-        return Err(GraphError::Option { option: "--batch", problem });
+        return Err(GraphError::Option {
+            option: "--batch",
+            problem,
+        });
     }
     if !(options.weight_decay >= 0.0 && options.weight_decay.is_finite()) {
         let problem = format!("{} was given, at least 0 is wanted", options.weight_decay);
-        return Err(GraphError::Option { option: "--weight-decay", problem });
+        return Err(GraphError::Option {
+            option: "--weight-decay",
+            problem,
+        });
     }
     options.optimizer.check()
 }
@@ -101,16 +107,32 @@ fn check(model: &Model, options: &TrainOptions) -> Result<(), GraphError> {
 /// The logits: the output that was named, or the only one.
 fn logits(options: &TrainOptions, bound: &Bound) -> Result<(String, ValueId), GraphError> {
     let outputs = &bound.graph.outputs;
-    let names = || outputs.iter().map(|(name, _)| name.as_str()).collect::<Vec<_>>().join(", ");
+    let names = || {
+        outputs
+            .iter()
+            .map(|(name, _)| name.as_str())
+            .collect::<Vec<_>>()
+            .join(", ")
+    };
     match (&options.logits, &outputs[..]) {
         (None, [only]) => Ok(only.clone()),
         (None, _) => Err(GraphError::Option {
             option: "--logits",
-            problem: format!("the model has several outputs ({}): name the one with the logits", names()),
+            problem: format!(
+                "the model has several outputs ({}): name the one with the logits",
+                names()
+            ),
         }),
-        (Some(wanted), _) => outputs.iter().find(|(name, _)| name == wanted).cloned().ok_or_else(|| {
-            GraphError::Option { option: "--logits", problem: format!("no output '{wanted}'; there are {}", names()) }
-        }),
+        (Some(wanted), _) => {
+            outputs
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .cloned()
+                .ok_or_else(|| GraphError::Option {
+                    option: "--logits",
+                    problem: format!("no output '{wanted}'; there are {}", names()),
+                })
+        }
     }
 }
 
@@ -126,7 +148,12 @@ impl Ports {
     fn new(model: &Model, options: &TrainOptions) -> Self {
         let mut builder = Builder::new(model.limits());
         builder.weight_gradient = options.weight_gradient;
-        Self { builder, inputs: Vec::new(), outputs: Vec::new(), taken: BTreeSet::new() }
+        Self {
+            builder,
+            inputs: Vec::new(),
+            outputs: Vec::new(),
+            taken: BTreeSet::new(),
+        }
     }
 
     fn claim(&mut self, name: &str) -> Result<(), GraphError> {
@@ -153,7 +180,11 @@ impl Ports {
     }
 
     /// The model's inputs, labels, parameters and statistics, as both graphs have them.
-    fn forward(&mut self, options: &TrainOptions, bound: &Bound) -> Result<(BTreeMap<ValueId, ValueId>, ValueId), GraphError> {
+    fn forward(
+        &mut self,
+        options: &TrainOptions,
+        bound: &Bound,
+    ) -> Result<(BTreeMap<ValueId, ValueId>, ValueId), GraphError> {
         let mut inputs = BTreeMap::new();
         let mut add = |ports: &mut Self, ids: &[ValueId], kind: fn(String) -> PortKind| {
             for &id in ids {
@@ -204,7 +235,10 @@ fn trained(options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphE
         if !bound.parameters.iter().any(|&id| matches(pattern, name(id))) {
             let all: Vec<&str> = bound.parameters.iter().map(|&id| name(id)).take(20).collect();
             let problem = format!("no parameter '{pattern}'; there are {}", all.join(", "));
-            return Err(GraphError::Option { option: "--freeze", problem });
+            return Err(GraphError::Option {
+                option: "--freeze",
+                problem,
+            });
         }
     }
     let frozen = |&id: &ValueId| options.freeze.iter().any(|pattern| matches(pattern, name(id)));
@@ -219,8 +253,10 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
     let trained = trained(options, bound)?;
     let mut ports = Ports::new(model, options);
     let (inputs, labels) = ports.forward(options, bound)?;
-    let parameters: Vec<(String, ValueId)> =
-        trained.iter().map(|id| (bound.graph.value(*id).name.clone(), inputs[id])).collect();
+    let parameters: Vec<(String, ValueId)> = trained
+        .iter()
+        .map(|id| (bound.graph.value(*id).name.clone(), inputs[id]))
+        .collect();
     let pace = match options.optimizer {
         Optimizer::None => None,
         _ => Some((
@@ -233,7 +269,10 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
         let shape = ports.builder.shape(*id).to_vec();
         let mut slots = Vec::new();
         for slot in options.optimizer.slots() {
-            let kind = PortKind::State { slot: (*slot).to_owned(), param: param.clone() };
+            let kind = PortKind::State {
+                slot: (*slot).to_owned(),
+                param: param.clone(),
+            };
             slots.push(ports.input(kind, Dtype::F32, &shape)?);
         }
         states.push(slots);
@@ -252,7 +291,9 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
     let mut parts = Vec::with_capacity(trained.len());
     for (id, (name, _)) in trained.iter().zip(&parameters) {
         parts.push(*gradients.get(id).ok_or_else(|| {
-            GraphError::Interface(format!("no gradient of the loss reaches the parameter '{name}'; freeze it (--freeze {name})"))
+            GraphError::Interface(format!(
+                "no gradient of the loss reaches the parameter '{name}'; freeze it (--freeze {name})"
+            ))
         })?);
     }
     if options.gradients || options.optimizer == Optimizer::None {
@@ -261,13 +302,25 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
         }
     }
     if let Some((learning_rate, step)) = pace {
-        let update = Update::new(&mut ports.builder, options.optimizer, options.weight_decay, learning_rate, step)?;
+        let update = Update::new(
+            &mut ports.builder,
+            options.optimizer,
+            options.weight_decay,
+            learning_rate,
+            step,
+        )?;
         let mut next_states = Vec::new();
         for (((name, parameter), &gradient), state) in parameters.iter().zip(&parts).zip(&states) {
             let (next, next_state) = update.apply(&mut ports.builder, *parameter, gradient, state)?;
             ports.output(PortKind::NextParameter(name.clone()), next)?;
             for (slot, value) in options.optimizer.slots().iter().zip(next_state) {
-                next_states.push((PortKind::NextState { slot: (*slot).to_owned(), param: name.clone() }, value));
+                next_states.push((
+                    PortKind::NextState {
+                        slot: (*slot).to_owned(),
+                        param: name.clone(),
+                    },
+                    value,
+                ));
             }
         }
         for (kind, value) in next_states {

@@ -37,7 +37,10 @@ pub(crate) fn read(file: &[u8], limits: &Limits) -> Result<Document, GraphError>
             other => return Err(field.error(format!("field {other} of the model is not understood"))),
         }
     }
-    let graph = graph.ok_or_else(|| GraphError::Malformed { what: "there is no graph".to_owned(), offset: 0 })?;
+    let graph = graph.ok_or_else(|| GraphError::Malformed {
+        what: "there is no graph".to_owned(),
+        offset: 0,
+    })?;
     let opset = opset.ok_or_else(|| GraphError::Malformed {
         what: "no version of the default operator set is named".to_owned(),
         offset: 0,
@@ -46,7 +49,10 @@ pub(crate) fn read(file: &[u8], limits: &Limits) -> Result<Document, GraphError>
 }
 
 fn refused(what: impl Into<String>, instead: &'static str) -> GraphError {
-    GraphError::Refused { what: what.into(), instead }
+    GraphError::Refused {
+        what: what.into(),
+        instead,
+    }
 }
 
 fn is_default_domain(domain: &str) -> bool {
@@ -69,7 +75,11 @@ fn read_opset(field: &Field<'_>, limits: &Limits, opset: &mut Option<i64>) -> Re
     }
     if !OPSETS.contains(&version) {
         return Err(refused(
-            format!("version {version} of the operator set ({} to {} are read)", OPSETS.start(), OPSETS.end()),
+            format!(
+                "version {version} of the operator set ({} to {} are read)",
+                OPSETS.start(),
+                OPSETS.end()
+            ),
             "export it with opset 17",
         ));
     }
@@ -145,7 +155,10 @@ fn name<'a>(field: &Field<'a>, limits: &Limits) -> Result<&'a str, GraphError> {
 
 fn read_node(field: &Field<'_>, limits: &Limits, index: usize) -> Result<NamedNode, GraphError> {
     let (mut inputs, mut outputs, mut attributes) = (Vec::new(), Vec::new(), Vec::new());
-    let mut place = Place { index, ..Place::default() };
+    let mut place = Place {
+        index,
+        ..Place::default()
+    };
     let (mut domain, mut overload) = ("", "");
     let mut fields = field.message()?;
     while let Some(field) = fields.next()? {
@@ -171,7 +184,10 @@ fn read_node(field: &Field<'_>, limits: &Limits, index: usize) -> Result<NamedNo
         ));
     }
     if matches!(place.operator.as_str(), "If" | "Loop" | "Scan" | "SequenceMap") {
-        return Err(refused(format!("control flow at {place}"), "export a model without branches and loops"));
+        return Err(refused(
+            format!("control flow at {place}"),
+            "export a model without branches and loops",
+        ));
     }
     let Some(operator) = Operator::from_name(&place.operator) else {
         return Err(GraphError::UnsupportedOperator { place });
@@ -180,10 +196,19 @@ fn read_node(field: &Field<'_>, limits: &Limits, index: usize) -> Result<NamedNo
     for attribute in attributes {
         let (key, value) = read_attribute(&attribute, limits, &place)?;
         if by_name.0.insert(key.clone(), value).is_some() {
-            return Err(GraphError::Operand { place, problem: format!("attribute '{key}' is there twice") });
+            return Err(GraphError::Operand {
+                place,
+                problem: format!("attribute '{key}' is there twice"),
+            });
         }
     }
-    Ok(NamedNode { operator, inputs, outputs, attributes: by_name, place })
+    Ok(NamedNode {
+        operator,
+        inputs,
+        outputs,
+        attributes: by_name,
+        place,
+    })
 }
 
 fn read_attribute(field: &Field<'_>, limits: &Limits, place: &Place) -> Result<(String, Attribute), GraphError> {
@@ -202,10 +227,18 @@ fn read_attribute(field: &Field<'_>, limits: &Limits, place: &Place) -> Result<(
             8 => field.ints_into(&mut ints, limits.attribute_values)?,
             13 => {}
             20 => kind = field.int()?,
-            6 | 11 => return Err(refused(format!("a graph within a node at {place}"), "export without control flow")),
+            6 | 11 => {
+                return Err(refused(
+                    format!("a graph within a node at {place}"),
+                    "export without control flow",
+                ));
+            }
             other => {
                 let problem = format!("attribute '{key}' has content of a kind (field {other}) that is not supported");
-                return Err(GraphError::Operand { place: place.clone(), problem });
+                return Err(GraphError::Operand {
+                    place: place.clone(),
+                    problem,
+                });
             }
         }
     }
@@ -215,12 +248,18 @@ fn read_attribute(field: &Field<'_>, limits: &Limits, place: &Place) -> Result<(
         (3, _) => Attribute::Text(text.to_owned()),
         (4, Some(tensor)) => Attribute::Tensor(tensor),
         (6, _) => Attribute::Floats(
-            floats.chunks_exact(4).map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]])).collect(),
+            floats
+                .chunks_exact(4)
+                .map(|four| f32::from_le_bytes([four[0], four[1], four[2], four[3]]))
+                .collect(),
         ),
         (7, _) => Attribute::Ints(ints),
         _ => {
             let problem = format!("attribute '{key}' is of a type ({kind}) that is not supported");
-            return Err(GraphError::Operand { place: place.clone(), problem });
+            return Err(GraphError::Operand {
+                place: place.clone(),
+                problem,
+            });
         }
     };
     Ok((key.to_owned(), value))
@@ -242,15 +281,31 @@ fn read_tensor(field: &Field<'_>, limits: &Limits) -> Result<(String, Tensor), G
             9 => raw = Some(field.bytes()?),
             10 => field.fixed_into(&mut packed, 8, most)?,
             12 | 16 => {}
-            13 => return Err(refused(format!("external data for '{label}'"), "save the model in one file")),
+            13 => {
+                return Err(refused(
+                    format!("external data for '{label}'"),
+                    "save the model in one file",
+                ));
+            }
             14 if field.int()? == 0 => {}
-            14 => return Err(refused(format!("external data for '{label}'"), "save the model in one file")),
+            14 => {
+                return Err(refused(
+                    format!("external data for '{label}'"),
+                    "save the model in one file",
+                ));
+            }
             other => return Err(field.error(format!("field {other} of tensor '{label}' is not supported"))),
         }
     }
-    let dtype = dtype_from_onnx(kind)
-        .ok_or_else(|| field.error(format!("tensor '{label}' has the element type {kind}, which is not supported")))?;
-    let dims = dims.iter().map(|&dim| usize::try_from(dim)).collect::<Result<Vec<_>, _>>();
+    let dtype = dtype_from_onnx(kind).ok_or_else(|| {
+        field.error(format!(
+            "tensor '{label}' has the element type {kind}, which is not supported"
+        ))
+    })?;
+    let dims = dims
+        .iter()
+        .map(|&dim| usize::try_from(dim))
+        .collect::<Result<Vec<_>, _>>();
     let shape = Shape::new(&dims.map_err(|_| field.error(format!("tensor '{label}' has a negative dimension")))?)?;
     let bytes = match raw {
         Some(raw) => Bytes::copy_from_slice(raw),
@@ -260,7 +315,9 @@ fn read_tensor(field: &Field<'_>, limits: &Limits) -> Result<(String, Tensor), G
     let wanted = (shape.elements() as u64).saturating_mul(dtype.size_bytes() as u64);
     if bytes.len() as u64 != wanted {
         let seen = bytes.len();
-        return Err(field.error(format!("tensor '{label}' has {seen} bytes of content where its shape wants {wanted}")));
+        return Err(field.error(format!(
+            "tensor '{label}' has {seen} bytes of content where its shape wants {wanted}"
+        )));
     }
     if dtype == Dtype::Bool && bytes.iter().any(|&byte| byte > 1) {
         return Err(field.error(format!("tensor '{label}' has truth values other than 0 and 1")));
@@ -271,7 +328,10 @@ fn read_tensor(field: &Field<'_>, limits: &Limits) -> Result<(String, Tensor), G
 /// The bytes of integers in `int32_data` and `int64_data`, which hold the narrow types too.
 fn narrow(values: &[i64], dtype: Dtype) -> Vec<u8> {
     let size = dtype.size_bytes();
-    values.iter().flat_map(|value| value.to_le_bytes().into_iter().take(size)).collect()
+    values
+        .iter()
+        .flat_map(|value| value.to_le_bytes().into_iter().take(size))
+        .collect()
 }
 
 fn read_output_name(field: &Field<'_>, limits: &Limits) -> Result<String, GraphError> {
@@ -318,7 +378,11 @@ fn read_declared(field: &Field<'_>, limits: &Limits) -> Result<Declared, GraphEr
     let dtype = dtype.ok_or_else(|| {
         GraphError::Interface(format!("the input '{label}' has an element type that is not supported"))
     })?;
-    Ok(Declared { name: label.to_owned(), dtype, dims: dims.ok_or_else(untyped)? })
+    Ok(Declared {
+        name: label.to_owned(),
+        dtype,
+        dims: dims.ok_or_else(untyped)?,
+    })
 }
 
 fn read_dims(field: &Field<'_>, limits: &Limits) -> Result<Vec<Dim>, GraphError> {

@@ -37,7 +37,10 @@ pub(crate) struct Fields<'a> {
 }
 
 fn malformed(what: impl Into<String>, offset: usize) -> GraphError {
-    GraphError::Malformed { what: what.into(), offset }
+    GraphError::Malformed {
+        what: what.into(),
+        offset,
+    }
 }
 
 impl<'a> Fields<'a> {
@@ -64,7 +67,10 @@ impl<'a> Fields<'a> {
         let end = self.at.checked_add(length).filter(|&end| end <= self.bytes.len());
         let Some(end) = end else {
             let left = self.bytes.len() - self.at;
-            return Err(malformed(format!("a field of {length} bytes where {left} are left"), self.base + self.at));
+            return Err(malformed(
+                format!("a field of {length} bytes where {left} are left"),
+                self.base + self.at,
+            ));
         };
         let piece = &self.bytes[self.at..end];
         self.at = end;
@@ -82,16 +88,29 @@ impl<'a> Fields<'a> {
             return Err(malformed("a field without a number", self.base + self.at));
         }
         let kind = key & 7;
-        let length = if kind == 2 { usize::try_from(self.varint()?).unwrap_or(usize::MAX) } else { 0 };
+        let length = if kind == 2 {
+            usize::try_from(self.varint()?).unwrap_or(usize::MAX)
+        } else {
+            0
+        };
         let offset = self.base + self.at;
         let content = match kind {
             0 => Content::Varint(self.varint()?),
             1 => Content::Fixed64(little_endian(self.take(8)?)),
             2 => Content::Bytes(self.take(length)?),
             5 => Content::Fixed32(little_endian(self.take(4)?) as u32),
-            other => return Err(malformed(format!("field {number} has the unknown wire type {other}"), offset)),
+            other => {
+                return Err(malformed(
+                    format!("field {number} has the unknown wire type {other}"),
+                    offset,
+                ));
+            }
         };
-        Ok(Some(Field { number, content, offset }))
+        Ok(Some(Field {
+            number,
+            content,
+            offset,
+        }))
     }
 }
 
@@ -177,7 +196,11 @@ impl<'a> Field<'a> {
 /// Checks a count against its limit.
 pub(crate) fn within(what: &'static str, seen: usize, limit: usize) -> Result<(), GraphError> {
     if seen > limit {
-        return Err(GraphError::Limit { what, seen: seen as u64, limit: limit as u64 });
+        return Err(GraphError::Limit {
+            what,
+            seen: seen as u64,
+            limit: limit as u64,
+        });
     }
     Ok(())
 }

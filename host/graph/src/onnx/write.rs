@@ -91,8 +91,11 @@ impl Names {
                 if graph.constants.contains_key(id) && !by_value.contains_key(id) {
                     let value = &graph.value(*id).name;
                     // Weights of an exported model keep their names.
-                    let name =
-                        if value.is_empty() { fresh('c', &mut next_constant) } else { value.clone() };
+                    let name = if value.is_empty() {
+                        fresh('c', &mut next_constant)
+                    } else {
+                        value.clone()
+                    };
                     constants.push((*id, name.clone()));
                     by_value.insert(*id, name);
                 }

@@ -16,19 +16,35 @@ pub(crate) const RELU: Rule = Rule {
     rewrite: None,
     derivative: Derivative::Rule(relu),
 };
-pub(crate) const LEAKY_RELU: Rule =
-    Rule { attributes: &["alpha"], derivative: Derivative::Rule(leaky_relu), ..RELU };
-pub(crate) const SIGMOID: Rule = Rule { derivative: Derivative::Rule(sigmoid), ..RELU };
-pub(crate) const TANH: Rule = Rule { derivative: Derivative::Rule(tanh), ..RELU };
+pub(crate) const LEAKY_RELU: Rule = Rule {
+    attributes: &["alpha"],
+    derivative: Derivative::Rule(leaky_relu),
+    ..RELU
+};
+pub(crate) const SIGMOID: Rule = Rule {
+    derivative: Derivative::Rule(sigmoid),
+    ..RELU
+};
+pub(crate) const TANH: Rule = Rule {
+    derivative: Derivative::Rule(tanh),
+    ..RELU
+};
 pub(crate) const CLIP: Rule = Rule {
     operands: (1, 3),
     configuration: &[1, 2],
     derivative: Derivative::Rule(clip),
     ..RELU
 };
-pub(crate) const SOFTMAX: Rule =
-    Rule { attributes: &["axis"], infer: infer_along, derivative: Derivative::Rule(softmax), ..RELU };
-pub(crate) const LOG_SOFTMAX: Rule = Rule { derivative: Derivative::Rule(log_softmax), ..SOFTMAX };
+pub(crate) const SOFTMAX: Rule = Rule {
+    attributes: &["axis"],
+    infer: infer_along,
+    derivative: Derivative::Rule(softmax),
+    ..RELU
+};
+pub(crate) const LOG_SOFTMAX: Rule = Rule {
+    derivative: Derivative::Rule(log_softmax),
+    ..SOFTMAX
+};
 
 fn infer(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let shape = float(operands, 0)?;
@@ -55,11 +71,19 @@ fn relu(builder: &mut Builder, step: &Step<'_>) -> Gradients {
 }
 
 fn leaky_relu(builder: &mut Builder, step: &Step<'_>) -> Gradients {
-    let alpha = step.node.attributes.float("alpha", 0.01).map_err(|problem| builder.error(problem))?;
+    let alpha = step
+        .node
+        .attributes
+        .float("alpha", 0.01)
+        .map_err(|problem| builder.error(problem))?;
     let operand = step.input(builder, 0)?;
     let passes = positive(builder, operand)?;
     let leaked = builder.scale(step.gradient, alpha)?;
-    Ok(vec![Some(builder.node(Operator::Where, &[passes, step.gradient, leaked], Default::default())?)])
+    Ok(vec![Some(builder.node(
+        Operator::Where,
+        &[passes, step.gradient, leaked],
+        Default::default(),
+    )?)])
 }
 
 /// s (1 - s)

@@ -8,7 +8,10 @@ use super::{Operands, Type};
 pub(crate) fn broadcast(left: &[usize], right: &[usize]) -> Result<Vec<usize>, String> {
     let rank = left.len().max(right.len());
     let at = |shape: &[usize], axis: usize| {
-        (axis + shape.len()).checked_sub(rank).and_then(|axis| shape.get(axis).copied()).unwrap_or(1)
+        (axis + shape.len())
+            .checked_sub(rank)
+            .and_then(|axis| shape.get(axis).copied())
+            .unwrap_or(1)
     };
     (0..rank)
         .map(|axis| match (at(left, axis), at(right, axis)) {
@@ -32,7 +35,10 @@ pub(crate) fn axis(axis: i64, rank: usize) -> Result<usize, String> {
 
 /// Axes from 0, sorted, each once.
 pub(crate) fn axes(given: &[i64], rank: usize) -> Result<Vec<usize>, String> {
-    let mut sorted = given.iter().map(|&one| axis(one, rank)).collect::<Result<Vec<_>, _>>()?;
+    let mut sorted = given
+        .iter()
+        .map(|&one| axis(one, rank))
+        .collect::<Result<Vec<_>, _>>()?;
     sorted.sort_unstable();
     let count = sorted.len();
     sorted.dedup();
@@ -51,7 +57,10 @@ pub(crate) fn sizes(values: &[i64], what: &str, most: usize) -> Result<Vec<usize
 
 /// One result of the first operand's element type.
 pub(crate) fn like_first(operands: &Operands<'_>, shape: Vec<usize>) -> Result<Vec<Type>, String> {
-    Ok(vec![Type { dtype: operands.get(0)?.dtype, shape }])
+    Ok(vec![Type {
+        dtype: operands.get(0)?.dtype,
+        shape,
+    }])
 }
 
 /// Refuses operands of other than floating-point elements.
@@ -59,7 +68,10 @@ pub(crate) fn float(operands: &Operands<'_>, at: usize) -> Result<Vec<usize>, St
     let value = operands.get(at)?;
     match value.dtype {
         Dtype::F32 | Dtype::F64 => Ok(value.shape.clone()),
-        other => Err(format!("operand {at} has elements of type {}, f32 is wanted", other.name())),
+        other => Err(format!(
+            "operand {at} has elements of type {}, f32 is wanted",
+            other.name()
+        )),
     }
 }
 

@@ -16,7 +16,15 @@ pub(crate) const CONV: Rule = Rule {
     derivative: Derivative::Rule(differentiate),
 };
 pub(crate) const TRANSPOSED: Rule = Rule {
-    attributes: &["auto_pad", "dilations", "group", "kernel_shape", "output_padding", "pads", "strides"],
+    attributes: &[
+        "auto_pad",
+        "dilations",
+        "group",
+        "kernel_shape",
+        "output_padding",
+        "pads",
+        "strides",
+    ],
     infer: infer_transposed,
     derivative: Derivative::Missing,
     ..CONV
@@ -39,7 +47,10 @@ const MANY_CHANNELS: usize = 64;
 
 fn group(attributes: &Attributes) -> Result<usize, String> {
     let group = attributes.int("group", 1)?;
-    usize::try_from(group).ok().filter(|&group| group > 0).ok_or_else(|| format!("{group} groups"))
+    usize::try_from(group)
+        .ok()
+        .filter(|&group| group > 0)
+        .ok_or_else(|| format!("{group} groups"))
 }
 
 fn planes(operands: &Operands<'_>) -> Result<(Vec<usize>, Vec<usize>), String> {
@@ -64,18 +75,25 @@ fn infer(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let (shape, kernel) = planes(operands)?;
     let group = group(operands.attributes)?;
     if kernel[1].checked_mul(group) != Some(shape[1]) || kernel[0] % group != 0 {
-        return Err(format!("a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"));
+        return Err(format!(
+            "a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"
+        ));
     }
     check_bias(operands, kernel[0])?;
     let window = Window::of(operands.attributes, &kernel[2..])?;
-    like_first(operands, [&[shape[0], kernel[0]], &window.count(&shape[2..])?[..]].concat())
+    like_first(
+        operands,
+        [&[shape[0], kernel[0]], &window.count(&shape[2..])?[..]].concat(),
+    )
 }
 
 fn infer_transposed(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let (shape, kernel) = planes(operands)?;
     let group = group(operands.attributes)?;
     if kernel[0] != shape[1] || shape[1] % group != 0 {
-        return Err(format!("a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"));
+        return Err(format!(
+            "a kernel of shape {kernel:?} in {group} groups over a value of shape {shape:?}"
+        ));
     }
     let channels = kernel[1].checked_mul(group).ok_or("too many channels")?;
     check_bias(operands, channels)?;
@@ -89,9 +107,13 @@ fn infer_transposed(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     }
     let mut result = vec![shape[0], channels];
     for axis in 0..window.kernel.len() {
-        let whole = (shape[2 + axis] - 1).checked_mul(window.strides[axis]).ok_or("too many elements")?;
+        let whole = (shape[2 + axis] - 1)
+            .checked_mul(window.strides[axis])
+            .ok_or("too many elements")?;
         let whole = whole + window.reach(axis) + extra[axis];
-        let size = whole.checked_sub(window.before[axis] + window.after[axis]).filter(|&size| size > 0);
+        let size = whole
+            .checked_sub(window.before[axis] + window.after[axis])
+            .filter(|&size| size > 0);
         result.push(size.ok_or("padding wider than the result")?);
     }
     like_first(operands, result)
@@ -103,8 +125,11 @@ fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let bad = |problem| builder.error(problem);
     let window = Window::of(&step.node.attributes, &kernel[2..]).map_err(bad)?;
     let group = group(&step.node.attributes).map_err(bad)?;
-    let input_gradient =
-        if step.wants(0) { Some(input_gradient(builder, step.gradient, operand, weight, &window, group)?) } else { None };
+    let input_gradient = if step.wants(0) {
+        Some(input_gradient(builder, step.gradient, operand, weight, &window, group)?)
+    } else {
+        None
+    };
     let weight_gradient = if step.wants(1) {
         let by_gemm = match builder.weight_gradient {
             WeightGradient::Auto => kernel[1] >= MANY_CHANNELS || window.kernel.iter().all(|&size| size == 1),
@@ -122,7 +147,11 @@ fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let mut gradients = vec![input_gradient, weight_gradient];
     if step.inputs.len() > 2 {
         let axes: Vec<usize> = (0..kernel.len()).filter(|&axis| axis != 1).collect();
-        gradients.push(if step.wants(2) { Some(builder.sum(step.gradient, &axes, false)?) } else { None });
+        gradients.push(if step.wants(2) {
+            Some(builder.sum(step.gradient, &axes, false)?)
+        } else {
+            None
+        });
     }
     Ok(gradients)
 }
@@ -193,7 +222,11 @@ fn weight_gradient_by_conv(
     let swapped = builder.node(Operator::Conv, &[ground, slider], attributes)?;
     // Where strides leave a rest, there are more positions than the kernel has.
     let axes: Vec<usize> = (2..rank).collect();
-    let pieces: Vec<Piece> = window.kernel.iter().map(|&end| Piece { start: 0, end, step: 1 }).collect();
+    let pieces: Vec<Piece> = window
+        .kernel
+        .iter()
+        .map(|&end| Piece { start: 0, end, step: 1 })
+        .collect();
     let cut = builder.slice(swapped, &axes, &pieces)?;
     builder.transpose(cut, &swap)
 }

@@ -16,24 +16,81 @@ const UNARY: Rule = Rule {
     rewrite: None,
     derivative: Derivative::Missing,
 };
-const BINARY: Rule = Rule { operands: (2, 2), infer: infer_binary, ..UNARY };
+const BINARY: Rule = Rule {
+    operands: (2, 2),
+    infer: infer_binary,
+    ..UNARY
+};
 
-pub(crate) const ADD: Rule = Rule { derivative: Derivative::Rule(add), ..BINARY };
-pub(crate) const SUB: Rule = Rule { derivative: Derivative::Rule(sub), ..BINARY };
-pub(crate) const MUL: Rule = Rule { derivative: Derivative::Rule(mul), ..BINARY };
-pub(crate) const DIV: Rule = Rule { derivative: Derivative::Rule(div), ..BINARY };
-pub(crate) const POW: Rule = Rule { infer: infer_pow, derivative: Derivative::Rule(pow), ..BINARY };
-pub(crate) const MAX: Rule = Rule { derivative: Derivative::Rule(extreme), ..BINARY };
+pub(crate) const ADD: Rule = Rule {
+    derivative: Derivative::Rule(add),
+    ..BINARY
+};
+pub(crate) const SUB: Rule = Rule {
+    derivative: Derivative::Rule(sub),
+    ..BINARY
+};
+pub(crate) const MUL: Rule = Rule {
+    derivative: Derivative::Rule(mul),
+    ..BINARY
+};
+pub(crate) const DIV: Rule = Rule {
+    derivative: Derivative::Rule(div),
+    ..BINARY
+};
+/// The exponent says how to compute: no parameter is looked for behind it.
+pub(crate) const POW: Rule = Rule {
+    configuration: &[1],
+    infer: infer_pow,
+    derivative: Derivative::Rule(pow),
+    ..BINARY
+};
+pub(crate) const MAX: Rule = Rule {
+    derivative: Derivative::Rule(extreme),
+    ..BINARY
+};
 pub(crate) const MIN: Rule = MAX;
-pub(crate) const NEG: Rule = Rule { derivative: Derivative::Rule(neg), ..UNARY };
-pub(crate) const ABS: Rule = Rule { derivative: Derivative::Rule(abs), ..UNARY };
-pub(crate) const SIGN: Rule = Rule { derivative: Derivative::Stops, ..UNARY };
-pub(crate) const EXP: Rule = Rule { infer: infer_float, derivative: Derivative::Rule(exp), ..UNARY };
-pub(crate) const LOG: Rule = Rule { infer: infer_float, derivative: Derivative::Rule(log), ..UNARY };
-pub(crate) const SQRT: Rule = Rule { infer: infer_float, derivative: Derivative::Rule(sqrt), ..UNARY };
-pub(crate) const ERF: Rule = Rule { infer: infer_float, derivative: Derivative::Rule(erf), ..UNARY };
-pub(crate) const RECIPROCAL: Rule = Rule { infer: infer_float, derivative: Derivative::Rule(reciprocal), ..UNARY };
-pub(crate) const IDENTITY: Rule = Rule { derivative: Derivative::Rule(identity), ..UNARY };
+pub(crate) const NEG: Rule = Rule {
+    derivative: Derivative::Rule(neg),
+    ..UNARY
+};
+pub(crate) const ABS: Rule = Rule {
+    derivative: Derivative::Rule(abs),
+    ..UNARY
+};
+pub(crate) const SIGN: Rule = Rule {
+    derivative: Derivative::Stops,
+    ..UNARY
+};
+pub(crate) const EXP: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(exp),
+    ..UNARY
+};
+pub(crate) const LOG: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(log),
+    ..UNARY
+};
+pub(crate) const SQRT: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(sqrt),
+    ..UNARY
+};
+pub(crate) const ERF: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(erf),
+    ..UNARY
+};
+pub(crate) const RECIPROCAL: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(reciprocal),
+    ..UNARY
+};
+pub(crate) const IDENTITY: Rule = Rule {
+    derivative: Derivative::Rule(identity),
+    ..UNARY
+};
 
 fn infer_unary(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     like_first(operands, operands.get(0)?.shape.clone())
@@ -67,7 +124,10 @@ pub(crate) fn settle(
     if !step.wants(at) {
         return Ok(None);
     }
-    let shape = { let id = step.input(builder, at)?; builder.shape(id).to_vec() };
+    let shape = {
+        let id = step.input(builder, at)?;
+        builder.shape(id).to_vec()
+    };
     let gradient = make(builder)?;
     builder.unbroadcast(gradient, &shape).map(Some)
 }
@@ -107,14 +167,8 @@ fn div(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     ])
 }
 
-/// Powers with a constant exponent, which is what exporters write; a varying exponent has no rule.
+/// Powers with a constant exponent, which is what exporters write; the caller refuses a trained one.
 fn pow(builder: &mut Builder, step: &Step<'_>) -> Gradients {
-    if step.wants(1) {
-        return Err(GraphError::NotDifferentiable {
-            place: step.node.place.clone(),
-            reason: "the exponent depends on a parameter; write it with Exp and Log".to_owned(),
-        });
-    }
     let (base, exponent) = (step.input(builder, 0)?, step.input(builder, 1)?);
     let base_gradient = settle(builder, step, 0, |builder| {
         let exponent = builder.cast(exponent, Dtype::F32)?;

@@ -17,13 +17,27 @@ pub(crate) const EQUAL: Rule = Rule {
     derivative: Derivative::Stops,
 };
 pub(crate) const ORDER: Rule = EQUAL;
-pub(crate) const BOTH: Rule = Rule { infer: infer_both, ..EQUAL };
-pub(crate) const NOT: Rule = Rule { operands: (1, 1), infer: infer_not, ..EQUAL };
-pub(crate) const WHERE: Rule =
-    Rule { operands: (3, 3), infer: infer_where, derivative: Derivative::Rule(choose), ..EQUAL };
+pub(crate) const BOTH: Rule = Rule {
+    infer: infer_both,
+    ..EQUAL
+};
+pub(crate) const NOT: Rule = Rule {
+    operands: (1, 1),
+    infer: infer_not,
+    ..EQUAL
+};
+pub(crate) const WHERE: Rule = Rule {
+    operands: (3, 3),
+    infer: infer_where,
+    derivative: Derivative::Rule(choose),
+    ..EQUAL
+};
 
 fn truth(shape: Vec<usize>) -> Vec<Type> {
-    vec![Type { dtype: Dtype::Bool, shape }]
+    vec![Type {
+        dtype: Dtype::Bool,
+        shape,
+    }]
 }
 
 fn infer_comparison(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
@@ -34,7 +48,10 @@ fn infer_comparison(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
 fn is_truth(operands: &Operands<'_>, at: usize) -> Result<(), String> {
     match operands.get(at)?.dtype {
         Dtype::Bool => Ok(()),
-        other => Err(format!("operand {at} has elements of type {}, truth values are wanted", other.name())),
+        other => Err(format!(
+            "operand {at} has elements of type {}, truth values are wanted",
+            other.name()
+        )),
     }
 }
 
@@ -53,7 +70,10 @@ fn infer_where(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     same_dtype(operands, 1, 2)?;
     let branches = broadcast(&operands.get(1)?.shape, &operands.get(2)?.shape)?;
     let shape = broadcast(&operands.get(0)?.shape, &branches)?;
-    Ok(vec![Type { dtype: operands.get(1)?.dtype, shape }])
+    Ok(vec![Type {
+        dtype: operands.get(1)?.dtype,
+        shape,
+    }])
 }
 
 fn choose(builder: &mut Builder, step: &Step<'_>) -> Gradients {

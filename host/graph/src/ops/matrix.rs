@@ -38,12 +38,17 @@ fn infer_gemm(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     operands.attributes.float("alpha", 1.0)?;
     operands.attributes.float("beta", 1.0)?;
     if inner != other {
-        return Err(format!("the product sums over {inner} columns of operand 0 and {other} rows of operand 1"));
+        return Err(format!(
+            "the product sums over {inner} columns of operand 0 and {other} rows of operand 1"
+        ));
     }
     if let Some(addend) = operands.optional(2)
         && broadcast(&addend.shape, &[rows, columns])? != [rows, columns]
     {
-        return Err(format!("operand 2 has the shape {:?}, which does not fit [{rows}, {columns}]", addend.shape));
+        return Err(format!(
+            "operand 2 has the shape {:?}, which does not fit [{rows}, {columns}]",
+            addend.shape
+        ));
     }
     like_first(operands, vec![rows, columns])
 }
@@ -72,7 +77,9 @@ fn gemm(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     };
     let mut gradients = vec![left_gradient, right_gradient];
     if step.inputs.len() > 2 {
-        gradients.push(super::elementwise::settle(builder, step, 2, |builder| builder.scale(gradient, beta))?);
+        gradients.push(super::elementwise::settle(builder, step, 2, |builder| {
+            builder.scale(gradient, beta)
+        })?);
     }
     Ok(gradients)
 }
@@ -81,10 +88,14 @@ fn infer_mat_mul(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let (left, right) = (float(operands, 0)?, float(operands, 1)?);
     same_dtype(operands, 0, 1)?;
     let ([left_batch @ .., rows, inner], [right_batch @ .., other, columns]) = (&left[..], &right[..]) else {
-        return Err(format!("the shapes {left:?} and {right:?}; two dimensions at least are wanted"));
+        return Err(format!(
+            "the shapes {left:?} and {right:?}; two dimensions at least are wanted"
+        ));
     };
     if inner != other {
-        return Err(format!("the product sums over {inner} columns of operand 0 and {other} rows of operand 1"));
+        return Err(format!(
+            "the product sums over {inner} columns of operand 0 and {other} rows of operand 1"
+        ));
     }
     let mut shape = broadcast(left_batch, right_batch)?;
     shape.extend([*rows, *columns]);

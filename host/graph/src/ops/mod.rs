@@ -9,8 +9,8 @@ mod logic;
 mod matrix;
 mod normalization;
 mod pool;
-mod reduction;
 mod rearrange;
+mod reduction;
 mod shaping;
 mod window;
 
@@ -53,10 +53,15 @@ impl<'a> Operands<'a> {
 
     /// The integers of an operand that must be known while reading.
     pub(crate) fn ints(&self, at: usize) -> Result<Option<Vec<i64>>, String> {
-        let Some(id) = self.inputs.get(at).copied().flatten() else { return Ok(None) };
+        let Some(id) = self.inputs.get(at).copied().flatten() else {
+            return Ok(None);
+        };
         let tensor = self.graph.constants.get(&id);
         let tensor = tensor.ok_or_else(|| format!("operand {at} must be constant, and depends on the data here"))?;
-        tensor.to_i64_vec().map(Some).map_err(|error| format!("operand {at}: {error}"))
+        tensor
+            .to_i64_vec()
+            .map(Some)
+            .map_err(|error| format!("operand {at}: {error}"))
     }
 }
 
@@ -94,7 +99,11 @@ pub(crate) struct Step<'a> {
 
 impl Step<'_> {
     pub(crate) fn input(&self, builder: &Builder, at: usize) -> Result<ValueId, GraphError> {
-        self.inputs.get(at).copied().flatten().ok_or_else(|| builder.error(format!("operand {at} is missing")))
+        self.inputs
+            .get(at)
+            .copied()
+            .flatten()
+            .ok_or_else(|| builder.error(format!("operand {at} is missing")))
     }
 
     pub(crate) fn wants(&self, at: usize) -> bool {
@@ -106,7 +115,10 @@ impl Step<'_> {
     }
 
     pub(crate) fn saved(&self, builder: &Builder, at: usize) -> Result<ValueId, GraphError> {
-        self.saved.get(at).copied().ok_or_else(|| builder.error("the forward pass kept too little"))
+        self.saved
+            .get(at)
+            .copied()
+            .ok_or_else(|| builder.error("the forward pass kept too little"))
     }
 }
 

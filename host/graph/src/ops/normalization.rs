@@ -44,12 +44,7 @@ fn beside(shape: &[usize]) -> (Vec<usize>, Vec<usize>) {
     (kept, (0..shape.len()).filter(|&axis| axis != 1).collect())
 }
 
-fn rewrite(
-    builder: &mut Builder,
-    node: &Node,
-    inputs: &[Option<ValueId>],
-    mode: Mode,
-) -> Result<Written, GraphError> {
+fn rewrite(builder: &mut Builder, node: &Node, inputs: &[Option<ValueId>], mode: Mode) -> Result<Written, GraphError> {
     let operands: Vec<ValueId> = inputs.iter().copied().flatten().collect();
     let [value, scale, shift, running_mean, running_variance] = operands[..] else {
         return Err(builder.error("five operands are wanted"));
@@ -70,7 +65,10 @@ fn rewrite(
         let offset = builder.reshape(offset, &kept)?;
         let scaled = builder.mul(value, factor)?;
         let output = builder.add(scaled, offset)?;
-        return Ok(Written { outputs: vec![output], ..Written::default() });
+        return Ok(Written {
+            outputs: vec![output],
+            ..Written::default()
+        });
     }
     let count: usize = axes.iter().map(|&axis| shape[axis]).product();
     if count < 2 {
@@ -90,8 +88,10 @@ fn rewrite(
     let output = builder.add(scaled, offset)?;
     let mut statistics = Vec::new();
     let unbiased = count as f32 / (count - 1) as f32;
-    for ((at, running), (batch, correction)) in
-        STATISTICS.into_iter().zip([running_mean, running_variance]).zip([(mean, 1.0), (variance, unbiased)])
+    for ((at, running), (batch, correction)) in STATISTICS
+        .into_iter()
+        .zip([running_mean, running_variance])
+        .zip([(mean, 1.0), (variance, unbiased)])
     {
         let channels = builder.shape(running).to_vec();
         let batch = builder.reshape(batch, &channels)?;
@@ -99,7 +99,11 @@ fn rewrite(
         let old = builder.scale(running, momentum)?;
         statistics.push((at, builder.add(old, fresh)?));
     }
-    Ok(Written { outputs: vec![output], saved: vec![normal, inverse, factor], statistics })
+    Ok(Written {
+        outputs: vec![output],
+        saved: vec![normal, inverse, factor],
+        statistics,
+    })
 }
 
 /// dx = scale / deviation * (dy - mean(dy) - normal * mean(dy * normal))

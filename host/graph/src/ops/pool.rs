@@ -10,7 +10,15 @@ use crate::error::GraphError;
 use crate::ir::{Attributes, Operator, ValueId};
 
 pub(crate) const MAX: Rule = Rule {
-    attributes: &["auto_pad", "ceil_mode", "dilations", "kernel_shape", "pads", "storage_order", "strides"],
+    attributes: &[
+        "auto_pad",
+        "ceil_mode",
+        "dilations",
+        "kernel_shape",
+        "pads",
+        "storage_order",
+        "strides",
+    ],
     operands: (1, 1),
     configuration: &[],
     infer,
@@ -18,13 +26,28 @@ pub(crate) const MAX: Rule = Rule {
     derivative: Derivative::Rule(max),
 };
 pub(crate) const AVERAGE: Rule = Rule {
-    attributes: &["auto_pad", "ceil_mode", "count_include_pad", "dilations", "kernel_shape", "pads", "strides"],
+    attributes: &[
+        "auto_pad",
+        "ceil_mode",
+        "count_include_pad",
+        "dilations",
+        "kernel_shape",
+        "pads",
+        "strides",
+    ],
     derivative: Derivative::Rule(average),
     ..MAX
 };
-pub(crate) const GLOBAL_AVERAGE: Rule =
-    Rule { attributes: &[], infer: infer_global, derivative: Derivative::Rule(global_average), ..MAX };
-pub(crate) const GLOBAL_MAX: Rule = Rule { derivative: Derivative::Rule(global_max), ..GLOBAL_AVERAGE };
+pub(crate) const GLOBAL_AVERAGE: Rule = Rule {
+    attributes: &[],
+    infer: infer_global,
+    derivative: Derivative::Rule(global_average),
+    ..MAX
+};
+pub(crate) const GLOBAL_MAX: Rule = Rule {
+    derivative: Derivative::Rule(global_max),
+    ..GLOBAL_AVERAGE
+};
 
 /// Lower than any f32 that training can use, and finite, so that engines pad with it exactly.
 const LOWEST: f32 = f32::MIN;
@@ -38,10 +61,14 @@ fn infer(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let shape = float(operands, 0)?;
     let window = window(operands.attributes)?;
     if shape.len() != window.kernel.len() + 2 {
-        return Err(format!("a window of {:?} over a value of shape {shape:?}", window.kernel));
+        return Err(format!(
+            "a window of {:?} over a value of shape {shape:?}",
+            window.kernel
+        ));
     }
     for axis in 0..window.kernel.len() {
-        if window.before[axis] >= window.reach(axis) || window.after[axis] >= window.reach(axis) + window.strides[axis] {
+        if window.before[axis] >= window.reach(axis) || window.after[axis] >= window.reach(axis) + window.strides[axis]
+        {
             return Err(format!("padding wider than the window of {:?}", window.kernel));
         }
     }
@@ -77,7 +104,11 @@ fn max(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let ones = vec![1; count.len()];
     if window.tiles() && 2 + 2 * count.len() <= 8 {
         let axes: Vec<usize> = (2..shape.len()).collect();
-        let used: Vec<usize> = count.iter().zip(&window.kernel).map(|(&count, &size)| count * size).collect();
+        let used: Vec<usize> = count
+            .iter()
+            .zip(&window.kernel)
+            .map(|(&count, &size)| count * size)
+            .collect();
         let pieces: Vec<Piece> = used.iter().map(|&end| Piece { start: 0, end, step: 1 }).collect();
         let ground = builder.slice(operand, &axes, &pieces)?;
         let tiles = builder.reshape(ground, &tiled_shape(lead, &count, &window.kernel))?;
@@ -133,7 +164,10 @@ fn averaged(window: &Window, spatial: &[usize], count: &[usize], with_padding: b
             };
             (0..window.kernel[axis]).filter(inside).count() as f32
         };
-        counts = counts.iter().flat_map(|outer| (0..count[axis]).map(move |at| outer * along(at))).collect();
+        counts = counts
+            .iter()
+            .flat_map(|outer| (0..count[axis]).map(move |at| outer * along(at)))
+            .collect();
     }
     counts
 }
@@ -159,7 +193,11 @@ fn average(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         let ones = vec![1; count.len()];
         let split = builder.reshape(share, &tiled_shape(lead, &count, &ones))?;
         let spread = builder.expand(split, &tiled_shape(lead, &count, &window.kernel))?;
-        let used: Vec<usize> = count.iter().zip(&window.kernel).map(|(&count, &size)| count * size).collect();
+        let used: Vec<usize> = count
+            .iter()
+            .zip(&window.kernel)
+            .map(|(&count, &size)| count * size)
+            .collect();
         let flat = builder.reshape(spread, &[lead, &used].concat())?;
         let rest: Vec<usize> = spatial.iter().zip(&used).map(|(&size, &used)| size - used).collect();
         let whole = builder.pad(flat, &vec![0; shape.len()], &[&[0, 0], &rest[..]].concat(), 0.0)?;

@@ -55,7 +55,9 @@ pub(crate) const GATHER: Rule = Rule {
 
 fn order(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
     let rank = operands.get(0)?.shape.len();
-    let Some(given) = operands.attributes.ints("perm")? else { return Ok((0..rank).rev().collect()) };
+    let Some(given) = operands.attributes.ints("perm")? else {
+        return Ok((0..rank).rev().collect());
+    };
     let order = sizes(given, "perm", rank.saturating_sub(1))?;
     if super::bounds::axes(given, rank)?.len() != rank {
         return Err(format!("perm {given:?} for a value of rank {rank}"));
@@ -86,9 +88,15 @@ fn infer_concat(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
         same_dtype(operands, 0, at)?;
         let other = &operands.get(at)?.shape;
         let fits = other.len() == shape.len()
-            && other.iter().zip(&shape).enumerate().all(|(along, (a, b))| along == axis || a == b);
+            && other
+                .iter()
+                .zip(&shape)
+                .enumerate()
+                .all(|(along, (a, b))| along == axis || a == b);
         if !fits {
-            return Err(format!("the shapes {shape:?} and {other:?} cannot be joined along axis {axis}"));
+            return Err(format!(
+                "the shapes {shape:?} and {other:?} cannot be joined along axis {axis}"
+            ));
         }
         shape[axis] = shape[axis].checked_add(other[axis]).ok_or("too many elements")?;
     }
@@ -121,7 +129,10 @@ fn pieces(operands: &Operands<'_>) -> Result<Vec<(usize, Piece)>, String> {
     let ends = operands.ints(2)?.unwrap_or_default();
     let given = operands.ints(3)?.unwrap_or_else(|| (0..starts.len() as i64).collect());
     let steps = operands.ints(4)?.unwrap_or_else(|| vec![1; starts.len()]);
-    if [ends.len(), given.len(), steps.len()].iter().any(|&count| count != starts.len()) {
+    if [ends.len(), given.len(), steps.len()]
+        .iter()
+        .any(|&count| count != starts.len())
+    {
         return Err("starts, ends, axes and steps differ in length".to_owned());
     }
     super::bounds::axes(&given, shape.len())?;
@@ -133,7 +144,14 @@ fn pieces(operands: &Operands<'_>) -> Result<Vec<(usize, Piece)>, String> {
         let step = usize::try_from(steps[at]).ok().filter(|&step| step > 0);
         let step = step.ok_or_else(|| format!("a step of {}; at least 1 is wanted", steps[at]))?;
         let (start, end) = (within(starts[at]), within(ends[at]));
-        pieces.push((axis, Piece { start, end: end.max(start), step }));
+        pieces.push((
+            axis,
+            Piece {
+                start,
+                end: end.max(start),
+                step,
+            },
+        ));
     }
     Ok(pieces)
 }
@@ -159,7 +177,15 @@ fn slice(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         before[axis] = piece.start;
         let room = shape[axis].saturating_sub(piece.start);
         if covered > room {
-            gradient = builder.slice(gradient, &[axis], &[Piece { start: 0, end: room, step: 1 }])?;
+            gradient = builder.slice(
+                gradient,
+                &[axis],
+                &[Piece {
+                    start: 0,
+                    end: room,
+                    step: 1,
+                }],
+            )?;
         } else {
             after[axis] = room - covered;
         }
@@ -185,7 +211,9 @@ fn padding(operands: &Operands<'_>) -> Result<(Vec<usize>, Vec<usize>), String> 
 fn infer_pad(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let (before, after) = padding(operands)?;
     let shape = &operands.get(0)?.shape;
-    let shape = (0..shape.len()).map(|axis| shape[axis] + before[axis] + after[axis]).collect();
+    let shape = (0..shape.len())
+        .map(|axis| shape[axis] + before[axis] + after[axis])
+        .collect();
     like_first(operands, shape)
 }
 
@@ -195,8 +223,14 @@ fn pad(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let operand = step.input(builder, 0)?;
     let shape = builder.shape(operand).to_vec();
     let axes: Vec<usize> = (0..shape.len()).collect();
-    let pieces: Vec<Piece> =
-        axes.iter().map(|&axis| Piece { start: before[axis], end: before[axis] + shape[axis], step: 1 }).collect();
+    let pieces: Vec<Piece> = axes
+        .iter()
+        .map(|&axis| Piece {
+            start: before[axis],
+            end: before[axis] + shape[axis],
+            step: 1,
+        })
+        .collect();
     Ok(vec![Some(builder.slice(step.gradient, &axes, &pieces)?)])
 }
 
@@ -215,7 +249,10 @@ fn expand(builder: &mut Builder, step: &Step<'_>) -> Gradients {
 fn infer_gather(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let (data, picks) = (operands.get(0)?, operands.get(1)?);
     if !matches!(picks.dtype, Dtype::I64 | Dtype::I32) {
-        return Err(format!("the indices have elements of type {}, i64 is wanted", picks.dtype.name()));
+        return Err(format!(
+            "the indices have elements of type {}, i64 is wanted",
+            picks.dtype.name()
+        ));
     }
     let axis = axis(operands.attributes.int("axis", 0)?, data.shape.len())?;
     let shape = [&data.shape[..axis], &picks.shape, &data.shape[axis + 1..]].concat();

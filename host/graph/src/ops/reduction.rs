@@ -17,8 +17,14 @@ pub(crate) const SUM: Rule = Rule {
     rewrite: None,
     derivative: Derivative::Rule(sum),
 };
-pub(crate) const MEAN: Rule = Rule { derivative: Derivative::Rule(mean), ..SUM };
-pub(crate) const MAX: Rule = Rule { derivative: Derivative::Rule(max), ..SUM };
+pub(crate) const MEAN: Rule = Rule {
+    derivative: Derivative::Rule(mean),
+    ..SUM
+};
+pub(crate) const MAX: Rule = Rule {
+    derivative: Derivative::Rule(max),
+    ..SUM
+};
 pub(crate) const ARG_MAX: Rule = Rule {
     attributes: &["axis", "keepdims", "select_last_index"],
     operands: (1, 1),
@@ -33,7 +39,11 @@ pub(crate) fn reduced_axes(operands: &Operands<'_>) -> Result<Vec<usize>, String
     let rank = operands.get(0)?.shape.len();
     let given = match operands.ints(1)? {
         Some(axes) => axes,
-        None => operands.attributes.ints("axes")?.map(<[i64]>::to_vec).unwrap_or_default(),
+        None => operands
+            .attributes
+            .ints("axes")?
+            .map(<[i64]>::to_vec)
+            .unwrap_or_default(),
     };
     if !given.is_empty() {
         return axes(&given, rank);
@@ -67,7 +77,10 @@ fn infer_arg_max(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     if operands.attributes.int("select_last_index", 0)? != 0 {
         return Err("select_last_index is not supported".to_owned());
     }
-    Ok(vec![Type { dtype: Dtype::I64, shape: reduced(&value.shape, &[axis], keep) }])
+    Ok(vec![Type {
+        dtype: Dtype::I64,
+        shape: reduced(&value.shape, &[axis], keep),
+    }])
 }
 
 /// The reduced axes, and the shape in which the result stands beside the operand.
@@ -81,7 +94,10 @@ fn axes_and_kept(builder: &Builder, step: &Step<'_>) -> Result<(Vec<usize>, Vec<
 }
 
 fn spread(builder: &mut Builder, step: &Step<'_>, value: ValueId) -> Result<ValueId, GraphError> {
-    let shape = { let operand = step.input(builder, 0)?; builder.shape(operand).to_vec() };
+    let shape = {
+        let operand = step.input(builder, 0)?;
+        builder.shape(operand).to_vec()
+    };
     builder.expand(value, &shape)
 }
 

@@ -29,8 +29,11 @@ pub(crate) const SQUEEZE: Rule = Rule {
     infer: |operands| like_first(operands, squeezed(operands)?),
     ..RESHAPE
 };
-pub(crate) const UNSQUEEZE: Rule =
-    Rule { operands: (2, 2), infer: |operands| like_first(operands, unsqueezed(operands)?), ..SQUEEZE };
+pub(crate) const UNSQUEEZE: Rule = Rule {
+    operands: (2, 2),
+    infer: |operands| like_first(operands, unsqueezed(operands)?),
+    ..SQUEEZE
+};
 pub(crate) const CAST: Rule = Rule {
     attributes: &["to", "saturate"],
     operands: (1, 1),
@@ -49,7 +52,15 @@ pub(crate) const DROPOUT: Rule = Rule {
 };
 /// Operators whose result is known while reading; one that is left depends on the data.
 pub(crate) const KNOWN: Rule = Rule {
-    attributes: &["value", "value_int", "value_ints", "value_float", "value_floats", "start", "end"],
+    attributes: &[
+        "value",
+        "value_int",
+        "value_ints",
+        "value_float",
+        "value_floats",
+        "start",
+        "end",
+    ],
     operands: (0, 3),
     configuration: &[0, 1, 2],
     infer: |_| Err("its result must be known before the model runs, and depends on the data here".to_owned()),
@@ -75,12 +86,18 @@ pub(crate) fn reshaped(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
                 open = Some(at);
                 shape.push(1);
             }
-            0 if copies => shape.push(*seen.get(at).ok_or_else(|| format!("the shape {asked:?} copies dimension {at} of {seen:?}"))?),
+            0 if copies => shape.push(
+                *seen
+                    .get(at)
+                    .ok_or_else(|| format!("the shape {asked:?} copies dimension {at} of {seen:?}"))?,
+            ),
             dim => shape.push(usize::try_from(dim).map_err(|_| format!("the shape {asked:?}"))?),
         }
     }
     let given = shape.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
-    let given = given.filter(|&given| given > 0).ok_or_else(|| format!("the shape {asked:?}"))?;
+    let given = given
+        .filter(|&given| given > 0)
+        .ok_or_else(|| format!("the shape {asked:?}"))?;
     if let Some(open) = open {
         shape[open] = elements / given;
     }
@@ -95,7 +112,11 @@ pub(crate) fn reshaped(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
 pub(crate) fn flattened(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
     let shape = &operands.get(0)?.shape;
     let given = operands.attributes.int("axis", 1)?;
-    let split = if given == shape.len() as i64 { shape.len() } else { axis(given, shape.len())? };
+    let split = if given == shape.len() as i64 {
+        shape.len()
+    } else {
+        axis(given, shape.len())?
+    };
     Ok(vec![shape[..split].iter().product(), shape[split..].iter().product()])
 }
 
@@ -108,7 +129,10 @@ pub(crate) fn squeezed(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
     if let Some(axis) = axes.iter().find(|&&axis| shape[axis] != 1) {
         return Err(format!("axis {axis} of the shape {shape:?} is not 1"));
     }
-    Ok((0..shape.len()).filter(|axis| !axes.contains(axis)).map(|axis| shape[axis]).collect())
+    Ok((0..shape.len())
+        .filter(|axis| !axes.contains(axis))
+        .map(|axis| shape[axis])
+        .collect())
 }
 
 pub(crate) fn unsqueezed(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
@@ -130,7 +154,10 @@ fn back_to_shape(builder: &mut Builder, step: &Step<'_>) -> Gradients {
 fn infer_cast(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
     let number = operands.attributes.int("to", 0)?;
     let dtype = dtype_from_onnx(number).ok_or_else(|| format!("the element type {number} is not supported"))?;
-    Ok(vec![Type { dtype, shape: operands.get(0)?.shape.clone() }])
+    Ok(vec![Type {
+        dtype,
+        shape: operands.get(0)?.shape.clone(),
+    }])
 }
 
 /// Between floats the gradient is cast back; to and from integers it ends.

@@ -153,14 +153,18 @@ impl Window {
             let heads: std::collections::BTreeSet<Vec<usize>> =
                 phases.keys().map(|phase| phase[..axis].to_vec()).collect();
             for head in heads {
-                let column: Vec<Option<ValueId>> =
-                    (0..stride).map(|at| phases.get(&[&head[..], &[at]].concat()).copied()).collect();
+                let column: Vec<Option<ValueId>> = (0..stride)
+                    .map(|at| phases.get(&[&head[..], &[at]].concat()).copied())
+                    .collect();
                 merged.insert(head, interleave(builder, &column, 2 + axis, &shape)?);
             }
             shape[2 + axis] *= stride;
             phases = merged;
         }
-        let whole = phases.into_values().next().ok_or_else(|| builder.error("a window of no elements"))?;
+        let whole = phases
+            .into_values()
+            .next()
+            .ok_or_else(|| builder.error("a window of no elements"))?;
         let axes: Vec<usize> = (2..2 + rank).collect();
         let piece = |axis: usize| Piece {
             start: self.before[axis],
@@ -241,10 +245,10 @@ pub(crate) fn explicit_pads(
             attributes.0.remove("pads");
             let window = Window::of(&attributes, kernel)?;
             let (mut before, mut after) = (Vec::new(), Vec::new());
-            for axis in 0..rank {
+            for (axis, &size) in spatial.iter().enumerate() {
                 let stride = window.strides[axis];
-                let covered = (spatial[axis].div_ceil(stride) - 1) * stride + window.reach(axis);
-                let total = covered.saturating_sub(spatial[axis]);
+                let covered = (size.div_ceil(stride) - 1) * stride + window.reach(axis);
+                let total = covered.saturating_sub(size);
                 let (small, large) = (total / 2, total - total / 2);
                 let upper = automatic == "SAME_UPPER";
                 before.push(if upper { small } else { large });
@@ -260,12 +264,13 @@ pub(crate) fn explicit_pads(
         let mut window = Window::of(&attributes, kernel)?;
         window.count(spatial)?;
         let mut longer = false;
-        for axis in 0..rank {
-            let (stride, padded) = (window.strides[axis], spatial[axis] + window.before[axis] + window.after[axis]);
+        for (axis, &size) in spatial.iter().enumerate() {
+            let stride = window.strides[axis];
+            let padded = size + window.before[axis] + window.after[axis];
             let rest = (padded - window.reach(axis)) % stride;
             let next_start = padded - window.reach(axis) - rest + stride;
             // As PyTorch has it: a window that would start in the padding behind does not count.
-            if rest != 0 && next_start < spatial[axis] + window.before[axis] {
+            if rest != 0 && next_start < size + window.before[axis] {
                 window.after[axis] += stride - rest;
                 longer = true;
             }
@@ -275,7 +280,14 @@ pub(crate) fn explicit_pads(
         }
         attributes = attributes.with(
             "pads",
-            Attribute::Ints(window.before.iter().chain(&window.after).map(|&pad| pad as i64).collect()),
+            Attribute::Ints(
+                window
+                    .before
+                    .iter()
+                    .chain(&window.after)
+                    .map(|&pad| pad as i64)
+                    .collect(),
+            ),
         );
     }
     Ok(attributes)

@@ -1,10 +1,450 @@
-//! `cloister graph`.
+//! `cloister graph`: make, show and run training graphs.
 
-/// Not there yet.
-#[derive(clap::Args, Debug)]
-pub struct GraphArgs {}
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use clap::{Args, Subcommand, ValueEnum};
+use cloister_graph::{
+    EngineGraph, GraphError, Limits, Loss, Model, Operator, Optimizer, Port, TrainOptions, WeightGradient, samples,
+    train,
+};
+use miette::Report;
+use serde::Serialize;
+
+use super::graph_run::{self, GraphRunArgs};
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed};
+
+/// Make, show and run training graphs.
+#[derive(Args, Debug)]
+pub struct GraphArgs {
+    #[command(subcommand)]
+    command: GraphCommand,
+}
+
+#[derive(Subcommand, Debug)]
+enum GraphCommand {
+    /// Differentiate a forward model and append the optimizer: a step of training as one graph
+    Train(TrainArgs),
+    /// Print a graph's parameters, ports, operators and digest
+    Show(ShowArgs),
+    /// Write a small model with seeded weights to begin with
+    Sample(SampleArgs),
+    /// Run a graph on named tensors
+    Run(GraphRunArgs),
+}
 
 /// Runs the command.
-pub fn run(_args: GraphArgs, _out: &mut crate::ui::Ui) -> Result<crate::ui::Exit, miette::Report> {
-    Ok(crate::ui::Exit::Failed)
+pub fn run(args: GraphArgs, out: &mut Ui) -> Result<Exit, Report> {
+    match args.command {
+        GraphCommand::Train(args) => run_train(&args, out),
+        GraphCommand::Show(args) => run_show(&args, out),
+        GraphCommand::Sample(args) => run_sample(&args, out),
+        GraphCommand::Run(args) => graph_run::run(args, out),
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum OptimizerName {
+    /// p - lr * g
+    Sgd,
+    /// SGD with momentum, as in PyTorch (dampening 0)
+    Momentum,
+    /// Adam with bias correction, as in PyTorch
+    Adam,
+    /// None: gradients are the outputs
+    None,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum LossName {
+    /// Cross entropy of the softmax of logits [N, C] and labels i64 [N], the mean over the rows
+    SoftmaxCrossEntropy,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ConvGradient {
+    /// By the number of channels
+    Auto,
+    /// As a convolution: few channels
+    Conv,
+    /// As a matrix product: many channels
+    Gemm,
+}
+
+/// Differentiate a forward model and append the optimizer: a step of training as one graph.
+///
+/// The training graph maps parameters, a batch and the optimizer's state to the loss and to the next parameters and state, so
+/// that one inference call is one step. It uses standard ONNX operators only (opset 17). Its inputs are the model's own, `labels`
+/// (i64 [N]), every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
+/// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first). Its outputs are `loss` (f32 [1]), `next/PARAM`,
+/// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
+/// The same model and options give the same bytes.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cloister graph train mlp.onnx --optimizer momentum --batch 32 -o train.onnx --evaluation evaluate.onnx
+  cloister graph train cnn.onnx --optimizer adam --batch 64 --weight-decay 1e-4 -o train.onnx
+  cloister graph train resnet.onnx --optimizer sgd --batch 16 --freeze 'layer1.*' -o head.onnx
+  cloister graph train mlp.onnx --optimizer none --batch 32 -o gradients.onnx
+
+Export from PyTorch with: torch.onnx.export(model, x, 'model.onnx', opset_version=17, dynamo=False,
+  training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False,
+  input_names=['x'], output_names=['logits'], dynamic_axes={'x': {0: 'N'}, 'logits': {0: 'N'}})")]
+struct TrainArgs {
+    /// Forward model (ONNX, opset 13 to 21, one file; first dimension of its inputs open)
+    #[arg(value_name = "MODEL.onnx")]
+    model: PathBuf,
+    /// Loss
+    #[arg(long, value_enum, default_value_t = LossName::SoftmaxCrossEntropy)]
+    loss: LossName,
+    /// Optimizer that becomes part of the graph
+    #[arg(long, value_enum)]
+    optimizer: OptimizerName,
+    /// Rows of a batch; the graph is fixed to it
+    #[arg(long, value_name = "N")]
+    batch: usize,
+    /// Share of the momentum buffer that is kept (momentum)
+    #[arg(long, value_name = "X", default_value_t = 0.9)]
+    momentum: f64,
+    /// Share of the first moment that is kept (adam)
+    #[arg(long, value_name = "X", default_value_t = 0.9)]
+    beta1: f64,
+    /// Share of the second moment that is kept (adam)
+    #[arg(long, value_name = "X", default_value_t = 0.999)]
+    beta2: f64,
+    /// Added to the denominator (adam)
+    #[arg(long, value_name = "X", default_value_t = 1e-8)]
+    epsilon: f64,
+    /// L2: this times the parameter is added to its gradient
+    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    weight_decay: f64,
+    /// Parameter that is not trained; a beginning followed by * names several. May be repeated
+    #[arg(long, value_name = "NAME")]
+    freeze: Vec<String>,
+    /// Give gradients besides the next parameters
+    #[arg(long)]
+    gradients: bool,
+    /// Output that holds the logits, for models with several
+    #[arg(long, value_name = "NAME")]
+    logits: Option<String>,
+    /// Form of the gradients of convolution weights
+    #[arg(long, value_enum, default_value_t = ConvGradient::Auto)]
+    conv_gradient: ConvGradient,
+    /// Where the training graph is written
+    #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
+    out: PathBuf,
+    /// Where the evaluation graph is written: loss, hits and the model's outputs, with running statistics
+    #[arg(long, value_name = "EVAL.onnx")]
+    evaluation: Option<PathBuf>,
+}
+
+impl TrainArgs {
+    fn options(&self) -> TrainOptions {
+        let optimizer = match self.optimizer {
+            OptimizerName::None => Optimizer::None,
+            OptimizerName::Sgd => Optimizer::Sgd,
+            OptimizerName::Momentum => Optimizer::Momentum {
+                momentum: self.momentum,
+            },
+            OptimizerName::Adam => Optimizer::Adam {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+            },
+        };
+        let LossName::SoftmaxCrossEntropy = self.loss;
+        TrainOptions {
+            loss: Loss::SoftmaxCrossEntropy,
+            optimizer,
+            batch: self.batch,
+            weight_decay: self.weight_decay,
+            freeze: self.freeze.clone(),
+            gradients: self.gradients,
+            logits: self.logits.clone(),
+            weight_gradient: match self.conv_gradient {
+                ConvGradient::Auto => WeightGradient::Auto,
+                ConvGradient::Conv => WeightGradient::Conv,
+                ConvGradient::Gemm => WeightGradient::Gemm,
+            },
+        }
+    }
+}
+
+fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
+    let file = read(&args.model)?;
+    let about = |error: GraphError| refused(&args.model, &error);
+    let model = Model::parse(&file, &Limits::default()).map_err(about)?;
+    let graphs = train(&model, &args.options()).map_err(about)?;
+    write(&args.out, graphs.training.bytes())?;
+    out.note(format_args!(
+        "training graph    {}  sha256 {}",
+        args.out.display(),
+        graphs.training.digest()
+    ));
+    if let Some(path) = &args.evaluation {
+        write(path, graphs.evaluation.bytes())?;
+        out.note(format_args!(
+            "evaluation graph  {}  sha256 {}",
+            path.display(),
+            graphs.evaluation.digest()
+        ));
+    }
+    Ok(Exit::Done)
+}
+
+/// Print a graph's parameters, ports, operators and digest.
+///
+/// Takes forward models, training graphs and evaluation graphs.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cloister graph show mlp.onnx
+  cloister graph show train.onnx -o json
+  cloister graph show --operators")]
+struct ShowArgs {
+    /// ONNX file
+    #[arg(value_name = "GRAPH.onnx", required_unless_present = "operators")]
+    graph: Option<PathBuf>,
+    /// Batch size that a forward model is shown with
+    #[arg(long, value_name = "N", default_value_t = 1)]
+    batch: usize,
+    /// List the operators that can be read
+    #[arg(long)]
+    operators: bool,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+#[derive(Serialize)]
+struct Shown {
+    sha256: String,
+    kind: String,
+    parameters: Vec<ShownTensor>,
+    parameter_count: usize,
+    statistics: Vec<ShownTensor>,
+    inputs: Vec<ShownPort>,
+    outputs: Vec<ShownPort>,
+    operators: BTreeMap<&'static str, usize>,
+    metadata: BTreeMap<String, String>,
+}
+
+#[derive(Serialize)]
+struct ShownTensor {
+    name: String,
+    shape: Vec<usize>,
+}
+
+#[derive(Serialize)]
+struct ShownPort {
+    name: String,
+    kind: &'static str,
+    dtype: &'static str,
+    shape: Vec<usize>,
+}
+
+fn shown_tensors(of: &[(String, Vec<usize>)]) -> Vec<ShownTensor> {
+    of.iter()
+        .map(|(name, shape)| ShownTensor {
+            name: name.clone(),
+            shape: shape.clone(),
+        })
+        .collect()
+}
+
+fn shown_ports(of: &[Port]) -> Vec<ShownPort> {
+    let port = |port: &Port| ShownPort {
+        name: port.name.clone(),
+        kind: port.kind.word(),
+        dtype: port.dtype.name(),
+        shape: port.shape.clone(),
+    };
+    of.iter().map(port).collect()
+}
+
+fn run_show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, Report> {
+    let Some(path) = &args.graph else {
+        show_operators(args.output, out);
+        return Ok(Exit::Done);
+    };
+    let file = read(path)?;
+    let about = |error: GraphError| refused(path, &error);
+    let model = Model::parse(&file, &Limits::default()).map_err(about)?;
+    let typed = model.has_typed_ports();
+    let graph = if typed {
+        EngineGraph::load(&file)
+    } else {
+        model.at_batch(args.batch)
+    }
+    .map_err(about)?;
+    let (parameters, statistics) = if typed {
+        let of_kind = |word: &str| -> Vec<ShownTensor> {
+            let ports = graph.inputs().iter().filter(|port| port.kind.word() == word);
+            ports
+                .map(|port| ShownTensor {
+                    name: port.name.clone(),
+                    shape: port.shape.clone(),
+                })
+                .collect()
+        };
+        (of_kind("parameter"), of_kind("statistic"))
+    } else {
+        (shown_tensors(model.parameters()), shown_tensors(model.statistics()))
+    };
+    let shown = Shown {
+        sha256: graph.source_digest().to_string(),
+        kind: graph
+            .metadata()
+            .get("cloister.kind")
+            .cloned()
+            .unwrap_or_else(|| "forward".to_owned()),
+        parameter_count: parameters.iter().map(|one| one.shape.iter().product::<usize>()).sum(),
+        parameters,
+        statistics,
+        inputs: shown_ports(graph.inputs()),
+        outputs: shown_ports(graph.outputs()),
+        operators: graph
+            .operators()
+            .into_iter()
+            .map(|(operator, count)| (operator.name(), count))
+            .collect(),
+        metadata: graph.metadata().clone(),
+    };
+    if args.output.json() {
+        out.json(&shown);
+    } else {
+        print(&shown, out);
+    }
+    Ok(Exit::Done)
+}
+
+fn print(shown: &Shown, out: &mut Ui) {
+    out.data(format_args!("sha256      {}", shown.sha256));
+    out.data(format_args!("kind        {}", shown.kind));
+    for (key, value) in &shown.metadata {
+        let name = key.trim_start_matches("cloister.");
+        if !matches!(name, "format" | "kind" | "inputs" | "outputs") {
+            out.data(format_args!("{name:<11} {value}"));
+        }
+    }
+    let operators: Vec<String> = shown
+        .operators
+        .iter()
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
+    out.data(format_args!("operators   {}", operators.join(", ")));
+    out.data(format_args!(
+        "parameters  {} in {} tensors",
+        shown.parameter_count,
+        shown.parameters.len()
+    ));
+    for one in &shown.parameters {
+        out.data(format_args!("  {:<40} {:?}", one.name, one.shape));
+    }
+    if !shown.statistics.is_empty() {
+        out.data("statistics");
+        for one in &shown.statistics {
+            out.data(format_args!("  {:<40} {:?}", one.name, one.shape));
+        }
+    }
+    for (title, ports) in [("inputs", &shown.inputs), ("outputs", &shown.outputs)] {
+        out.data(title);
+        for port in ports {
+            out.data(format_args!(
+                "  {:<40} {:<15} {:<5} {:?}",
+                port.name, port.kind, port.dtype, port.shape
+            ));
+        }
+    }
+}
+
+fn show_operators(output: OutputArgs, out: &mut Ui) {
+    let names: Vec<&str> = Operator::ALL.iter().map(|operator| operator.name()).collect();
+    if output.json() {
+        out.json(&names);
+    } else {
+        for name in names {
+            out.data(name);
+        }
+    }
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum SampleName {
+    /// Logistic regression: x [N, inputs] to logits [N, classes]
+    Logistic,
+    /// One hidden layer of rectified units
+    Mlp,
+    /// Two blocks of convolution, batch norm and max pool on square images: x [N, 1, side, side]
+    Cnn,
+}
+
+/// Write a small model with seeded weights to begin with.
+///
+/// The same arguments give the same bytes on every machine.
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cloister graph sample mlp --inputs 64 --hidden 64 --classes 10 --seed 7 -o mlp.onnx
+  cloister graph sample logistic --inputs 30 --classes 2 -o logistic.onnx
+  cloister graph sample cnn --inputs 64 --hidden 8 --classes 10 -o cnn.onnx")]
+struct SampleArgs {
+    /// Kind of model
+    #[arg(value_enum)]
+    kind: SampleName,
+    /// Numbers in a row of data; for cnn a square, such as 64 for images of 8x8
+    #[arg(long, value_name = "N")]
+    inputs: usize,
+    /// Classes
+    #[arg(long, value_name = "N")]
+    classes: usize,
+    /// Hidden units (mlp) or channels of the first convolution (cnn)
+    #[arg(long, value_name = "N", default_value_t = 32)]
+    hidden: usize,
+    /// Seed of the weights
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    seed: u64,
+    /// Where the model is written
+    #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
+    out: PathBuf,
+}
+
+fn run_sample(args: &SampleArgs, out: &mut Ui) -> Result<Exit, Report> {
+    let file = match args.kind {
+        SampleName::Logistic => samples::logistic(args.inputs, args.classes, args.seed),
+        SampleName::Mlp => samples::mlp(args.inputs, args.hidden, args.classes, args.seed),
+        SampleName::Cnn => samples::cnn(args.inputs, args.hidden, args.classes, args.seed),
+    };
+    let file = file.map_err(|error| fail(Exit::Usage, error))?;
+    write(&args.out, &file)?;
+    out.note(format_args!(
+        "model  {}  sha256 {}",
+        args.out.display(),
+        cloister_tensor::Digest::of(&file)
+    ));
+    Ok(Exit::Done)
+}
+
+fn refused(path: &Path, error: &GraphError) -> Report {
+    failed(Exit::Usage, format!("{}: {error}", path.display()), None)
+}
+
+fn read(path: &Path) -> Result<Vec<u8>, Report> {
+    let about = |error: std::io::Error| failed(Exit::Usage, format!("{}: {error}", path.display()), None);
+    let most = Limits::default().bytes as u64;
+    let size = std::fs::metadata(path).map_err(about)?.len();
+    if size > most {
+        let message = format!("{}: {size} bytes, at most {most} are read", path.display());
+        return Err(failed(Exit::Usage, message, None));
+    }
+    std::fs::read(path).map_err(about)
+}
+
+fn write(path: &Path, content: &[u8]) -> Result<(), Report> {
+    std::fs::write(path, content).map_err(|error| {
+        failed(
+            Exit::Failed,
+            format!("{} cannot be written: {error}", path.display()),
+            None,
+        )
+    })
 }

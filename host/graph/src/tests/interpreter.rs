@@ -1,0 +1,548 @@
+//! A reference interpreter in f64: slow, plain, and written apart from the rules that it checks.
+
+use std::collections::BTreeMap;
+
+use cloister_tensor::{Dtype, Tensor};
+
+use crate::engine_graph::EngineGraph;
+use crate::ir::{Node, Operator, ValueId};
+
+/// A value: every element type as f64.
+#[derive(Clone, Debug, PartialEq)]
+pub(super) struct Array {
+    pub(super) shape: Vec<usize>,
+    pub(super) values: Vec<f64>,
+}
+
+impl Array {
+    pub(super) fn new(shape: &[usize], values: Vec<f64>) -> Self {
+        assert_eq!(shape.iter().product::<usize>(), values.len(), "{shape:?}");
+        Self {
+            shape: shape.to_vec(),
+            values,
+        }
+    }
+
+    pub(super) fn of(tensor: &Tensor) -> Self {
+        Self::new(tensor.shape().dims(), tensor.to_f64_vec())
+    }
+
+    fn strides(&self) -> Vec<usize> {
+        let mut strides = vec![1; self.shape.len()];
+        for axis in (1..self.shape.len()).rev() {
+            strides[axis - 1] = strides[axis] * self.shape[axis];
+        }
+        strides
+    }
+
+    fn at(&self, index: &[usize]) -> f64 {
+        self.values[index
+            .iter()
+            .zip(self.strides())
+            .map(|(at, stride)| at * stride)
+            .sum::<usize>()]
+    }
+
+    /// Element at an index of a larger shape, broadcast.
+    fn broadcast_at(&self, index: &[usize]) -> f64 {
+        let extra = index.len() - self.shape.len();
+        let own: Vec<usize> = self
+            .shape
+            .iter()
+            .enumerate()
+            .map(|(axis, &size)| if size == 1 { 0 } else { index[axis + extra] })
+            .collect();
+        self.at(&own)
+    }
+}
+
+fn indices(shape: &[usize]) -> Vec<Vec<usize>> {
+    let mut all = vec![Vec::new()];
+    for &size in shape {
+        all = all
+            .iter()
+            .flat_map(|head: &Vec<usize>| (0..size).map(move |at| [&head[..], &[at]].concat()))
+            .collect();
+    }
+    all
+}
+
+/// Runs a graph on named values.
+pub(super) fn run(graph: &EngineGraph, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
+    let graph = &graph.graph;
+    let mut values: BTreeMap<ValueId, Array> = graph
+        .constants
+        .iter()
+        .map(|(&id, tensor)| (id, Array::of(tensor)))
+        .collect();
+    for &id in &graph.inputs {
+        let port = graph.value(id);
+        let feed = feeds
+            .get(&port.name)
+            .unwrap_or_else(|| panic!("no feed for {}", port.name));
+        assert_eq!(feed.shape, port.shape, "{}", port.name);
+        values.insert(id, feed.clone());
+    }
+    for node in &graph.nodes {
+        let inputs: Vec<Option<&Array>> = node.inputs.iter().map(|id| id.map(|id| &values[&id])).collect();
+        let output = node.outputs[0];
+        let dtype = graph.value(output).dtype;
+        let result = compute(node, &inputs, dtype);
+        assert_eq!(
+            result.shape,
+            graph.value(output).shape,
+            "inferred shape of {:?}",
+            node.operator
+        );
+        values.insert(output, result);
+    }
+    graph
+        .outputs
+        .iter()
+        .map(|(name, id)| (name.clone(), values[id].clone()))
+        .collect()
+}
+
+fn map(one: &Array, compute: impl Fn(f64) -> f64) -> Array {
+    Array::new(&one.shape, one.values.iter().map(|&value| compute(value)).collect())
+}
+
+fn zip(operands: &[&Array], compute: impl Fn(&[f64]) -> f64) -> Array {
+    let mut shape = Vec::new();
+    for one in operands {
+        shape = crate::ops::broadcast(&shape, &one.shape).unwrap();
+    }
+    let values = indices(&shape)
+        .iter()
+        .map(|index| compute(&operands.iter().map(|one| one.broadcast_at(index)).collect::<Vec<_>>()))
+        .collect();
+    Array::new(&shape, values)
+}
+
+fn truth(value: bool) -> f64 {
+    f64::from(u8::from(value))
+}
+
+fn ints(array: Option<&Array>) -> Vec<i64> {
+    array
+        .map(|array| array.values.iter().map(|&value| value as i64).collect())
+        .unwrap_or_default()
+}
+
+fn attribute(node: &Node, name: &str, default: &[usize]) -> Vec<usize> {
+    node.attributes
+        .ints(name)
+        .unwrap()
+        .map(|values| values.iter().map(|&value| value as usize).collect())
+        .unwrap_or_else(|| default.to_vec())
+}
+
+fn compute(node: &Node, inputs: &[Option<&Array>], dtype: Dtype) -> Array {
+    use Operator as O;
+    let all: Vec<&Array> = inputs.iter().copied().flatten().collect();
+    let first = all[0];
+    match node.operator {
+        O::Add => zip(&all, |v| v[0] + v[1]),
+        O::Sub => zip(&all, |v| v[0] - v[1]),
+        O::Mul => zip(&all, |v| v[0] * v[1]),
+        O::Div => zip(&all, |v| v[0] / v[1]),
+        O::Pow => zip(&all, |v| v[0].powf(v[1])),
+        O::Max => zip(&all, |v| v[0].max(v[1])),
+        O::Min => zip(&all, |v| v[0].min(v[1])),
+        O::Equal => zip(&all, |v| truth(v[0] == v[1])),
+        O::Greater => zip(&all, |v| truth(v[0] > v[1])),
+        O::Less => zip(&all, |v| truth(v[0] < v[1])),
+        O::Where => zip(&all, |v| if v[0] != 0.0 { v[1] } else { v[2] }),
+        O::Neg => map(first, |v| -v),
+        O::Abs => map(first, f64::abs),
+        O::Sign => map(first, |v| if v == 0.0 { 0.0 } else { v.signum() }),
+        O::Exp => map(first, f64::exp),
+        O::Log => map(first, f64::ln),
+        O::Sqrt => map(first, f64::sqrt),
+        O::Erf => map(first, erf),
+        O::Reciprocal => map(first, |v| 1.0 / v),
+        O::Relu => map(first, |v| v.max(0.0)),
+        O::Tanh => map(first, f64::tanh),
+        O::Sigmoid => map(first, |v| 1.0 / (1.0 + (-v).exp())),
+        O::Identity => first.clone(),
+        O::LeakyRelu => {
+            let alpha = f64::from(node.attributes.float("alpha", 0.01).unwrap());
+            map(first, |v| if v > 0.0 { v } else { alpha * v })
+        }
+        O::Clip => {
+            let bound =
+                |at: usize, default: f64| inputs.get(at).copied().flatten().map_or(default, |one| one.values[0]);
+            map(first, |v| v.max(bound(1, f64::MIN)).min(bound(2, f64::MAX)))
+        }
+        O::Cast if matches!(dtype, Dtype::I64) => map(first, f64::trunc),
+        O::Cast if matches!(dtype, Dtype::Bool) => map(first, |v| truth(v != 0.0)),
+        O::Cast => first.clone(),
+        O::Softmax | O::LogSoftmax => softmax(node, first),
+        O::Gemm => gemm(node, &all),
+        O::MatMul => mat_mul(first, all[1]),
+        O::Reshape => {
+            let mut shape: Vec<usize> = Vec::new();
+            for (at, &dim) in ints(Some(all[1])).iter().enumerate() {
+                shape.push(if dim == 0 { first.shape[at] } else { dim as usize });
+            }
+            Array::new(&shape, first.values.clone())
+        }
+        O::Transpose => {
+            let order = attribute(node, "perm", &[]);
+            let shape: Vec<usize> = order.iter().map(|&axis| first.shape[axis]).collect();
+            let pick = |index: &Vec<usize>| {
+                let mut from = vec![0; order.len()];
+                for (to, &axis) in order.iter().enumerate() {
+                    from[axis] = index[to];
+                }
+                first.at(&from)
+            };
+            Array::new(&shape, indices(&shape).iter().map(pick).collect())
+        }
+        O::Concat => concat(node, &all),
+        O::Slice => slice(first, &all),
+        O::Pad => pad(first, &all),
+        O::Expand => {
+            let target: Vec<usize> = ints(Some(all[1])).iter().map(|&dim| dim as usize).collect();
+            let shape = crate::ops::broadcast(&first.shape, &target).unwrap();
+            Array::new(
+                &shape,
+                indices(&shape).iter().map(|index| first.broadcast_at(index)).collect(),
+            )
+        }
+        O::ReduceSum | O::ReduceMean | O::ReduceMax => reduce(node, first, inputs.get(1).copied().flatten()),
+        O::ArgMax => {
+            let [rows, columns] = first.shape[..] else {
+                panic!("argmax of {:?}", first.shape)
+            };
+            let best = |row: usize| {
+                let row = &first.values[row * columns..(row + 1) * columns];
+                (0..columns).fold(0, |best, at| if row[at] > row[best] { at } else { best }) as f64
+            };
+            Array::new(&[rows], (0..rows).map(best).collect())
+        }
+        O::Conv => conv(node, &all),
+        O::ConvTranspose => conv_transpose(node, &all),
+        O::MaxPool | O::AveragePool => pool(node, first),
+        O::GlobalAveragePool | O::GlobalMaxPool => {
+            let (lead, area) = (
+                first.shape[0] * first.shape[1],
+                first.shape[2..].iter().product::<usize>(),
+            );
+            let shape: Vec<usize> = [&first.shape[..2], &vec![1; first.shape.len() - 2]].concat();
+            let one = |at: usize| {
+                let plane = &first.values[at * area..(at + 1) * area];
+                if node.operator == O::GlobalMaxPool {
+                    plane.iter().copied().fold(f64::MIN, f64::max)
+                } else {
+                    plane.iter().sum::<f64>() / area as f64
+                }
+            };
+            Array::new(&shape, (0..lead).map(one).collect())
+        }
+        other => panic!("the interpreter does not know {other:?}"),
+    }
+}
+
+/// Abramowitz and Stegun 7.1.5, summed to f64 accuracy for small arguments.
+fn erf(x: f64) -> f64 {
+    let (mut term, mut sum) = (x, x);
+    for n in 1..200 {
+        term *= -x * x / f64::from(n);
+        sum += term / f64::from(2 * n + 1);
+    }
+    sum * 2.0 / std::f64::consts::PI.sqrt()
+}
+
+fn softmax(node: &Node, value: &Array) -> Array {
+    let rank = value.shape.len() as i64;
+    let axis = node.attributes.int("axis", -1).unwrap().rem_euclid(rank) as usize;
+    let row = |index: &Vec<usize>| -> f64 {
+        let along = |at: usize| {
+            let mut other = index.clone();
+            other[axis] = at;
+            value.at(&other)
+        };
+        let total: f64 = (0..value.shape[axis]).map(|at| along(at).exp()).sum();
+        let share = value.at(index).exp() / total;
+        if node.operator == Operator::LogSoftmax {
+            share.ln()
+        } else {
+            share
+        }
+    };
+    Array::new(&value.shape, indices(&value.shape).iter().map(row).collect())
+}
+
+fn gemm(node: &Node, all: &[&Array]) -> Array {
+    let flag = |name: &str| node.attributes.int(name, 0).unwrap() != 0;
+    let factor = |name: &str| f64::from(node.attributes.float(name, 1.0).unwrap());
+    let get =
+        |one: &Array, flip: bool, row: usize, column: usize| one.at(&if flip { [column, row] } else { [row, column] });
+    let (flip_left, flip_right) = (flag("transA"), flag("transB"));
+    let (rows, inner) = if flip_left {
+        (all[0].shape[1], all[0].shape[0])
+    } else {
+        (all[0].shape[0], all[0].shape[1])
+    };
+    let columns = all[1].shape[usize::from(!flip_right)];
+    let mut values = Vec::new();
+    for row in 0..rows {
+        for column in 0..columns {
+            let product: f64 = (0..inner)
+                .map(|k| get(all[0], flip_left, row, k) * get(all[1], flip_right, k, column))
+                .sum();
+            let addend = all.get(2).map_or(0.0, |one| one.broadcast_at(&[row, column]));
+            values.push(factor("alpha") * product + factor("beta") * addend);
+        }
+    }
+    Array::new(&[rows, columns], values)
+}
+
+fn mat_mul(left: &Array, right: &Array) -> Array {
+    let (a, b) = (left.shape.len(), right.shape.len());
+    let batch = crate::ops::broadcast(&left.shape[..a - 2], &right.shape[..b - 2]).unwrap();
+    let (rows, inner, columns) = (left.shape[a - 2], left.shape[a - 1], right.shape[b - 1]);
+    let shape = [&batch[..], &[rows, columns]].concat();
+    let own = |one: &Array, index: &[usize], row: usize, column: usize| {
+        let lead = one.shape.len() - 2;
+        let extra = batch.len() - lead;
+        let mut at: Vec<usize> = (0..lead)
+            .map(|axis| if one.shape[axis] == 1 { 0 } else { index[axis + extra] })
+            .collect();
+        at.extend([row, column]);
+        one.at(&at)
+    };
+    let cell = |index: &Vec<usize>| -> f64 {
+        let (row, column) = (index[batch.len()], index[batch.len() + 1]);
+        (0..inner)
+            .map(|k| own(left, index, row, k) * own(right, index, k, column))
+            .sum()
+    };
+    Array::new(&shape, indices(&shape).iter().map(cell).collect())
+}
+
+fn concat(node: &Node, all: &[&Array]) -> Array {
+    let rank = all[0].shape.len() as i64;
+    let axis = node.attributes.int("axis", 0).unwrap().rem_euclid(rank) as usize;
+    let mut shape = all[0].shape.clone();
+    shape[axis] = all.iter().map(|one| one.shape[axis]).sum();
+    let pick = |index: &Vec<usize>| {
+        let mut own = index.clone();
+        for one in all {
+            if own[axis] < one.shape[axis] {
+                return one.at(&own);
+            }
+            own[axis] -= one.shape[axis];
+        }
+        unreachable!()
+    };
+    Array::new(&shape, indices(&shape).iter().map(pick).collect())
+}
+
+fn slice(value: &Array, all: &[&Array]) -> Array {
+    let (starts, ends) = (ints(Some(all[1])), ints(Some(all[2])));
+    let (axes, steps) = (ints(Some(all[3])), ints(Some(all[4])));
+    let mut shape = value.shape.clone();
+    let mut from = vec![(0, 1); shape.len()];
+    for (at, &axis) in axes.iter().enumerate() {
+        let axis = axis as usize;
+        let size = shape[axis] as i64;
+        let bound = |value: i64| if value < 0 { value + size } else { value }.clamp(0, size);
+        let (start, end) = (bound(starts[at]), bound(ends[at]));
+        shape[axis] = ((end - start) as usize).div_ceil(steps[at] as usize);
+        from[axis] = (start as usize, steps[at] as usize);
+    }
+    let pick = |index: &Vec<usize>| {
+        let own: Vec<usize> = index
+            .iter()
+            .zip(&from)
+            .map(|(at, (start, step))| start + at * step)
+            .collect();
+        value.at(&own)
+    };
+    Array::new(&shape, indices(&shape).iter().map(pick).collect())
+}
+
+fn pad(value: &Array, all: &[&Array]) -> Array {
+    let pads = ints(Some(all[1]));
+    let fill = all.get(2).map_or(0.0, |one| one.values[0]);
+    let rank = value.shape.len();
+    let shape: Vec<usize> = (0..rank)
+        .map(|axis| value.shape[axis] + (pads[axis] + pads[rank + axis]) as usize)
+        .collect();
+    let pick = |index: &Vec<usize>| {
+        let own: Option<Vec<usize>> = index
+            .iter()
+            .enumerate()
+            .map(|(axis, &at)| at.checked_sub(pads[axis] as usize).filter(|&at| at < value.shape[axis]))
+            .collect();
+        own.map_or(fill, |own| value.at(&own))
+    };
+    Array::new(&shape, indices(&shape).iter().map(pick).collect())
+}
+
+fn reduce(node: &Node, value: &Array, given: Option<&Array>) -> Array {
+    let rank = value.shape.len();
+    let mut axes = match given {
+        Some(given) => ints(Some(given)),
+        None => node.attributes.ints("axes").unwrap().unwrap_or_default().to_vec(),
+    };
+    if axes.is_empty() {
+        axes = (0..rank as i64).collect();
+    }
+    let axes: Vec<usize> = axes.iter().map(|axis| axis.rem_euclid(rank as i64) as usize).collect();
+    let kept: Vec<usize> = (0..rank)
+        .map(|axis| if axes.contains(&axis) { 1 } else { value.shape[axis] })
+        .collect();
+    let mut sums = Array::new(&kept, vec![0.0; kept.iter().product()]);
+    let strides = sums.strides();
+    let is_max = node.operator == Operator::ReduceMax;
+    if is_max {
+        sums.values.fill(f64::MIN);
+    }
+    for index in indices(&value.shape) {
+        let at: usize = (0..rank)
+            .map(|axis| {
+                if axes.contains(&axis) {
+                    0
+                } else {
+                    index[axis] * strides[axis]
+                }
+            })
+            .sum();
+        let sum = &mut sums.values[at];
+        *sum = if is_max {
+            sum.max(value.at(&index))
+        } else {
+            *sum + value.at(&index)
+        };
+    }
+    if node.operator == Operator::ReduceMean {
+        let count: usize = axes.iter().map(|&axis| value.shape[axis]).product();
+        sums.values.iter_mut().for_each(|sum| *sum /= count as f64);
+    }
+    if node.attributes.int("keepdims", 1).unwrap() == 0 {
+        sums.shape = (0..rank)
+            .filter(|axis| !axes.contains(axis))
+            .map(|axis| value.shape[axis])
+            .collect();
+    }
+    sums
+}
+
+/// Strides, dilations, pads before, pads after.
+fn geometry(node: &Node, rank: usize) -> (Vec<usize>, Vec<usize>, Vec<usize>, Vec<usize>) {
+    let pads = attribute(node, "pads", &vec![0; 2 * rank]);
+    (
+        attribute(node, "strides", &vec![1; rank]),
+        attribute(node, "dilations", &vec![1; rank]),
+        pads[..rank].to_vec(),
+        pads[rank..].to_vec(),
+    )
+}
+
+fn conv(node: &Node, all: &[&Array]) -> Array {
+    let (value, kernel) = (all[0], all[1]);
+    let rank = kernel.shape.len() - 2;
+    let (strides, dilations, before, after) = geometry(node, rank);
+    let group = node.attributes.int("group", 1).unwrap() as usize;
+    let mut shape = vec![value.shape[0], kernel.shape[0]];
+    for axis in 0..rank {
+        let reach = (kernel.shape[2 + axis] - 1) * dilations[axis] + 1;
+        shape.push((value.shape[2 + axis] + before[axis] + after[axis] - reach) / strides[axis] + 1);
+    }
+    let per_group = kernel.shape[0] / group;
+    let cell = |index: &Vec<usize>| -> f64 {
+        let base = index[1] / per_group * kernel.shape[1];
+        let mut sum = all.get(2).map_or(0.0, |bias| bias.values[index[1]]);
+        for tap in indices(&kernel.shape[1..]) {
+            let mut from = vec![index[0], base + tap[0]];
+            for axis in 0..rank {
+                let at =
+                    (index[2 + axis] * strides[axis] + tap[1 + axis] * dilations[axis]) as i64 - before[axis] as i64;
+                if at < 0 || at >= value.shape[2 + axis] as i64 {
+                    break;
+                }
+                from.push(at as usize);
+            }
+            if from.len() == rank + 2 {
+                sum += value.at(&from) * kernel.at(&[&[index[1]], &tap[..]].concat());
+            }
+        }
+        sum
+    };
+    Array::new(&shape, indices(&shape).iter().map(cell).collect())
+}
+
+fn conv_transpose(node: &Node, all: &[&Array]) -> Array {
+    let (value, kernel) = (all[0], all[1]);
+    let rank = kernel.shape.len() - 2;
+    let (strides, dilations, before, after) = geometry(node, rank);
+    let extra = attribute(node, "output_padding", &vec![0; rank]);
+    let group = node.attributes.int("group", 1).unwrap() as usize;
+    let mut shape = vec![value.shape[0], kernel.shape[1] * group];
+    for axis in 0..rank {
+        let reach = (kernel.shape[2 + axis] - 1) * dilations[axis] + 1;
+        let whole = (value.shape[2 + axis] - 1) * strides[axis] + reach + extra[axis];
+        shape.push(whole - before[axis] - after[axis]);
+    }
+    let mut result = Array::new(&shape, vec![0.0; shape.iter().product()]);
+    let own = result.strides();
+    let per_group = kernel.shape[0] / group;
+    for index in indices(&value.shape) {
+        for tap in indices(&kernel.shape[1..]) {
+            let channel = index[1] / per_group * kernel.shape[1] + tap[0];
+            let mut to = index[0] * own[0] + channel * own[1];
+            let mut inside = true;
+            for axis in 0..rank {
+                let at =
+                    (index[2 + axis] * strides[axis] + tap[1 + axis] * dilations[axis]) as i64 - before[axis] as i64;
+                inside &= at >= 0 && at < shape[2 + axis] as i64;
+                to = to.wrapping_add((at as usize).wrapping_mul(own[2 + axis]));
+            }
+            if inside {
+                result.values[to] += value.at(&index) * kernel.at(&[&[index[1]], &tap[..]].concat());
+            }
+        }
+    }
+    result
+}
+
+fn pool(node: &Node, value: &Array) -> Array {
+    let kernel = attribute(node, "kernel_shape", &[]);
+    let rank = kernel.len();
+    let (strides, dilations, before, after) = geometry(node, rank);
+    let with_padding = node.attributes.int("count_include_pad", 0).unwrap() != 0;
+    let mut shape = value.shape[..2].to_vec();
+    for axis in 0..rank {
+        let reach = (kernel[axis] - 1) * dilations[axis] + 1;
+        shape.push((value.shape[2 + axis] + before[axis] + after[axis] - reach) / strides[axis] + 1);
+    }
+    let cell = |index: &Vec<usize>| {
+        let mut seen = Vec::new();
+        for tap in indices(&kernel) {
+            let mut from = index[..2].to_vec();
+            for axis in 0..rank {
+                let at = (index[2 + axis] * strides[axis] + tap[axis] * dilations[axis]) as i64 - before[axis] as i64;
+                if at >= 0 && at < value.shape[2 + axis] as i64 {
+                    from.push(at as usize);
+                }
+            }
+            if from.len() == rank + 2 {
+                seen.push(value.at(&from));
+            }
+        }
+        if node.operator == Operator::MaxPool {
+            seen.into_iter().fold(f64::MIN, f64::max)
+        } else {
+            let count = if with_padding {
+                kernel.iter().product()
+            } else {
+                seen.len()
+            };
+            seen.iter().sum::<f64>() / count as f64
+        }
+    };
+    Array::new(&shape, indices(&shape).iter().map(cell).collect())
+}
