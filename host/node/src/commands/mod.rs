@@ -9,5 +9,6 @@ pub mod module_inspect;
 pub mod module_submit;
 pub mod peer;
 pub mod policy;
+mod policy_draft;
 pub mod quote;
 pub mod vault;

@@ -1,0 +1,351 @@
+//! `cloister policy draft`: a policy from modules, graphs and data at hand, every digest filled in, every default shown.
+
+use std::collections::BTreeMap;
+use std::fs::File;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::str::FromStr;
+
+use clap::Args;
+use cloister_attestation::TrustRoot;
+use cloister_attestation::encoding::from_hex;
+use cloister_attestation::identity::{PublicKey, Role};
+use cloister_policy::agreement::{
+    Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
+    RoundMode, Rounds, ScalarRange,
+};
+use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
+use cloister_tensor::{Digest, Digester};
+
+use super::policy::{read, write};
+use crate::ui::{self, Exit, Ui};
+
+const EXAMPLE: &str = "Example: two workers and an aggregator under a simulated root
+  cloister policy draft --name digits --root authority \\
+    --participant alpha=alpha.pub --participant beta=beta.pub \\
+    --node hub:aggregator:alpha --node worker-a:worker:alpha --node worker-b:worker:beta \\
+    --model digits-mlp --weights initial.safetensors \\
+    --module train-sgd:trainer=train_sgd.wasm --module fedavg:aggregator=aggregate_fedavg.wasm \\
+    --setting train-sgd.learning_rate=0.1 --scalar train-sgd.learning_rate=0..1 --reads train-sgd.loss \\
+    --graph train:32=train.onnx --graph train@23:23=train23.onnx --graph evaluate:32=evaluate.onnx \\
+    --dataset worker-a.toml --dataset worker-b.toml --dataset test.toml \\
+    --rounds 20 --min-workers 2 --recipient alpha -o digits.toml
+
+A dataset's file says what a [[dataset]] of a policy says: name, node, commitment, rows, inputs.";
+
+/// Write a policy from what is at hand: every digest filled in, every default shown.
+#[derive(Args, Debug)]
+#[command(after_help = EXAMPLE)]
+pub(super) struct DraftArgs {
+    /// The federation's name.
+    #[arg(long)]
+    name: String,
+    /// Version of the agreement.
+    #[arg(long, default_value_t = 1)]
+    version: u64,
+    /// The policy that this one follows.
+    #[arg(long, value_name = "FILE")]
+    predecessor: Option<PathBuf>,
+    /// A participant and its public key, or the file that has it (repeat).
+    #[arg(long = "participant", value_name = "NAME=KEY", required = true)]
+    participants: Vec<String>,
+    /// A node, its role and whose it is (repeat).
+    #[arg(long = "node", value_name = "NAME:ROLE:PARTICIPANT", required = true)]
+    nodes: Vec<String>,
+    /// The model's name.
+    #[arg(long)]
+    model: String,
+    /// The initial weights (safetensors).
+    #[arg(long, value_name = "FILE")]
+    weights: PathBuf,
+    /// A module, its role (trainer, transform, aggregator, predictor) and its file (repeat).
+    #[arg(long = "module", value_name = "NAME:ROLE=FILE", required = true)]
+    modules: Vec<String>,
+    /// A setting of a module (repeat).
+    #[arg(long = "setting", value_name = "MODULE.KEY=VALUE")]
+    settings: Vec<String>,
+    /// A scalar input of graphs that a module may set, and its range (repeat).
+    #[arg(long = "scalar", value_name = "MODULE.NAME=MIN..MAX")]
+    scalars: Vec<String>,
+    /// A scalar output of graphs that a module may read (repeat).
+    #[arg(long = "reads", value_name = "MODULE.NAME")]
+    reads: Vec<String>,
+    /// What a module may do with values in tensors: handles, read, write, read-write (repeat).
+    #[arg(long = "tensor-access", value_name = "MODULE=GRANT")]
+    tensor_access: Vec<String>,
+    /// A graph, its batch and its file (repeat).
+    #[arg(long = "graph", value_name = "NAME:BATCH=FILE", required = true)]
+    graphs: Vec<String>,
+    /// A file that says what a [[dataset]] says (repeat).
+    #[arg(long = "dataset", value_name = "FILE", required = true)]
+    datasets: Vec<PathBuf>,
+    /// Rounds of training.
+    #[arg(long, default_value_t = 10)]
+    rounds: u32,
+    /// Fewest workers in a round; by default all.
+    #[arg(long)]
+    quorum: Option<u32>,
+    /// How long a round waits for a worker, in seconds.
+    #[arg(long, default_value_t = 60)]
+    deadline_s: u64,
+    /// Fewest workers in an aggregate; with two, each can subtract its own part.
+    #[arg(long, default_value_t = 3)]
+    min_workers: u32,
+    /// What seeds are derived from.
+    #[arg(long, default_value_t = 0)]
+    seed: u64,
+    /// A simulated root: its certificate, or the folder of `cloister quote authority`. Without it: Intel's.
+    #[arg(long, value_name = "PATH")]
+    root: Option<PathBuf>,
+    /// An accepted value of mrtd, rtmr0, rtmr1, rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig (repeat).
+    #[arg(long = "accept", value_name = "REGISTER=HEX")]
+    accept: Vec<String>,
+    /// A file that hosts may run; `cloister` is the binary (repeat).
+    #[arg(long = "host", value_name = "NAME=FILE")]
+    hosts: Vec<String>,
+    /// A participant that gets the final model (repeat).
+    #[arg(long = "recipient", value_name = "NAME")]
+    recipients: Vec<String>,
+    /// Where to write the policy; standard output if left out.
+    #[arg(short = 'o', long = "output", value_name = "PATH")]
+    output: Option<PathBuf>,
+}
+
+/// Runs the command.
+pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    let text = draft(&agreement(args)?).map_err(ui::unreadable)?;
+    let policy = Policy::parse(text.as_bytes(), "the draft").map_err(ui::unreadable)?;
+    for warning in warnings(&policy) {
+        out.note(format_args!("WARNING: {warning}."));
+    }
+    match &args.output {
+        None => out.data(text.trim_end()),
+        Some(path) => {
+            write(path, text.as_bytes())?;
+            out.note(format_args!(
+                "{} (SHA-256 {}): read it, then sign it with `cloister policy sign`",
+                path.display(),
+                policy.digest()
+            ));
+        }
+    }
+    Ok(Exit::Done)
+}
+
+fn agreement(args: &DraftArgs) -> Result<Agreement, miette::Report> {
+    let mut modules = each(&args.modules, module)?;
+    for setting in &args.settings {
+        let (module, key, value) = of_module(setting, &mut modules)?;
+        module.settings.insert(key.to_owned(), scalar(value));
+    }
+    for range in &args.scalars {
+        let (module, key, value) = of_module(range, &mut modules)?;
+        let (min, max) = split(value, "..", range, "MODULE.NAME=MIN..MAX")?;
+        module.scalars.insert(
+            key.to_owned(),
+            ScalarRange {
+                min: parse(min, range)?,
+                max: parse(max, range)?,
+            },
+        );
+    }
+    for read in &args.reads {
+        let with_value = format!("{read}=");
+        let (module, key, _) = of_module(&with_value, &mut modules)?;
+        module.reads.push(key.to_owned());
+    }
+    for grant in &args.tensor_access {
+        let (name, value) = split(grant, "=", grant, "MODULE=GRANT")?;
+        let access = TensorAccess::ALL.into_iter().find(|access| access.as_str() == value);
+        find(name, grant, &mut modules)?.tensor_access =
+            access.ok_or_else(|| wrong(grant, "MODULE=handles|read|write|read-write"))?;
+    }
+    let nodes = each(&args.nodes, node)?;
+    let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();
+    Ok(Agreement {
+        name: args.name.clone(),
+        version: args.version,
+        predecessor: args.predecessor.as_deref().map(digest_of).transpose()?,
+        participants: each(&args.participants, participant)?,
+        nodes,
+        model: Model {
+            name: args.model.clone(),
+            weights: digest_of(&args.weights)?,
+        },
+        modules,
+        graphs: each(&args.graphs, graph)?,
+        datasets: args
+            .datasets
+            .iter()
+            .map(|path| dataset(path))
+            .collect::<Result<_, _>>()?,
+        rounds: Rounds {
+            mode: RoundMode::Synchronous,
+            count: args.rounds,
+            quorum: args.quorum.unwrap_or(u32::try_from(workers).unwrap_or(u32::MAX)),
+            deadline_s: args.deadline_s,
+            min_workers_per_aggregate: args.min_workers,
+            seed: args.seed,
+        },
+        limits: Limits::default(),
+        attestation: attestation(args)?,
+        release: Release {
+            recipients: args.recipients.clone(),
+            ..Release::default()
+        },
+    })
+}
+
+fn attestation(args: &DraftArgs) -> Result<AttestationRules, miette::Report> {
+    let root = match &args.root {
+        Some(path) => TrustRoot::from_file(path),
+        None => TrustRoot::intel(),
+    };
+    let root = root.map_err(ui::unreadable)?;
+    let mut rules = AttestationRules::with_root(root.simulated(), *root.key_id());
+    for accept in &args.accept {
+        let (register, value) = split(accept, "=", accept, "REGISTER=HEX")?;
+        let list = match register {
+            "mrtd" => &mut rules.mrtd,
+            "rtmr0" => &mut rules.rtmr0,
+            "rtmr1" => &mut rules.rtmr1,
+            "rtmr2" => &mut rules.rtmr2,
+            "mrseam" => &mut rules.mrseam,
+            "mrconfigid" => &mut rules.mrconfigid,
+            "mrowner" => &mut rules.mrowner,
+            "mrownerconfig" => &mut rules.mrownerconfig,
+            _ => {
+                return Err(wrong(
+                    accept,
+                    "mrtd, rtmr0 to rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig, = and 96 hexadecimal digits",
+                ));
+            }
+        };
+        list.push(from_hex(value).ok_or_else(|| wrong(accept, "REGISTER= and 96 hexadecimal digits"))?);
+    }
+    for host in &args.hosts {
+        let (name, path) = split(host, "=", host, "NAME=FILE")?;
+        rules.hosts.push(HostFile {
+            name: name.to_owned(),
+            sha256: digest_of(Path::new(path))?,
+        });
+    }
+    Ok(rules)
+}
+
+fn participant(text: &str) -> Result<Participant, miette::Report> {
+    let (name, key) = split(text, "=", text, "NAME=KEY")?;
+    let public_key = match key.parse::<PublicKey>() {
+        Ok(key) => key,
+        Err(_) => {
+            let bytes = read(Path::new(key))?;
+            let text = String::from_utf8_lossy(&bytes);
+            text.trim().parse().map_err(ui::unreadable)?
+        }
+    };
+    Ok(Participant {
+        name: name.to_owned(),
+        public_key,
+    })
+}
+
+fn node(text: &str) -> Result<Node, miette::Report> {
+    let form = "NAME:ROLE:PARTICIPANT";
+    let (name, rest) = split(text, ":", text, form)?;
+    let (role, participant) = split(rest, ":", text, form)?;
+    let role = role.parse().map_err(ui::unreadable)?;
+    Ok(Node {
+        name: name.to_owned(),
+        role,
+        participant: participant.to_owned(),
+    })
+}
+
+fn module(text: &str) -> Result<Module, miette::Report> {
+    let form = "NAME:ROLE=FILE with the role trainer, transform, aggregator or predictor";
+    let (head, path) = split(text, "=", text, form)?;
+    let (name, role) = split(head, ":", text, form)?;
+    let role = ModuleRole::ALL
+        .into_iter()
+        .find(|known| known.as_str() == role)
+        .ok_or_else(|| wrong(text, form))?;
+    Ok(Module {
+        name: name.to_owned(),
+        role,
+        sha256: digest_of(Path::new(path))?,
+        tensor_access: TensorAccess::default(),
+        settings: BTreeMap::new(),
+        scalars: BTreeMap::new(),
+        reads: Vec::new(),
+        nodes: None,
+    })
+}
+
+fn graph(text: &str) -> Result<Graph, miette::Report> {
+    let (head, path) = split(text, "=", text, "NAME:BATCH=FILE")?;
+    let (name, batch) = split(head, ":", text, "NAME:BATCH=FILE")?;
+    Ok(Graph {
+        name: name.to_owned(),
+        batch: parse(batch, text)?,
+        sha256: digest_of(Path::new(path))?,
+        nodes: None,
+    })
+}
+
+fn dataset(path: &Path) -> Result<Dataset, miette::Report> {
+    Dataset::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
+}
+
+/// Takes `MODULE.KEY=VALUE` apart and finds the module.
+fn of_module<'t, 'm>(
+    text: &'t str,
+    modules: &'m mut [Module],
+) -> Result<(&'m mut Module, &'t str, &'t str), miette::Report> {
+    let (head, value) = split(text, "=", text, "MODULE.KEY=VALUE")?;
+    let (module, key) = head.rsplit_once('.').ok_or_else(|| wrong(text, "MODULE.KEY"))?;
+    Ok((find(module, text, modules)?, key, value))
+}
+
+fn find<'m>(name: &str, text: &str, modules: &'m mut [Module]) -> Result<&'m mut Module, miette::Report> {
+    let names: Vec<_> = modules.iter().map(|module| module.name.clone()).collect();
+    let wanted = || wrong(text, &format!("one of the modules {}", names.join(", ")));
+    modules.iter_mut().find(|module| module.name == name).ok_or_else(wanted)
+}
+
+fn scalar(text: &str) -> Scalar {
+    if let Ok(flag) = text.parse() {
+        Scalar::Boolean(flag)
+    } else if let Ok(number) = text.parse() {
+        Scalar::Integer(number)
+    } else {
+        match text.parse::<f64>() {
+            Ok(number) if number.is_finite() => Scalar::Float(number),
+            _ => Scalar::Text(text.to_owned()),
+        }
+    }
+}
+
+fn each<T>(texts: &[String], read: impl Fn(&str) -> Result<T, miette::Report>) -> Result<Vec<T>, miette::Report> {
+    texts.iter().map(|text| read(text)).collect()
+}
+
+fn split<'t>(text: &'t str, at: &str, whole: &str, form: &str) -> Result<(&'t str, &'t str), miette::Report> {
+    text.split_once(at).ok_or_else(|| wrong(whole, form))
+}
+
+fn parse<T: FromStr>(text: &str, whole: &str) -> Result<T, miette::Report> {
+    text.parse()
+        .map_err(|_| wrong(whole, &format!("a number instead of {text:?}")))
+}
+
+fn wrong(text: &str, form: &str) -> miette::Report {
+    ui::failed(Exit::Usage, format!("{text:?} is not understood; wanted {form}"), None)
+}
+
+/// SHA-256 of a file of any size.
+fn digest_of(path: &Path) -> Result<Digest, miette::Report> {
+    let mut digester = Digester::new();
+    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut digester));
+    copied.map_err(|error| ui::failed(Exit::Usage, format!("{} cannot be read: {error}", path.display()), None))?;
+    Ok(digester.finish())
+}
