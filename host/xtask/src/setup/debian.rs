@@ -29,7 +29,7 @@ pub struct Unpacked {
 }
 
 impl Unpacked {
-    /// Its cargo, with its compiler and with the linkers of the host's.
+    /// Its cargo, with the linkers of the host's compiler.
     pub fn cargo(&self) -> Command {
         let usr = self.root.join("usr");
         let mut path = OsString::from(&self.linkers);
@@ -45,13 +45,13 @@ impl Unpacked {
             .env("LD_LIBRARY_PATH", usr.join("lib/x86_64-linux-gnu"))
             .env("RUSTC_BOOTSTRAP", "1")
             .env_remove("CARGO")
-            .env_remove("RUSTUP_TOOLCHAIN")
-            .arg("--config")
-            .arg(format!(
-                "build.rustc={}",
-                toml::Value::String(usr.join("bin/rustc").display().to_string())
-            ));
+            .env_remove("RUSTUP_TOOLCHAIN");
         command
+    }
+
+    /// Its compiler.
+    pub fn rustc(&self) -> PathBuf {
+        self.root.join("usr/bin/rustc")
     }
 
     /// The folder that stands in the paths of its standard library's source.
@@ -63,13 +63,18 @@ impl Unpacked {
 /// Finds the unpacked compiler, or fetches and unpacks it.
 pub fn provide(workspace: &Workspace) -> Outcome<Unpacked> {
     let root = workspace.toolchain().join("debian");
-    let unpacked = Unpacked {
-        linkers: linkers(workspace)?,
-        root,
-    };
-    if unpacked.root.is_dir() {
-        return Ok(unpacked);
+    let linkers = linkers(workspace)?;
+    if !root.is_dir() {
+        fetch(workspace, &root)?;
     }
+    // The compiler names its library by its true path, which is what is kept out of the modules.
+    let root = root
+        .canonicalize()
+        .map_err(|error| Problem::io("find", &root, &error))?;
+    Ok(Unpacked { root, linkers })
+}
+
+fn fetch(workspace: &Workspace, root: &Path) -> Outcome<()> {
     if !cfg!(all(target_os = "linux", target_arch = "x86_64"))
         || !works(Command::new("apt-get").arg("--version"))
         || !works(Command::new("dpkg-deb").arg("--version"))
@@ -93,13 +98,13 @@ pub fn provide(workspace: &Workspace) -> Outcome<Unpacked> {
             "check that the disk has 1 GiB to spare, then run it again",
         )?;
     }
-    std::fs::rename(&fresh, &unpacked.root).map_err(|error| Problem::io("make", &unpacked.root, &error))?;
+    std::fs::rename(&fresh, root).map_err(|error| Problem::io("make", root, &error))?;
     std::fs::remove_dir_all(&folder).map_err(|error| Problem::io("remove", &folder, &error))?;
     say(format_args!(
         "[setup] guests: compiler unpacked into {}",
-        unpacked.root.display()
+        root.display()
     ));
-    Ok(unpacked)
+    Ok(())
 }
 
 /// The folder with `wasm-component-ld` of the host's compiler.

@@ -22,6 +22,7 @@ pub fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<PathBuf> {
     let mut command = toolchain.cargo(workspace, "build");
     command.args([
         "--release",
+        "--locked",
         "--workspace",
         "--message-format",
         "json-render-diagnostics",

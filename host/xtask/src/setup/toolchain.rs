@@ -44,12 +44,15 @@ pub enum Toolchain {
 impl Toolchain {
     /// `cargo SUBCOMMAND` in the guests' workspace, for the Wasm target, with nothing inherited that breaks it.
     pub fn cargo(&self, workspace: &Workspace, subcommand: &str) -> Command {
-        let mut command = workspace.cargo();
-        if let Self::Debian(unpacked) = self {
-            command = unpacked.cargo();
-        }
+        let mut command = match self {
+            Self::Host => workspace.cargo(),
+            Self::Debian(unpacked) => unpacked.cargo(),
+        };
         for name in NOT_INHERITED {
             command.env_remove(name);
+        }
+        if let Self::Debian(unpacked) = self {
+            command.env("RUSTC", unpacked.rustc());
         }
         command
             .current_dir(workspace.guest_workspace())

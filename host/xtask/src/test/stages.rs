@@ -10,6 +10,9 @@ use crate::process::say;
 
 use super::summary::Counts;
 
+/// Characters of a reason that the table shows.
+const REASON_CHARS: usize = 100;
+
 /// A stage of `cargo xtask test`.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 pub enum Stage {
@@ -157,7 +160,7 @@ impl Stages {
         for (stage, time, end) in &self.done {
             let words = match end {
                 End::Passed => "passed".to_owned(),
-                End::Failed(why) => format!("FAILED   {}", why.lines().next().unwrap_or_default()),
+                End::Failed(why) => format!("FAILED   {}", cut(why)),
                 End::Skipped(why) => format!("skipped  {why}"),
             };
             say(format_args!(
@@ -192,6 +195,15 @@ impl Stages {
             || chosen
                 .iter()
                 .any(|other| *other == stage || other.needs().contains(&stage))
+    }
+}
+
+/// The first line of a reason, at the width of a table; the whole of it stands further up.
+fn cut(why: &str) -> String {
+    let line = why.lines().next().unwrap_or_default();
+    match line.char_indices().nth(REASON_CHARS) {
+        Some((end, _)) => format!("{}...", &line[..end]),
+        None => line.to_owned(),
     }
 }
 

@@ -1,0 +1,100 @@
+//! The demo and the examples, end to end: real nodes, real modules, real data, on this machine.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics says where"
+)]
+
+use std::path::Path;
+use std::time::Instant;
+
+use cloister_tensor::{ReadLimits, safetensors};
+use cloister_tests::{Run, cloister, guests, root};
+
+/// Runs the federation of an example's folder and returns its run with the JSON object that closes it.
+fn federation(example: &str, out: &Path) -> (Run, serde_json::Value) {
+    let folder = root().join("examples").join(example);
+    let run = cloister([
+        "demo".as_ref(),
+        "--example".as_ref(),
+        folder.as_os_str(),
+        "--guests".as_ref(),
+        guests().as_os_str(),
+        "--out".as_ref(),
+        out.as_os_str(),
+        "-o".as_ref(),
+        "json".as_ref(),
+    ])
+    .unwrap();
+    assert_eq!(run.code, 0, "stdout: {}\nstderr: {}", run.stdout, run.stderr);
+    let json = run.json().unwrap_or_else(|error| panic!("{error}: {}", run.stdout));
+    (run, json)
+}
+
+/// What every federation must show: attested peers with a measurement, SIMULATED in plain sight, files of the model.
+fn check(run: &Run, json: &serde_json::Value, peers: usize) {
+    assert!(run.stderr.contains("SIMULATED"), "{}", run.stderr);
+    let list = json["peers"].as_array().expect("a list of peers");
+    assert_eq!(list.len(), peers, "{json}");
+    for peer in list {
+        assert_eq!(peer["verdict"], "accepted", "{peer}");
+        assert!(peer["name"].is_string() && peer["role"].is_string(), "{peer}");
+        assert_eq!(
+            peer["measurement"].as_str().map(str::len),
+            Some(96),
+            "a SHA-384 root: {peer}"
+        );
+    }
+    let model = Path::new(json["model"].as_str().expect("the model's path"));
+    let folder = if model.is_dir() { model } else { model.parent().unwrap() };
+    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
+    let tensors = safetensors::read(weights.into(), &ReadLimits::default()).unwrap();
+    assert!(!tensors.is_empty());
+    for (name, tensor) in &tensors {
+        let values = tensor.to_f32_vec().unwrap_or_default();
+        assert!(values.iter().all(|value| value.is_finite()), "{name} is not finite");
+    }
+    assert!(std::fs::metadata(folder.join("model.onnx")).unwrap().len() > 100);
+}
+
+#[test]
+fn the_demo_reaches_its_accuracy_in_time() {
+    let out = tempfile::tempdir().unwrap();
+    let started = Instant::now();
+    let (run, json) = federation("digits", out.path());
+    let seconds = started.elapsed().as_secs_f64();
+    check(&run, &json, 3);
+    assert!(json["test_accuracy"].as_f64().unwrap() >= 0.96, "{json}");
+    assert_eq!(json["rounds"], 20);
+    assert!(json["final_loss"].as_f64().unwrap() < 0.5, "{json}");
+    assert!(json["wall_s"].as_f64().unwrap() <= seconds + 1.0, "{json}");
+    // One minute on an idle machine; others may be at work on this one.
+    assert!(seconds < 180.0, "the demo took {seconds:.0} s");
+}
+
+#[test]
+fn three_hospitals_train_a_logistic_regression() {
+    let out = tempfile::tempdir().unwrap();
+    let (run, json) = federation("hospitals", out.path());
+    check(&run, &json, 4);
+    assert!(json["test_accuracy"].as_f64().unwrap() >= 0.92, "{json}");
+}
+
+#[test]
+fn an_example_that_is_not_there_ends_with_2() {
+    let out = tempfile::tempdir().unwrap();
+    let missing = out.path().join("nothing");
+    let run = cloister([
+        "demo".as_ref(),
+        "--example".as_ref(),
+        missing.as_os_str(),
+        "--guests".as_ref(),
+        guests().as_os_str(),
+        "--out".as_ref(),
+        out.path().as_os_str(),
+    ])
+    .unwrap();
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("federation.toml"), "{}", run.stderr);
+}
