@@ -46,16 +46,19 @@ fn check(run: &Run, json: &serde_json::Value, peers: usize) {
             "a SHA-384 root: {peer}"
         );
     }
-    let model = Path::new(json["model"].as_str().expect("the model's path"));
-    let folder = if model.is_dir() { model } else { model.parent().unwrap() };
-    let weights = std::fs::read(folder.join("model.safetensors")).unwrap();
-    let tensors = safetensors::read(weights.into(), &ReadLimits::default()).unwrap();
+    let file = |name: &str| {
+        let path = json["model"][name]
+            .as_str()
+            .unwrap_or_else(|| panic!("no {name} in {json}"));
+        std::fs::read(path).unwrap_or_else(|error| panic!("{path}: {error}"))
+    };
+    let tensors = safetensors::read(file("safetensors").into(), &ReadLimits::default()).unwrap();
     assert!(!tensors.is_empty());
     for (name, tensor) in &tensors {
         let values = tensor.to_f32_vec().unwrap_or_default();
         assert!(values.iter().all(|value| value.is_finite()), "{name} is not finite");
     }
-    assert!(std::fs::metadata(folder.join("model.onnx")).unwrap().len() > 100);
+    assert!(file("onnx").len() > 100);
 }
 
 #[test]

