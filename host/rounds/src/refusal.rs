@@ -132,6 +132,11 @@ pub enum DropReason {
     },
     /// What it sent was refused.
     Refused(UpdateRefusal),
+    /// Its roster evidence was refused.
+    Evidence {
+        /// On what ground.
+        rules: Vec<RuleSeen>,
+    },
     /// It refuses a member that the others take.
     RefusesMember {
         /// Whom.
@@ -157,6 +162,7 @@ impl DropReason {
             Self::Left { .. } => "left",
             Self::ModuleFailed { .. } => "module-failed",
             Self::Refused(refusal) => refusal.code(),
+            Self::Evidence { .. } => "evidence",
             Self::RefusesMember { .. } => "refuses-member",
             Self::OtherRoster { .. } => "other-roster",
         }
@@ -166,7 +172,11 @@ impl DropReason {
     pub fn misbehaved(&self) -> bool {
         match self {
             Self::Late { .. } | Self::Gone { .. } | Self::Left { .. } => false,
-            Self::ModuleFailed { .. } | Self::Refused(_) | Self::RefusesMember { .. } | Self::OtherRoster { .. } => true,
+            Self::ModuleFailed { .. }
+            | Self::Refused(_)
+            | Self::Evidence { .. }
+            | Self::RefusesMember { .. }
+            | Self::OtherRoster { .. } => true,
         }
     }
 }
@@ -184,6 +194,10 @@ impl fmt::Display for DropReason {
                 module.as_ref().map_or(Ok(()), |digest| write!(f, ", module {digest}"))
             }
             Self::Refused(refusal) => refusal.fmt(f),
+            Self::Evidence { rules } => {
+                write!(f, "its roster evidence was refused")?;
+                rules.iter().try_for_each(|rule| write!(f, "; {rule}"))
+            }
             Self::RefusesMember { node, rules } => {
                 write!(f, "refuses {node}")?;
                 rules.iter().try_for_each(|rule| write!(f, "; {rule}"))

@@ -1,1 +1,34 @@
-//! Placeholder until the crate lands.
+//! Attested connections: TLS 1.3, then evidence both ways, then HTTP/2.
+//!
+//! There is no way to a connection but through the attestation: [`connect`] and [`Listener`] give an
+//! [`AttestedConnection`] only after the peer's evidence was verified and the policy made a permit (or a visit) out of it.
+//! Over that connection gRPC runs unchanged: [`channel`] for the end that dialled, [`Listener::incoming`] for
+//! `serve_with_incoming` of the end that listened.
+//!
+//! What the transport fixes: TLS 1.3 only, key exchange X25519MLKEM768 first and X25519 behind it, ALPN `cloister/1`,
+//! certificates from both ends, no resumption and no tickets (a resumed handshake would skip the verifier), ten seconds
+//! from the first byte to the last verdict, and bounds on how many handshakes and connections there are at a time.
+#![forbid(unsafe_code)]
+
+pub mod channel;
+mod connection;
+mod dial;
+mod error;
+mod handshake;
+mod listen;
+mod local;
+mod proxy;
+mod quotes;
+pub mod tls;
+
+pub use channel::channel;
+pub use connection::{AttestedConnection, Peer};
+pub use dial::{DialOptions, connect};
+pub use error::{ProxyError, SessionError};
+pub use listen::{ListenLimits, Listener, OnRefused};
+pub use local::{Clock, Local, NodeSide, SelfSide};
+pub use proxy::Proxy;
+pub use quotes::{QuoteError, QuoteService};
+
+/// How long a connection may take from the first byte to the last verdict, in seconds.
+pub const HANDSHAKE_S: u64 = 10;

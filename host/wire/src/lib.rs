@@ -16,4 +16,17 @@ pub mod session {
     include!(concat!(env!("OUT_DIR"), "/cloister.session.v1.rs"));
 }
 
+/// Messages and gRPC service of a federation (`cloister.federation.v1`). Every message is at most
+/// [`MAX_MESSAGE_BYTES`], tensors come in chunks of at most [`MAX_CHUNK_BYTES`].
+#[cfg(feature = "grpc")]
+pub mod federation {
+    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated; documented in proto/federation.proto")]
+    include!(concat!(env!("OUT_DIR"), "/cloister.federation.v1.rs"));
+}
+
+/// Longest gRPC message, in bytes.
+pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
+/// Most payload of one chunk, in bytes.
+pub const MAX_CHUNK_BYTES: usize = 1024 * 1024;
+
 pub use frame::{FrameError, FrameReader, MAX_FRAME_BYTES, decode, encode_frame};

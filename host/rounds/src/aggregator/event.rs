@@ -26,6 +26,13 @@ pub enum Event {
         /// What it shows.
         entry: RosterEntry,
     },
+    /// A worker's evidence for the roster was refused.
+    EvidenceRefused {
+        /// Whose.
+        node: String,
+        /// On what ground.
+        rules: Vec<RuleSeen>,
+    },
     /// A worker verified all others.
     Accepted {
         /// Who.

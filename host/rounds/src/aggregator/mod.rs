@@ -181,6 +181,9 @@ impl Aggregator {
             Event::Refused { node, refusal } => self.drop_node(&node, DropReason::Refused(refusal), &mut out),
             Event::Evidence { node, epoch, entry } => self.evidence(node, epoch, entry, &mut out),
             Event::Accepted { node, epoch, digest } => self.accepted(node, epoch, digest, &mut out),
+            Event::EvidenceRefused { node, rules } => {
+                self.drop_node(&node, DropReason::Evidence { rules }, &mut out);
+            }
             Event::RefusesMember { node, refused, rules } => {
                 self.drop_node(&node, DropReason::RefusesMember { node: refused, rules }, &mut out);
             }

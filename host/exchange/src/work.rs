@@ -1,0 +1,167 @@
+//! What a round computes: the node's part, called by the drivers on a thread where it may block.
+
+use cloister_rounds::Receipt;
+use cloister_tensor::{Digest, TensorMap};
+use tokio::sync::mpsc;
+
+/// The node's own part failed; the federation can't go on here.
+#[derive(Debug, thiserror::Error)]
+#[error("{what}: {cause}")]
+pub struct WorkError {
+    /// What was done.
+    pub what: &'static str,
+    /// Why it failed.
+    pub cause: String,
+}
+
+impl WorkError {
+    /// A failure in words.
+    pub fn new(what: &'static str, cause: impl std::fmt::Display) -> Self {
+        Self { what, cause: cause.to_string() }
+    }
+}
+
+/// A module failed. Peers get the code and the digest; the message stays with the node.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("module failed ({code}): {message}")]
+pub struct ModuleFailure {
+    /// Kind, a word such as `trap` or `deadline`.
+    pub code: String,
+    /// Digest of the module.
+    pub module: Option<Digest>,
+    /// For the log of this node.
+    pub message: String,
+}
+
+/// Which round is worked on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct RoundInfo {
+    /// From 1.
+    pub round: u64,
+    /// How many there are.
+    pub rounds: u64,
+    /// Attempt, from 1.
+    pub attempt: u32,
+    /// Seed of the round, the same for all members.
+    pub seed: u64,
+}
+
+/// One worker's update, on its way into the aggregate.
+#[derive(Clone, Debug)]
+pub struct WorkerUpdate {
+    /// Whose.
+    pub node: String,
+    /// Rows behind it.
+    pub rows: u64,
+    /// The tensors: layout, length, digest and finiteness are checked.
+    pub tensors: TensorMap,
+}
+
+/// The round was given up while its updates were awaited.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("the round was given up")]
+pub struct RoundGivenUp;
+
+pub(crate) enum FoldMessage {
+    Update(Box<WorkerUpdate>),
+    End,
+}
+
+/// The updates of a round in ascending order of node names. Asking for the next one says that the one before is folded
+/// and its memory free.
+pub struct UpdateStream {
+    updates: mpsc::UnboundedReceiver<FoldMessage>,
+    folded: Box<dyn FnMut(String) + Send>,
+    given: Option<String>,
+}
+
+impl UpdateStream {
+    pub(crate) fn new(
+        updates: mpsc::UnboundedReceiver<FoldMessage>,
+        folded: Box<dyn FnMut(String) + Send>,
+    ) -> Self {
+        Self { updates, folded, given: None }
+    }
+
+    /// A stream over updates at hand, for tests and benches.
+    pub fn of(updates: Vec<WorkerUpdate>) -> Self {
+        let (sender, receiver) = mpsc::unbounded_channel();
+        for update in updates {
+            // The receiver lives in this function.
+            let _ = sender.send(FoldMessage::Update(Box::new(update)));
+        }
+        let _ = sender.send(FoldMessage::End);
+        Self::new(receiver, Box::new(|_| {}))
+    }
+
+    /// Blocks until the next update is there; `None` after the last. Not to be called on an async thread.
+    #[expect(clippy::should_implement_trait, reason = "fallible, and blocking on purpose")]
+    pub fn next(&mut self) -> Result<Option<WorkerUpdate>, RoundGivenUp> {
+        if let Some(node) = self.given.take() {
+            (self.folded)(node);
+        }
+        match self.updates.blocking_recv() {
+            Some(FoldMessage::Update(update)) => {
+                self.given = Some(update.node.clone());
+                Ok(Some(*update))
+            }
+            Some(FoldMessage::End) => Ok(None),
+            None => Err(RoundGivenUp),
+        }
+    }
+}
+
+/// What an aggregation and evaluation gave.
+#[derive(Clone, Debug, Default)]
+pub struct Aggregate {
+    /// The next model, of the same layout.
+    pub model: TensorMap,
+    /// Numbers for the receipt, `loss` and `accuracy` first.
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// A round's record, to be kept before it is announced.
+#[derive(Clone, Debug)]
+pub struct RoundRecord {
+    /// What is signed.
+    pub receipt: Receipt,
+    /// Ed25519 by the aggregator's node key over [`Receipt::signed_bytes`].
+    pub signature: [u8; 64],
+}
+
+/// The aggregator's part.
+pub trait AggregatorWork: Send + 'static {
+    /// Folds the updates into a new model. An error is the aggregation module's: the round is tried again.
+    fn aggregate(
+        &mut self,
+        round: &RoundInfo,
+        model: &TensorMap,
+        updates: &mut UpdateStream,
+    ) -> Result<Aggregate, WorkError>;
+
+    /// Evaluates the new model on what the policy grants; gives metrics to put before those of the aggregation.
+    fn evaluate(&mut self, round: &RoundInfo, model: &TensorMap) -> Result<Vec<(String, f64)>, WorkError>;
+
+    /// Keeps model and receipt. Called before the receipt goes out; an error stops the federation.
+    fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError>;
+}
+
+/// What a worker's training gave.
+#[derive(Clone, Debug, Default)]
+pub struct LocalUpdate {
+    /// All tensors of the model.
+    pub tensors: TensorMap,
+    /// Rows that the host counted.
+    pub rows: u64,
+    /// Numbers for the aggregator, only such as the policy lets out.
+    pub metrics: Vec<(String, f64)>,
+}
+
+/// The worker's part.
+pub trait WorkerWork: Send + 'static {
+    /// Trains on the model of this round.
+    fn train(&mut self, round: &RoundInfo, model: TensorMap) -> Result<LocalUpdate, ModuleFailure>;
+
+    /// A round is done; its receipt was checked.
+    fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError>;
+}

@@ -1,0 +1,523 @@
+//! A worker's part over one connection.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use cloister_attestation::identity::{PublicKey, Role};
+use cloister_attestation::{PeerEvidence, State};
+use cloister_policy::{Appraiser, Expected};
+use cloister_rounds::reception::require_finite;
+use cloister_rounds::worker::{Chain, RoundHead, WorkerConfig};
+use cloister_rounds::{Layout, Reception, RosterEntry, UpdateRefusal, Worker};
+use cloister_session::{NodeSide, SessionError, connect};
+use cloister_tensor::{Digest, TensorMap};
+use cloister_wire::federation::{self as wire, aggregator_message, member_message};
+use tokio::sync::mpsc;
+use tonic::Streaming;
+
+use crate::chunks::Chunks;
+use crate::client::Client;
+use crate::convert;
+use crate::error::ExchangeError;
+use crate::progress::{Happening, RoundLine};
+use crate::roster;
+use crate::sink::SinkError;
+use crate::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, WorkError, WorkerWork};
+
+use super::{Retry, SessionEnd, WorkerOptions};
+
+/// Messages that wait to be sent.
+const SEND_QUEUE: usize = 2;
+/// How long the goodbye may take to get through.
+const GOODBYE: Duration = Duration::from_secs(2);
+
+type Inbound = Streaming<wire::AggregatorMessage>;
+
+/// Connects, joins and works until the connection or the federation ends.
+pub(super) async fn run(
+    options: &WorkerOptions,
+    node: &NodeSide,
+    config: &WorkerConfig,
+    chain: &mut Chain,
+    work: &mut Option<Box<dyn WorkerWork>>,
+    retry: &mut Retry,
+) -> Result<SessionEnd, ExchangeError> {
+    let cancelled = options.cancel.clone();
+    let dialled = tokio::select! {
+        dialled = connect(&options.local, &options.dial) => dialled?,
+        () = cancelled.cancelled() => return Ok(SessionEnd::Left),
+    };
+    let (aggregator, aggregator_key, simulated) = match dialled.peer().evidence() {
+        PeerEvidence::Td(evidence) if evidence.role() == Role::Aggregator => {
+            if evidence.state() != State::Member {
+                let why = format!("the aggregator {} still collects its content", evidence.node());
+                return Ok(SessionEnd::Again { why });
+            }
+            (roster::entry(evidence), evidence.node_key(), evidence.simulated())
+        }
+        _ => return Err(SessionError::Own { cause: "the peer that was dialled is no aggregator".to_owned() }.into()),
+    };
+    let measurement = hex(&aggregator.measurement_root);
+    options.progress.happened(&Happening::Verified {
+        node: aggregator.node.clone(),
+        role: "aggregator".to_owned(),
+        measurement,
+        simulated,
+    });
+    let nonce = fresh_nonce()?;
+    let mut client = Client::new(dialled).await?;
+    let (out, queue) = mpsc::channel(SEND_QUEUE);
+    // The call opens when the first message is there.
+    let join = member_message::Body::Join(wire::Join { nonce: Bytes::copy_from_slice(&nonce) });
+    let _ = out.send(wire::MemberMessage { body: Some(join) }).await;
+    let inbound = client.member(queue).await?;
+    retry.succeeded();
+    let machine = Worker::new(config.clone(), nonce, chain.clone());
+    let mut session =
+        Session { options, node, machine, aggregator, aggregator_key, out, stash: None, layout: None, running: None };
+    let result = session.work_through(inbound, work).await;
+    *chain = session.machine.chain().clone();
+    result
+}
+
+struct Session<'a> {
+    options: &'a WorkerOptions,
+    node: &'a NodeSide,
+    machine: Worker,
+    aggregator: RosterEntry,
+    aggregator_key: PublicKey,
+    out: mpsc::Sender<wire::MemberMessage>,
+    /// A message that came while the training ran.
+    stash: Option<aggregator_message::Body>,
+    layout: Option<Layout>,
+    running: Option<Running>,
+}
+
+struct Running {
+    info: RoundInfo,
+    update: Option<TensorMap>,
+    started: Instant,
+    train_s: f64,
+}
+
+/// How the training ended.
+enum Trained {
+    Done(Result<(LocalUpdate, Digest, Layout), ModuleFailure>, f64),
+    /// The connection said something final meanwhile.
+    Ended(SessionEnd),
+}
+
+impl Session<'_> {
+    async fn work_through(
+        &mut self,
+        mut inbound: Inbound,
+        work: &mut Option<Box<dyn WorkerWork>>,
+    ) -> Result<SessionEnd, ExchangeError> {
+        let cancel = self.options.cancel.clone();
+        loop {
+            let body = match self.stash.take() {
+                Some(body) => body,
+                None => tokio::select! {
+                    body = next(&mut inbound) => match body? {
+                        Some(body) => body,
+                        None => return Ok(SessionEnd::Again { why: "the aggregator ended the call".to_owned() }),
+                    },
+                    () = cancel.cancelled() => return self.leave("the node stops", &mut inbound).await,
+                },
+            };
+            match self.take(body, &mut inbound, work).await {
+                Ok(None) => {}
+                Ok(Some(end)) => return Ok(end),
+                Err(error) => {
+                    // What the aggregator did wrong is said to it as well; a network error reaches nobody.
+                    if matches!(error, ExchangeError::Aggregator(_) | ExchangeError::Message { .. }) {
+                        self.leave(&error.to_string(), &mut inbound).await?;
+                    }
+                    return Err(error);
+                }
+            }
+        }
+    }
+
+    async fn take(
+        &mut self,
+        body: aggregator_message::Body,
+        inbound: &mut Inbound,
+        work: &mut Option<Box<dyn WorkerWork>>,
+    ) -> Result<Option<SessionEnd>, ExchangeError> {
+        match body {
+            aggregator_message::Body::Waiting(waiting) => {
+                self.shows(Happening::Waiting { why: convert::tame(&waiting.reason) });
+            }
+            aggregator_message::Body::RosterChallenge(challenge) => self.challenged(challenge).await?,
+            aggregator_message::Body::Roster(roster) => self.roster(&roster, inbound).await?,
+            aggregator_message::Body::RoundStart(start) => return self.round(start, inbound, work).await,
+            aggregator_message::Body::ModelChunk(_) => {
+                return Err(out_of_place("a chunk of a model", "no round was started"));
+            }
+            aggregator_message::Body::Grant(grant) => {
+                self.machine.granted(grant.round, grant.attempt)?;
+                return self.upload().await;
+            }
+            aggregator_message::Body::RoundResult(result) => self.result(result, work).await?,
+            aggregator_message::Body::Finish(finish) => {
+                self.machine.finished(convert::optional_digest(&finish.receipt, "the end")?)?;
+                self.shows(Happening::Finished { rounds: finish.rounds });
+                self.leave("all rounds are done", inbound).await?;
+                return Ok(Some(SessionEnd::Finished));
+            }
+            aggregator_message::Body::Dropped(dropped) => return dropped_end(&dropped).map(Some),
+        }
+        Ok(None)
+    }
+
+    async fn challenged(&mut self, challenge: wire::RosterChallenge) -> Result<(), ExchangeError> {
+        let mut nonces = Vec::with_capacity(challenge.nonces.len());
+        for nonce in challenge.nonces {
+            let bytes = convert::digest(&nonce.nonce, "a roster challenge")?;
+            nonces.push((nonce.node, *bytes.as_bytes()));
+        }
+        let digest = self.machine.challenged(challenge.epoch, &nonces)?;
+        let evidence = roster::make(self.node, challenge.epoch, &digest).await?;
+        self.send(member_message::Body::RosterEvidence(evidence)).await;
+        Ok(())
+    }
+
+    async fn roster(&mut self, roster: &wire::Roster, inbound: &mut Inbound) -> Result<(), ExchangeError> {
+        let local = &self.options.local;
+        let appraiser = Appraiser::new(Arc::clone(&local.policy))
+            .expecting(Expected { role: Some(Role::Worker), ..Expected::default() });
+        let own = roster::own_entry(&self.node.identity);
+        let mut entries = Vec::with_capacity(roster.members.len());
+        for evidence in &roster.members {
+            let challenge = self.machine.challenge();
+            match roster::verify(evidence, challenge, &local.verifier, &appraiser, (local.clock)()) {
+                Ok(verified) => {
+                    let entry = roster::entry(&verified);
+                    if entry.node != own.node {
+                        self.shows(Happening::Verified {
+                            node: entry.node.clone(),
+                            role: verified.role().as_str().to_owned(),
+                            measurement: verified.measurement().root().to_string(),
+                            simulated: verified.simulated(),
+                        });
+                    } else if entry != own {
+                        return Err(out_of_place("a roster", "it shows other evidence under this node's name"));
+                    }
+                    entries.push(entry);
+                }
+                Err(refusal) => {
+                    let node = convert::tame(&evidence.node);
+                    let refused = wire::RosterRefused {
+                        epoch: roster.epoch,
+                        node: node.clone(),
+                        rules: convert::rule_messages(&refusal),
+                    };
+                    self.send(member_message::Body::RosterRefused(refused)).await;
+                    self.leave("a member of the roster was refused", inbound).await?;
+                    return Err(ExchangeError::RosterRefused { node, refusal });
+                }
+            }
+        }
+        let digest = self.machine.roster(roster.epoch, &self.aggregator, &entries)?;
+        let accepted =
+            wire::RosterAccepted { epoch: roster.epoch, roster_digest: convert::digest_bytes(&digest) };
+        self.send(member_message::Body::RosterAccepted(accepted)).await;
+        Ok(())
+    }
+
+    async fn round(
+        &mut self,
+        start: wire::RoundStart,
+        inbound: &mut Inbound,
+        work: &mut Option<Box<dyn WorkerWork>>,
+    ) -> Result<Option<SessionEnd>, ExchangeError> {
+        let started = Instant::now();
+        let head = RoundHead {
+            round: start.round,
+            attempt: start.attempt,
+            roster_digest: convert::digest(&start.roster_digest, "a round's start")?,
+            model_digest: convert::digest(&start.model_digest, "a round's start")?,
+            previous: convert::optional_digest(&start.previous_receipt, "a round's start")?,
+        };
+        self.machine.round_start(head)?;
+        let info = RoundInfo { round: start.round, rounds: start.rounds, attempt: start.attempt, seed: start.seed };
+        self.shows(Happening::RoundStarted {
+            round: info.round,
+            rounds: info.rounds,
+            attempt: info.attempt,
+            participants: 0,
+        });
+        let limit = self.options.model_limit_bytes;
+        let layout = convert::layout(start.manifest, limit).map_err(|error| out_of_place("a model", error))?;
+        if let Some(known) = &self.layout {
+            known.require(&layout).map_err(|error| out_of_place("a model", error))?;
+        }
+        self.layout = Some(layout.clone());
+        let Some(model) = self.receive(layout, head.model_digest, inbound).await? else {
+            return Ok(Some(SessionEnd::Again { why: "the aggregator ended the call amid a model".to_owned() }));
+        };
+        let (result, train_s) = match self.train(info, model, inbound, work).await? {
+            Trained::Done(result, train_s) => (result, train_s),
+            Trained::Ended(end) => return Ok(Some(end)),
+        };
+        if matches!(self.stash, Some(aggregator_message::Body::RoundStart(_))) {
+            return Ok(None); // the attempt was given up meanwhile
+        }
+        self.running = Some(Running { info, update: None, started, train_s });
+        match result {
+            Ok((update, digest, layout)) => {
+                let ready = wire::UpdateReady {
+                    round: info.round,
+                    attempt: info.attempt,
+                    rows: update.rows,
+                    manifest: Some(convert::manifest(&layout)),
+                    digest: convert::digest_bytes(&digest),
+                    metrics: convert::metric_messages(&update.metrics),
+                    train_s,
+                };
+                self.machine.trained(digest);
+                if let Some(running) = &mut self.running {
+                    running.update = Some(update.tensors);
+                }
+                self.send(member_message::Body::UpdateReady(ready)).await;
+            }
+            Err(failure) => {
+                tracing::error!(round = info.round, %failure, "the training module failed");
+                self.machine.failed();
+                let failed = wire::ModuleFailed {
+                    round: info.round,
+                    attempt: info.attempt,
+                    code: convert::word(&failure.code),
+                    module_digest: failure.module.as_ref().map(convert::digest_bytes).unwrap_or_default(),
+                };
+                self.send(member_message::Body::ModuleFailed(failed)).await;
+            }
+        }
+        Ok(None)
+    }
+
+    /// Receives the model into a buffer of the node's sink; `None` if the call ended amid it.
+    async fn receive(
+        &mut self,
+        layout: Layout,
+        announced: Digest,
+        inbound: &mut Inbound,
+    ) -> Result<Option<TensorMap>, ExchangeError> {
+        let mut buffer = self.options.sink.create(layout.buffer_bytes())?;
+        let mut reception = Reception::new(layout, announced);
+        while !reception.complete() {
+            let chunk = match next(inbound).await? {
+                Some(aggregator_message::Body::ModelChunk(chunk)) => chunk,
+                Some(aggregator_message::Body::Dropped(dropped)) => {
+                    dropped_end(&dropped)?;
+                    return Ok(None);
+                }
+                Some(_) => return Err(out_of_place("another message", "a model was on its way")),
+                None => return Ok(None),
+            };
+            reception.accept(&chunk.data, |bytes| buffer.write(bytes).map_err(ReceiveError::Sink))?;
+        }
+        let (layout, _) = reception.finish().map_err(ReceiveError::Refusal)?;
+        let checked = tokio::task::spawn_blocking(move || {
+            let tensors = layout.tensors(&buffer.finish()?).map_err(UpdateRefusal::from)?;
+            require_finite(&tensors)?;
+            Ok::<_, ReceiveError>(tensors)
+        });
+        let tensors = checked.await.map_err(|error| WorkError::new("checking the model", error))??;
+        Ok(Some(tensors))
+    }
+
+    /// Trains on another thread. Meanwhile one message of the aggregator is read ahead: if it ends things, they end now.
+    async fn train(
+        &mut self,
+        info: RoundInfo,
+        model: TensorMap,
+        inbound: &mut Inbound,
+        work: &mut Option<Box<dyn WorkerWork>>,
+    ) -> Result<Trained, ExchangeError> {
+        let panicked = || WorkError::new("training", "its thread panicked");
+        let mut worker = work.take().ok_or_else(panicked)?;
+        let mut training = tokio::task::spawn_blocking(move || {
+            let started = Instant::now();
+            let layout = Layout::of(&model);
+            let result = worker.train(&info, model);
+            let train_s = started.elapsed().as_secs_f64();
+            let result = result.and_then(|update| announce(update, layout));
+            (worker, result, train_s)
+        });
+        let cancel = self.options.cancel.clone();
+        let mut end = None;
+        let (worker, result, train_s) = loop {
+            tokio::select! {
+                trained = &mut training => break trained.map_err(|_| panicked())?,
+                body = next(inbound), if self.stash.is_none() && end.is_none() => match body {
+                    Ok(Some(aggregator_message::Body::Dropped(dropped))) => end = Some(dropped_end(&dropped)),
+                    Ok(Some(body)) => self.stash = Some(body),
+                    Ok(None) => {
+                        let why = "the aggregator ended the call during training".to_owned();
+                        end = Some(Ok(SessionEnd::Again { why }));
+                    }
+                    Err(error) => end = Some(Err(error)),
+                },
+                () = cancel.cancelled(), if end.is_none() => {
+                    end = Some(self.leave("the node stops", inbound).await);
+                }
+            }
+        };
+        *work = Some(worker);
+        match end {
+            Some(end) => end.map(Trained::Ended),
+            None => Ok(Trained::Done(result, train_s)),
+        }
+    }
+
+    async fn upload(&mut self) -> Result<Option<SessionEnd>, ExchangeError> {
+        let update = self.running.as_mut().and_then(|running| running.update.take());
+        let Some(update) = update else { return Err(out_of_place("a grant", "no update waits")) };
+        let chunks = Chunks::new(&update);
+        drop(update);
+        for data in chunks {
+            if !self.send(member_message::Body::UpdateChunk(wire::Chunk { data })).await {
+                break; // the stream has ended; reading it says how
+            }
+        }
+        Ok(None)
+    }
+
+    async fn result(
+        &mut self,
+        result: wire::RoundResult,
+        work: &mut Option<Box<dyn WorkerWork>>,
+    ) -> Result<(), ExchangeError> {
+        let receipt = result.receipt.ok_or_else(|| out_of_place("a result", "it has no receipt"))?;
+        let receipt = convert::receipt(receipt)?;
+        if !self.aggregator_key.verify(&receipt.signed_bytes(), &result.signature) {
+            return Err(out_of_place("a receipt", "the aggregator's node key did not sign it"));
+        }
+        let signature: [u8; 64] =
+            result.signature.as_ref().try_into().map_err(|_| out_of_place("a receipt", "its signature is cut"))?;
+        self.machine.result(&receipt)?;
+        let running = self.running.take();
+        let record = RoundRecord { receipt, signature };
+        if let Some(running) = running {
+            let receipt = &record.receipt;
+            self.shows(Happening::RoundDone(RoundLine {
+                round: receipt.round,
+                rounds: running.info.rounds,
+                metrics: receipt.metrics.clone(),
+                train_s: running.train_s,
+                exchange_s: if result.exchange_s.is_finite() { result.exchange_s } else { 0.0 },
+                aggregate_s: (running.started.elapsed().as_secs_f64() - running.train_s).max(0.0),
+                updates: receipt.updates.len(),
+                drops: receipt.drops.iter().map(|drop| (convert::tame(&drop.node), convert::word(&drop.code))).collect(),
+            }));
+        }
+        let panicked = || WorkError::new("keeping a receipt", "its thread panicked");
+        let mut worker = work.take().ok_or_else(panicked)?;
+        let keeping = tokio::task::spawn_blocking(move || {
+            let kept = worker.round_done(&record);
+            (worker, kept)
+        });
+        let (worker, kept) = keeping.await.map_err(|_| panicked())?;
+        *work = Some(worker);
+        Ok(kept?)
+    }
+
+    /// Sends; gives whether the stream still takes messages.
+    async fn send(&self, body: member_message::Body) -> bool {
+        self.out.send(wire::MemberMessage { body: Some(body) }).await.is_ok()
+    }
+
+    /// Says goodbye, closes this side, and reads the other side to its end, for a bounded time.
+    async fn leave(&mut self, reason: &str, inbound: &mut Inbound) -> Result<SessionEnd, ExchangeError> {
+        let goodbye = async {
+            self.send(member_message::Body::Leave(wire::Leave { reason: convert::tame(reason) })).await;
+            let (closed, _) = mpsc::channel(1);
+            self.out = closed;
+            while let Ok(Some(_)) = inbound.message().await {}
+        };
+        // Whether the goodbye got through does not matter: this side leaves.
+        let _ = tokio::time::timeout(GOODBYE, goodbye).await;
+        Ok(SessionEnd::Left)
+    }
+
+    fn shows(&self, happening: Happening) {
+        self.options.progress.happened(&happening);
+    }
+}
+
+/// Digest and layout of an update, and the checks that the aggregator would make as well.
+fn announce(
+    update: LocalUpdate,
+    wanted: Result<Layout, cloister_rounds::LayoutError>,
+) -> Result<(LocalUpdate, Digest, Layout), ModuleFailure> {
+    let failure = |code: &str, message: String| ModuleFailure { code: code.to_owned(), module: None, message };
+    let wrong_shape = |error: cloister_rounds::LayoutError| failure("wrong-shape", error.to_string());
+    let layout = Layout::of(&update.tensors).map_err(wrong_shape)?;
+    wanted.and_then(|wanted| wanted.require(&layout)).map_err(wrong_shape)?;
+    require_finite(&update.tensors).map_err(|refusal| failure("not-finite", refusal.to_string()))?;
+    let digest = Layout::model_digest(&update.tensors).map_err(wrong_shape)?;
+    Ok((update, digest, layout))
+}
+
+/// Why a model was not taken.
+enum ReceiveError {
+    Refusal(UpdateRefusal),
+    Sink(SinkError),
+}
+
+impl From<UpdateRefusal> for ReceiveError {
+    fn from(refusal: UpdateRefusal) -> Self {
+        Self::Refusal(refusal)
+    }
+}
+
+impl From<SinkError> for ReceiveError {
+    fn from(error: SinkError) -> Self {
+        Self::Sink(error)
+    }
+}
+
+impl From<ReceiveError> for ExchangeError {
+    fn from(error: ReceiveError) -> Self {
+        match error {
+            ReceiveError::Refusal(refusal) => out_of_place("a model", refusal),
+            ReceiveError::Sink(error) => error.into(),
+        }
+    }
+}
+
+async fn next(inbound: &mut Inbound) -> Result<Option<aggregator_message::Body>, ExchangeError> {
+    match inbound.message().await {
+        Ok(Some(message)) => match message.body {
+            Some(body) => Ok(Some(body)),
+            None => Err(out_of_place("an empty message", "every message says something")),
+        },
+        Ok(None) => Ok(None),
+        Err(status) => Err(ExchangeError::call("taking part", &status)),
+    }
+}
+
+fn dropped_end(dropped: &wire::Dropped) -> Result<SessionEnd, ExchangeError> {
+    let (code, reason) = (convert::word(&dropped.code), convert::tame(&dropped.reason));
+    if dropped.may_rejoin {
+        return Ok(SessionEnd::Again { why: format!("the aggregator dropped this node ({code}): {reason}") });
+    }
+    Err(ExchangeError::Dropped { code, reason })
+}
+
+fn out_of_place(what: &'static str, cause: impl std::fmt::Display) -> ExchangeError {
+    ExchangeError::Message { what, cause: cause.to_string() }
+}
+
+fn fresh_nonce() -> Result<[u8; 32], ExchangeError> {
+    let mut nonce = [0; 32];
+    getrandom::fill(&mut nonce).map_err(|error| WorkError::new("drawing a nonce", error))?;
+    Ok(nonce)
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

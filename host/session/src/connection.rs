@@ -1,0 +1,138 @@
+//! A connection whose peer was attested and permitted.
+
+use std::io;
+use std::net::SocketAddr;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll};
+
+use cloister_attestation::PeerEvidence;
+use cloister_policy::{Permit, Visit};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::OwnedSemaphorePermit;
+use tokio_rustls::TlsStream;
+use tonic::transport::server::Connected;
+
+/// What the policy made of the peer.
+#[derive(Clone, Debug)]
+pub(crate) enum Admission {
+    Node(Permit),
+    Visitor(Visit),
+}
+
+/// Who is at the other end. Cheap to clone; travels in the extensions of every request of the connection.
+#[derive(Clone, Debug)]
+pub struct Peer {
+    inner: Arc<PeerInner>,
+}
+
+#[derive(Debug)]
+struct PeerInner {
+    evidence: PeerEvidence,
+    admission: Admission,
+    address: SocketAddr,
+}
+
+impl Peer {
+    pub(crate) fn new(evidence: PeerEvidence, admission: Admission, address: SocketAddr) -> Self {
+        Self { inner: Arc::new(PeerInner { evidence, admission, address }) }
+    }
+
+    /// What the peer showed, verified.
+    pub fn evidence(&self) -> &PeerEvidence {
+        &self.inner.evidence
+    }
+
+    /// The permit, if the peer is a node.
+    pub fn permit(&self) -> Option<&Permit> {
+        match &self.inner.admission {
+            Admission::Node(permit) => Some(permit),
+            Admission::Visitor(_) => None,
+        }
+    }
+
+    /// The visit, if the peer is a command line.
+    pub fn visit(&self) -> Option<&Visit> {
+        match &self.inner.admission {
+            Admission::Node(_) => None,
+            Admission::Visitor(visit) => Some(visit),
+        }
+    }
+
+    /// Where it comes from (the proxy's address, behind a proxy).
+    pub fn address(&self) -> SocketAddr {
+        self.inner.address
+    }
+}
+
+/// The stream behind an attestation: TLS with a peer that this side's policy permits. Only this crate makes one.
+pub struct AttestedConnection {
+    stream: TlsStream<TcpStream>,
+    peer: Peer,
+    #[expect(dead_code, reason = "held for its drop: gives the listener's place back when the connection ends")]
+    place: Option<OwnedSemaphorePermit>,
+}
+
+impl AttestedConnection {
+    pub(crate) fn new(stream: TlsStream<TcpStream>, peer: Peer) -> Self {
+        Self { stream, peer, place: None }
+    }
+
+    /// Takes up one of the listener's places until the connection ends.
+    pub(crate) fn holding(mut self, place: OwnedSemaphorePermit) -> Self {
+        self.place = Some(place);
+        self
+    }
+
+    /// Who is at the other end.
+    pub fn peer(&self) -> &Peer {
+        &self.peer
+    }
+}
+
+impl std::fmt::Debug for AttestedConnection {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("AttestedConnection").field("peer", &self.peer).finish_non_exhaustive()
+    }
+}
+
+impl AsyncRead for AttestedConnection {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+    }
+}
+
+impl AsyncWrite for AttestedConnection {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+    }
+
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        bufs: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        self.stream.is_write_vectored()
+    }
+}
+
+impl Connected for AttestedConnection {
+    type ConnectInfo = Peer;
+
+    fn connect_info(&self) -> Peer {
+        self.peer.clone()
+    }
+}

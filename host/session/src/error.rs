@@ -1,0 +1,128 @@
+//! Why there is no connection.
+
+use cloister_attestation::Refusal;
+
+use crate::quotes::QuoteError;
+
+/// The way through the proxy failed.
+#[derive(Debug, thiserror::Error)]
+pub enum ProxyError {
+    /// Text that is no address.
+    #[error("{text:?} is no address of a proxy; wanted http://HOST:PORT")]
+    Address {
+        /// As given.
+        text: String,
+    },
+    /// It can't be reached.
+    #[error("the proxy {proxy} can't be reached: {source}")]
+    Io {
+        /// Its address.
+        proxy: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// It refuses.
+    #[error("the proxy {proxy} does not connect us: {answer:?}; wanted HTTP status 2xx to CONNECT")]
+    Answer {
+        /// Its address.
+        proxy: String,
+        /// Its status line, without control characters, cut.
+        answer: String,
+    },
+}
+
+/// A connection that did not come to be. Whose fault it is stands in the variant.
+#[derive(Debug, thiserror::Error)]
+pub enum SessionError {
+    /// Nobody answers.
+    #[error("{address} can't be reached: {source}")]
+    Unreachable {
+        /// Who.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// The proxy failed.
+    #[error(transparent)]
+    Proxy(#[from] ProxyError),
+    /// No TLS came about: the peer speaks something else, or not this TLS.
+    #[error("no TLS with {address}: {cause}; wanted TLS 1.3, ALPN cloister/1 and a certificate from both ends")]
+    Tls {
+        /// Who.
+        address: String,
+        /// What the TLS library says.
+        cause: String,
+    },
+    /// The stream broke or the frames on it are none.
+    #[error("the session with {address} broke before it was attested: {cause}")]
+    Broken {
+        /// Who.
+        address: String,
+        /// How.
+        cause: String,
+    },
+    /// The ten seconds are over.
+    #[error("{address} did not finish the attested handshake within {seconds} s")]
+    TooSlow {
+        /// Who.
+        address: String,
+        /// The limit.
+        seconds: u64,
+    },
+    /// This side refuses the peer.
+    #[error("refused {address} {who}: {refusal}")]
+    RefusedPeer {
+        /// Who.
+        address: String,
+        /// What it says that it is.
+        who: String,
+        /// Rule by rule.
+        refusal: Refusal,
+    },
+    /// The peer refuses this side, and says why.
+    #[error("{address} refused this node: {refusal}")]
+    RefusedByPeer {
+        /// Who.
+        address: String,
+        /// Rule by rule, as the peer told.
+        refusal: Refusal,
+    },
+    /// No quote for this side's evidence.
+    #[error("no quote for the session with {address}: {source}")]
+    Quote {
+        /// Who.
+        address: String,
+        /// Why.
+        source: QuoteError,
+    },
+    /// This side's own certificate or key is not usable.
+    #[error("this side's own TLS identity can't be used: {cause}")]
+    Own {
+        /// Why.
+        cause: String,
+    },
+    /// The address can't be listened on.
+    #[error("can't listen on {address}: {source}")]
+    Listen {
+        /// Which.
+        address: String,
+        /// Why.
+        source: std::io::Error,
+    },
+    /// HTTP/2 did not start on the attested connection.
+    #[error("no HTTP/2 on the attested connection: {cause}")]
+    Http {
+        /// Why.
+        cause: String,
+    },
+}
+
+impl SessionError {
+    /// Whether attestation refused, on either side (exit code 3), as opposed to a network that failed.
+    pub fn refusal(&self) -> Option<&Refusal> {
+        match self {
+            Self::RefusedPeer { refusal, .. } | Self::RefusedByPeer { refusal, .. } => Some(refusal),
+            _ => None,
+        }
+    }
+}
