@@ -70,7 +70,7 @@ impl Peer {
 pub struct AttestedConnection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
-    #[expect(dead_code, reason = "held for its drop: gives the listener's place back when the connection ends")]
+    /// The listener's place, given back when the connection ends.
     place: Option<OwnedSemaphorePermit>,
 }
 
