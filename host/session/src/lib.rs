@@ -21,7 +21,7 @@ mod proxy;
 mod quotes;
 pub mod tls;
 
-pub use channel::channel;
+
 pub use connection::{AttestedConnection, Peer};
 pub use dial::{DialOptions, connect};
 pub use error::{ProxyError, SessionError};

@@ -1,1 +1,16 @@
-//! Placeholder until the crate lands.
+//! Attackers, faulty links and fakes, for tests alone: no part of a release depends on this crate.
+//!
+//! - [`world`]: a whole simulated federation in a temporary folder: authority, participants, policy, nodes.
+//! - [`fakes`]: work that needs no runner, and a progress that remembers.
+//! - [`link`]: links that delay and cut, and a CONNECT proxy.
+//! - [`raw`]: a member that says whatever a test wants it to say.
+//! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
+//!
+//! Everything panics instead of returning errors: a test's set-up has nobody to report to.
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a broken set-up ends the test")]
+
+pub mod attacker;
+pub mod fakes;
+pub mod link;
+pub mod raw;
+pub mod world;

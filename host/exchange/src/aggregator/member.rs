@@ -260,7 +260,7 @@ impl Reader {
         self.say(Said::Lost { cause }).await;
     }
 
-    async fn say(&self, said: Said) {
+    async fn say(&mut self, said: Said) {
         let input = Input::Said { node: self.node.clone(), connection: self.connection, said };
         // A driver that is gone needs to hear nothing.
         let _ = self.inputs.send(input).await;
