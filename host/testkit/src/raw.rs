@@ -107,7 +107,7 @@ impl RawMember {
                 }
             })
             .collect();
-        let digest = cloister_rounds::roster::digest(epoch, &self.challenge, &self.aggregator, &entries).unwrap();
+        let digest = roster::digest(epoch, &self.challenge, &self.aggregator, &entries).unwrap();
         let accepted = wire::RosterAccepted { epoch, roster_digest: Bytes::copy_from_slice(digest.as_bytes()) };
         self.say(member_message::Body::RosterAccepted(accepted)).await;
     }
