@@ -138,3 +138,12 @@ pub(crate) fn sealed_bytes(plain_bytes: u64) -> Result<u64, VaultError> {
     }
     Ok(HEADER_BYTES as u64 + plain_bytes + count * TAG_BYTES as u64)
 }
+
+/// Lower-case hexadecimal.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes
+        .iter()
+        .flat_map(|byte| [byte >> 4, byte & 15])
+        .filter_map(|nibble| char::from_digit(nibble.into(), 16))
+        .collect()
+}

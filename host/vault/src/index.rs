@@ -18,6 +18,9 @@ const FORMAT: u32 = 1;
 pub struct Entry {
     /// The random name on disk: 32 hexadecimal digits.
     pub(crate) blob: String,
+    /// The commitment in the blob's header, 64 hexadecimal digits. Each key seals one content, so this fixes the content: a blob
+    /// that an interrupted write left, of the same name, version and size, does not pass for this one.
+    pub(crate) commitment: String,
     /// Counts the rewrites of this name, from 1. A name that is removed and comes back goes on counting from the vault's version.
     pub version: u64,
     /// The epoch of the vault key it is sealed under.

@@ -9,7 +9,7 @@ use zeroize::Zeroize;
 
 use crate::cipher::SegmentCipher;
 use crate::format::{
-    HEADER_BYTES, Header, SEALED_SEGMENT_BYTES, SEGMENT_BYTES, VaultId, nonce, sealed_bytes, segments,
+    HEADER_BYTES, Header, SEALED_SEGMENT_BYTES, SEGMENT_BYTES, VaultId, hex, nonce, sealed_bytes, segments,
 };
 use crate::{Cipher, VaultError, VaultKey};
 
@@ -21,6 +21,8 @@ pub(crate) struct Wanted<'a> {
     pub(crate) version: Option<u64>,
     pub(crate) epoch: Option<u64>,
     pub(crate) plain_bytes: Option<u64>,
+    /// In hexadecimal.
+    pub(crate) commitment: Option<&'a str>,
 }
 
 /// Plaintext of a sealed file, authenticated segment by segment as it is read: no byte is given out unchecked.
@@ -71,6 +73,15 @@ impl SealedReader {
             return Err(VaultError::tampered(
                 path,
                 format!("its key epoch is {}, but the index lists {epoch}", header.epoch),
+            ));
+        }
+        if wanted
+            .commitment
+            .is_some_and(|listed| listed != hex(&header.commitment))
+        {
+            return Err(VaultError::tampered(
+                path,
+                "it was sealed by another write of this version than the index lists",
             ));
         }
         let plain_bytes =

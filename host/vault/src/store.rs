@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use crate::format::{Header, VaultId};
+use crate::format::{Header, VaultId, hex};
 use crate::index::MAX_INDEX_BYTES;
 use crate::reader::Wanted;
 use crate::seal::{SealError, seal_pipelined};
@@ -188,6 +188,7 @@ impl Vault {
             version: Some(entry.version),
             epoch: Some(entry.epoch),
             plain_bytes: Some(entry.bytes),
+            commitment: Some(&entry.commitment),
         };
         SealedReader::open(&self.blob(&entry.blob), &self.key, &wanted, cipher)
     }
@@ -245,6 +246,7 @@ impl Vault {
         sync_folder(&self.folder.join("blobs"))?;
         Ok(Entry {
             blob,
+            commitment: hex(&header.commitment),
             version,
             epoch: self.epoch,
             bytes,
@@ -395,6 +397,7 @@ fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), 
         version: None,
         epoch: None,
         plain_bytes: None,
+        commitment: None,
     };
     let reader = SealedReader::open(path, key, &wanted, Cipher::Portable)?;
     let header = reader.header().clone();
@@ -452,14 +455,6 @@ fn random<const N: usize>() -> Result<[u8; N], VaultError> {
     let mut bytes = [0; N];
     getrandom::fill(&mut bytes).map_err(|error| VaultError::Randomness(error.to_string()))?;
     Ok(bytes)
-}
-
-fn hex(bytes: &[u8]) -> String {
-    bytes
-        .iter()
-        .flat_map(|byte| [byte >> 4, byte & 15])
-        .filter_map(|nibble| char::from_digit(nibble.into(), 16))
-        .collect()
 }
 
 #[cfg(test)]

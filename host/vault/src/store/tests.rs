@@ -219,6 +219,7 @@ fn a_cut_at_a_segment_shows_even_where_the_index_is_not_asked() {
         version: None,
         epoch: None,
         plain_bytes: None,
+        commitment: None,
     };
     let reader = SealedReader::open(&dir.path().join("x"), &key(), &wanted, Cipher::Bulk).unwrap();
     assert!(matches!(reader.read_all(u64::MAX), Err(VaultError::Tampered { .. })));
@@ -241,6 +242,35 @@ fn an_older_version_of_one_file_is_refused() {
         matches!(vault.get(&name("a"), Cipher::Bulk), Err(VaultError::WrongKey { .. })),
         "another name has another key"
     );
+}
+
+#[test]
+fn a_blob_of_an_interrupted_write_does_not_pass_for_the_one_that_was_committed() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, after) = (dir.path().join("v"), dir.path().join("after"));
+    let mut vault = Vault::create(&folder, key(), None).unwrap();
+    vault.put(&name("a"), &mut &b"old"[..]).unwrap();
+    // Crashes before the index is written: the blob with version 3 of "a" is whole, and listed nowhere.
+    vault.fault = Fault {
+        at: Some(3),
+        crashed: Some((folder.clone(), after.clone())),
+    };
+    vault.put(&name("a"), &mut &b"bad"[..]).unwrap_err();
+    drop(vault);
+    let listed = blob_of(&reopen(&folder).unwrap(), "a");
+    let blobs: Vec<_> = fs::read_dir(after.join("blobs"))
+        .unwrap()
+        .map(|entry| entry.unwrap().path())
+        .collect();
+    let left = blobs
+        .iter()
+        .find(|path| path.file_name() != listed.file_name())
+        .unwrap();
+    let mut vault = reopen(&folder).unwrap();
+    vault.put(&name("a"), &mut &b"new"[..]).unwrap();
+    fs::copy(left, blob_of(&vault, "a")).unwrap();
+    let error = vault.get(&name("a"), Cipher::Bulk).unwrap_err().to_string();
+    assert!(error.contains("another write of this version"), "{error}");
 }
 
 #[test]
