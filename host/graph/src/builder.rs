@@ -1,6 +1,6 @@
 //! Builds a [`Graph`] node by node: each node's operands are checked and its results typed when it is added.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use bytes::Bytes;
 use cloister_tensor::{Dtype, Shape, Tensor};
@@ -14,6 +14,9 @@ use crate::ops::{self, Operands, Type, WeightGradient};
 /// Constants up to this size are kept once however often they are asked for, in bytes.
 const SHARED_CONSTANT_BYTES: usize = 1 << 12;
 
+/// Elements that may be computed as constants in one graph.
+const MAX_FOLDED: usize = 1 << 22;
+
 /// A graph under construction.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -23,6 +26,9 @@ pub(crate) struct Builder {
     /// Form of the gradients of convolution weights.
     pub(crate) weight_gradient: WeightGradient,
     place: Place,
+    /// Elements of the constants that were computed so far.
+    folded: usize,
+    promised: BTreeSet<String>,
 }
 
 type Made = Result<ValueId, GraphError>;
@@ -35,6 +41,8 @@ impl Builder {
             shared: BTreeMap::new(),
             weight_gradient: WeightGradient::default(),
             place: Place::default(),
+            folded: 0,
+            promised: BTreeSet::new(),
         }
     }
 
@@ -170,6 +178,12 @@ impl Builder {
         };
         let folded = fold::fold(operator, &operands, self.limits.attribute_values);
         if let Some(tensor) = folded.map_err(|problem| self.error(problem))? {
+            self.folded += tensor.shape().elements();
+            if operator != Operator::Constant && self.folded > MAX_FOLDED {
+                return Err(self.error(format!(
+                    "constants of more than {MAX_FOLDED} elements would be computed in all"
+                )));
+            }
             return Ok(vec![self.constant(tensor)?]);
         }
         let is_empty = |at: usize| operands.optional(at).is_some_and(|one| one.shape.contains(&0));
@@ -377,7 +391,7 @@ impl Builder {
 
     /// Promises a value under a name. One that is an input, a constant or promised already gets a node of its own.
     pub(crate) fn output(&mut self, name: &str, value: ValueId) -> Result<(), GraphError> {
-        if self.graph.outputs.iter().any(|(taken, _)| taken == name) {
+        if !self.promised.insert(name.to_owned()) {
             return Err(GraphError::Interface(format!(
                 "two outputs are called '{name}'; rename the model's"
             )));
@@ -388,10 +402,11 @@ impl Builder {
 
     /// The graph with these metadata, without nodes and constants that no output needs.
     pub(crate) fn finish(mut self, metadata: BTreeMap<String, String>) -> Result<Graph, GraphError> {
-        let mut promised = std::collections::BTreeSet::new();
+        let inputs: BTreeSet<ValueId> = self.graph.inputs.iter().copied().collect();
+        let mut promised = BTreeSet::new();
         for at in 0..self.graph.outputs.len() {
             let id = self.graph.outputs[at].1;
-            let is_port = self.graph.inputs.contains(&id) || self.graph.constants.contains_key(&id);
+            let is_port = inputs.contains(&id) || self.graph.constants.contains_key(&id);
             if is_port || !promised.insert(id) {
                 let copy = self.unary(Operator::Identity, id)?;
                 promised.insert(copy);

@@ -38,14 +38,21 @@ pub(crate) struct Lost {
     pub(crate) gradient: ValueId,
 }
 
+/// Most classes.
+const MAX_CLASSES: usize = 1 << 20;
+
 /// Rows and classes of the logits; `batch` rows are wanted.
 pub(crate) fn classes(builder: &Builder, logits: ValueId, name: &str, batch: usize) -> Result<usize, GraphError> {
     let shape = builder.shape(logits);
     match *shape {
-        [rows, classes] if rows == batch && classes > 1 && builder.dtype(logits) == Dtype::F32 => Ok(classes),
+        [rows, classes]
+            if rows == batch && (2..=MAX_CLASSES).contains(&classes) && builder.dtype(logits) == Dtype::F32 =>
+        {
+            Ok(classes)
+        }
         _ => Err(GraphError::Interface(format!(
             "the output '{name}' has the shape {shape:?} and elements of type {}; the loss wants f32 logits of shape \
-             [{batch}, classes], with two classes at least (a batch size fixed on export? export with a symbolic first dimension)",
+             [{batch}, classes], with 2 to {MAX_CLASSES} classes (a batch size fixed on export? export with a symbolic first dimension)",
             builder.dtype(logits).name()
         ))),
     }

@@ -16,6 +16,7 @@ pub(crate) struct Roles {
     pub(crate) parameters: Vec<(String, Vec<usize>)>,
     /// Running means and variances.
     pub(crate) statistics: Vec<(String, Vec<usize>)>,
+    names: BTreeSet<String>,
     /// Parameters and statistics with elements of another type than f32.
     not_f32: Vec<(String, Dtype)>,
 }
@@ -66,6 +67,7 @@ impl Roles {
             let Some(&statistic) = found.get(name.as_str()) else {
                 continue;
             };
+            roles.names.insert(name.clone());
             let list = if statistic {
                 &mut roles.statistics
             } else {
@@ -80,10 +82,7 @@ impl Roles {
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
-        self.parameters
-            .iter()
-            .chain(&self.statistics)
-            .any(|entry| entry.0 == name)
+        self.names.contains(name)
     }
 
     /// Refuses parameters that can't be trained in f32.

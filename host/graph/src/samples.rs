@@ -11,6 +11,8 @@ use crate::onnx::{self, Batch};
 
 /// Rows that the graph is built with; the file leaves them open.
 const ROWS: usize = 2;
+/// Most elements of a weight.
+const MOST_WEIGHTS: usize = 1 << 28;
 /// Most inputs, hidden units or classes.
 const MOST: usize = 1 << 16;
 
@@ -119,6 +121,13 @@ impl Sample {
         };
         let bound = (gain / fan_in as f32).sqrt();
         let count = shape.iter().product();
+        if count > MOST_WEIGHTS {
+            let problem = format!("'{name}' would have {count} elements, at most {MOST_WEIGHTS} are made");
+            return Err(GraphError::Option {
+                option: "--hidden",
+                problem,
+            });
+        }
         let values = (0..count).map(|_| self.random.within(bound)).collect();
         self.builder.named_constant(name, Tensor::from_f32(shape, values)?)
     }

@@ -247,7 +247,7 @@ fn weight_gradient_by_gemm(
     let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
     let ground = builder.transpose(padded, &last)?;
     let mut columns = Vec::new();
-    for offset in window.offsets() {
+    for offset in window.offsets().map_err(|problem| builder.error(problem))? {
         columns.push(window.pick(builder, ground, 1, &offset, &count)?);
     }
     let windows = builder.concat(&columns, rank - 1)?;

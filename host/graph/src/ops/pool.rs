@@ -49,6 +49,9 @@ pub(crate) const GLOBAL_MAX: Rule = Rule {
     ..GLOBAL_AVERAGE
 };
 
+/// Most windows whose elements are counted one by one.
+const MOST_POSITIONS: usize = 1 << 20;
+
 /// Lower than any f32 that training can use, and finite, so that engines pad with it exactly.
 const LOWEST: f32 = f32::MIN;
 
@@ -131,7 +134,7 @@ fn max(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let padded = builder.pad(operand, &before, &after, LOWEST)?;
     let mut hits = Vec::new();
     let mut ties: Option<ValueId> = None;
-    for offset in window.offsets() {
+    for offset in window.offsets().map_err(|problem| builder.error(problem))? {
         let part = window.pick(builder, padded, 2, &offset, &count)?;
         let hit = builder.binary(Operator::Equal, part, output)?;
         let hit = builder.cast(hit, Dtype::F32)?;
@@ -150,14 +153,11 @@ fn max(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     Ok(vec![Some(window.scatter(builder, &parts, spatial)?)])
 }
 
-/// How many elements each window averages: all of them, or those outside the padding.
-fn averaged(window: &Window, spatial: &[usize], count: &[usize], with_padding: bool) -> Vec<f32> {
+/// How many elements outside the padding each window averages.
+fn averaged(window: &Window, spatial: &[usize], count: &[usize]) -> Vec<f32> {
     let mut counts = vec![1.0];
     for axis in 0..count.len() {
         let along = |at: usize| {
-            if with_padding {
-                return window.kernel[axis] as f32;
-            }
             let inside = |&element: &usize| {
                 let position = at * window.strides[axis] + element * window.dilations[axis];
                 (window.before[axis]..window.before[axis] + spatial[axis]).contains(&position)
@@ -180,12 +180,20 @@ fn average(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let shape = builder.shape(operand).to_vec();
     let (lead, spatial) = shape.split_at(2);
     let count = builder.shape(step.gradient)[2..].to_vec();
-    let counts = averaged(&window, spatial, &count, with_padding);
-    let uniform = counts.iter().all(|&one| one == counts[0]);
-    let share = if uniform {
-        builder.scale(step.gradient, 1.0 / counts[0])?
+    let padded = window.before.iter().chain(&window.after).any(|&pad| pad != 0);
+    let share = if with_padding || !padded {
+        let elements: usize = window.kernel.iter().product();
+        builder.scale(step.gradient, 1.0 / elements as f32)?
     } else {
-        let inverse = counts.iter().map(|count| 1.0 / count).collect();
+        if count.iter().product::<usize>() > MOST_POSITIONS {
+            return Err(builder.error(format!(
+                "a padded average over {count:?} windows is too large to differentiate"
+            )));
+        }
+        let inverse = averaged(&window, spatial, &count)
+            .iter()
+            .map(|count| 1.0 / count)
+            .collect();
         let inverse = builder.constant(Tensor::from_f32(&[&[1, 1], &count[..]].concat(), inverse)?)?;
         builder.mul(step.gradient, inverse)?
     };
@@ -203,7 +211,8 @@ fn average(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         let whole = builder.pad(flat, &vec![0; shape.len()], &[&[0, 0], &rest[..]].concat(), 0.0)?;
         return Ok(vec![Some(whole)]);
     }
-    let parts: Vec<_> = window.offsets().into_iter().map(|offset| (offset, share)).collect();
+    let offsets = window.offsets().map_err(|problem| builder.error(problem))?;
+    let parts: Vec<_> = offsets.into_iter().map(|offset| (offset, share)).collect();
     Ok(vec![Some(window.scatter(builder, &parts, spatial)?)])
 }
 

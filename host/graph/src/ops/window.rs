@@ -10,6 +10,9 @@ use crate::ir::{Attribute, Attributes, Operator, ValueId};
 /// Largest kernel, stride, dilation or padding along an axis.
 const MOST: usize = 1 << 16;
 
+/// Most elements of a window that is taken apart.
+const MOST_ELEMENTS: usize = 1 << 10;
+
 /// How a window slides over the spatial axes (all but the first two).
 #[derive(Clone, Debug)]
 pub(crate) struct Window {
@@ -82,7 +85,19 @@ impl Window {
     }
 
     /// The offset of each element of the window from the window's corner, in row-major order.
-    pub(crate) fn offsets(&self) -> Vec<Vec<usize>> {
+    ///
+    /// Each becomes nodes of its own, so there is a bound.
+    pub(crate) fn offsets(&self) -> Result<Vec<Vec<usize>>, String> {
+        let elements = self
+            .kernel
+            .iter()
+            .try_fold(1usize, |product, &size| product.checked_mul(size));
+        if elements.is_none_or(|elements| elements > MOST_ELEMENTS) {
+            let kernel = &self.kernel;
+            return Err(format!(
+                "a window of {kernel:?}; at most {MOST_ELEMENTS} elements can be differentiated"
+            ));
+        }
         let mut offsets = vec![Vec::new()];
         for (axis, &size) in self.kernel.iter().enumerate() {
             offsets = offsets
@@ -92,7 +107,7 @@ impl Window {
                 })
                 .collect();
         }
-        offsets
+        Ok(offsets)
     }
 
     /// For each element of the window, the values it meets at all positions. `first` is the first spatial axis of `padded`.

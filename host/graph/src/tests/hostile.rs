@@ -224,6 +224,32 @@ fn counts_are_limited_before_anything_is_kept() {
 }
 
 #[test]
+fn small_files_do_not_grow_into_large_graphs() {
+    // Each node is a few bytes and would be a constant of 64 Ki elements.
+    let mut dims = number(1, 1);
+    dims.extend([number(2, 7), field(8, b"n"), field(9, &65_536i64.to_le_bytes())].concat());
+    let mut graph = vec![field(5, &dims)];
+    for at in 0..100 {
+        graph.push(node("ConstantOfShape", &["n"], &[&format!("v{at}")]));
+    }
+    graph.push(output("v0"));
+    assert!(refusal(&file(&graph)).to_string().contains("in all"));
+    // A window of sixteen million elements over one.
+    let wide = model(|builder| {
+        let p = super::parameter(builder, "p", &[2, 2, 1, 1], 1);
+        let (size, pad) = (1 << 12, (1 << 12) - 1);
+        let attributes = Attributes::none()
+            .with_ints("kernel_shape", &[size, size])
+            .with_ints("pads", &[pad, pad, 0, 0]);
+        let pooled = builder.node(O::MaxPool, &[p], attributes).unwrap();
+        builder.reshape(pooled, &[2, 2]).unwrap()
+    });
+    let model = Model::parse(&wide, &Limits::default()).unwrap();
+    let error = train(&model, &TrainOptions::new(Optimizer::Sgd, 2)).unwrap_err();
+    assert!(error.to_string().contains("window"), "{error}");
+}
+
+#[test]
 fn nesting_does_not_grow_the_stack() {
     let mut deep = Vec::new();
     for _ in 0..10_000 {
