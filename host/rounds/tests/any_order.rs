@@ -37,6 +37,8 @@ struct Observer {
     done: Vec<u64>,
     finished: usize,
     dropped: Vec<String>,
+    /// Who saw a roster since it joined.
+    seen_roster: BTreeSet<String>,
 }
 
 impl Observer {
@@ -45,6 +47,7 @@ impl Observer {
             match action {
                 Action::StartRound { round, attempt, participants, .. } => {
                     assert!(participants.len() >= needed && participants.is_sorted());
+                    assert!(participants.iter().all(|node| self.seen_roster.contains(node)), "no roster for a participant");
                     assert_eq!(*round, self.done.len() as u64 + 1);
                     self.running = Some((*round, *attempt));
                     self.held.clear();
@@ -67,8 +70,10 @@ impl Observer {
                     self.running = None;
                 }
                 Action::Abort { .. } => self.running = None,
+                Action::Relay { members, .. } => self.seen_roster.extend(members.iter().cloned()),
                 Action::Drop { node, .. } => {
                     self.dropped.push(node.clone());
+                    self.seen_roster.remove(node);
                 }
                 Action::Finish => self.finished += 1,
                 _ => {}

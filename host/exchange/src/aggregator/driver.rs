@@ -203,9 +203,12 @@ impl Driver {
             Said::Evidence(evidence) => self.member_evidence(node, evidence),
             Said::Accepted { epoch, digest } => Event::Accepted { node, epoch, digest },
             Said::RefusesMember { node: refused, rules } => Event::RefusesMember { node, refused, rules },
-            Said::Ready { round, attempt, rows, digest, train_s } => {
+            Said::Ready { round, attempt, rows, digest, metrics, train_s } => {
                 if let Some(running) = self.running(round, attempt) {
                     running.train_s = running.train_s.max(train_s);
+                }
+                for (name, value) in metrics {
+                    tracing::debug!(node, round, name, value, "a worker's metric");
                 }
                 Event::Ready { node, round, attempt, rows, digest }
             }

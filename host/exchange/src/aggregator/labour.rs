@@ -1,7 +1,6 @@
 //! The thread on which aggregation, evaluation and keeping run, one after another.
 
 use std::sync::Arc;
-use std::time::Instant;
 
 use cloister_rounds::{Layout, LayoutError};
 use cloister_tensor::{Digest, TensorMap};
@@ -22,8 +21,6 @@ pub(super) struct Aggregated {
     pub(super) model: TensorMap,
     pub(super) digest: Digest,
     pub(super) metrics: Vec<(String, f64)>,
-    /// From the last update's folding to the end, in seconds.
-    pub(super) seconds: f64,
 }
 
 /// Works orders off until there are none.
@@ -56,7 +53,6 @@ fn aggregate(
     model: &TensorMap,
     mut updates: UpdateStream,
 ) -> Result<Aggregated, WorkError> {
-    let started = Instant::now();
     let aggregate = work.aggregate(info, model, &mut updates)?;
     drop(updates);
     let bad = |error: LayoutError| WorkError::new("the aggregate", error);
@@ -66,5 +62,5 @@ fn aggregate(
     let mut metrics = work.evaluate(info, &aggregate.model)?;
     metrics.extend(aggregate.metrics);
     let digest = Layout::model_digest(&aggregate.model).map_err(bad)?;
-    Ok(Aggregated { model: aggregate.model, digest, metrics, seconds: started.elapsed().as_secs_f64() })
+    Ok(Aggregated { model: aggregate.model, digest, metrics })
 }

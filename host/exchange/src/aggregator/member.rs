@@ -80,7 +80,7 @@ pub(super) enum Said {
     Evidence(wire::RosterEvidence),
     Accepted { epoch: u64, digest: Digest },
     RefusesMember { node: String, rules: Vec<RuleSeen> },
-    Ready { round: u64, attempt: u32, rows: u64, digest: Digest, train_s: f64 },
+    Ready { round: u64, attempt: u32, rows: u64, digest: Digest, metrics: Vec<(String, f64)>, train_s: f64 },
     Received { round: u64, attempt: u32, tensors: TensorMap },
     Refused(UpdateRefusal),
     ModuleFailed { round: u64, attempt: u32, code: String, module: Option<Digest> },
@@ -294,7 +294,7 @@ impl Reader {
                 let (round, attempt) = (ready.round, ready.attempt);
                 self.announced = Some(Announced { round, attempt, digest });
                 let train_s = if ready.train_s.is_finite() { ready.train_s.max(0.0) } else { 0.0 };
-                Said::Ready { round, attempt, rows: ready.rows, digest, train_s }
+                Said::Ready { round, attempt, rows: ready.rows, digest, metrics: convert::metrics(ready.metrics), train_s }
             }
             member_message::Body::UpdateChunk(chunk) => return self.chunk(&chunk.data).await,
             member_message::Body::ModuleFailed(failed) => {

@@ -240,6 +240,10 @@ impl Aggregator {
         if self.members.remove(node).is_none() {
             return;
         }
+        // When it comes back, it has a new session and a new nonce: the others have to see it anew.
+        if let Some((_, accepted)) = &mut self.roster {
+            accepted.remove(node);
+        }
         if reason.misbehaved() {
             *self.strikes.entry(node.to_owned()).or_default() += 1;
         }
