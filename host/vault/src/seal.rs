@@ -65,9 +65,10 @@ pub fn seal(
     };
     sink.write_all(&header.encode())
         .map_err(|cause| failed(SealError::Sink(cause)))?;
-    let mut block = Vec::with_capacity(SEGMENTS_A_BLOCK * SEALED_SEGMENT_BYTES);
+    let mut block = Block::new();
     while sealer.next_block(source, &mut block).map_err(failed)? {
-        sink.write_all(&block).map_err(|cause| failed(SealError::Sink(cause)))?;
+        sink.write_all(block.sealed())
+            .map_err(|cause| failed(SealError::Sink(cause)))?;
     }
     Ok(header)
 }
@@ -81,16 +82,16 @@ pub(crate) fn seal_pipelined(
 ) -> Result<u64, SealError> {
     sink.write_all(&header.encode()).map_err(SealError::Sink)?;
     let mut sealer = Sealer::new(file_key, Cipher::Bulk);
-    let (full_in, full_out) = mpsc::sync_channel::<Vec<u8>>(BLOCKS);
-    let (empty_in, empty_out) = mpsc::channel::<Vec<u8>>();
+    let (full_in, full_out) = mpsc::sync_channel::<Block>(BLOCKS);
+    let (empty_in, empty_out) = mpsc::channel::<Block>();
     for _ in 0..BLOCKS {
         // The receiver lives on this stack frame: sending cannot fail.
-        let _ = empty_in.send(Vec::with_capacity(SEGMENTS_A_BLOCK * SEALED_SEGMENT_BYTES));
+        let _ = empty_in.send(Block::new());
     }
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || -> std::io::Result<()> {
             for block in full_out {
-                sink.write_all(&block)?;
+                sink.write_all(block.sealed())?;
                 let _ = empty_in.send(block);
             }
             Ok(())
@@ -119,13 +120,31 @@ pub(crate) fn seal_pipelined(
     })
 }
 
+/// Sealed segments on their way to the disk. The memory is zeroed once and used again.
+struct Block {
+    bytes: Box<[u8]>,
+    used: usize,
+}
+
+impl Block {
+    fn new() -> Self {
+        Self {
+            bytes: vec![0; SEGMENTS_A_BLOCK * SEALED_SEGMENT_BYTES].into(),
+            used: 0,
+        }
+    }
+
+    fn sealed(&self) -> &[u8] {
+        &self.bytes[..self.used]
+    }
+}
+
 struct Sealer {
     cipher: SegmentCipher,
     segment: u64,
     plain_bytes: u64,
     /// One byte read ahead: only it tells whether a full segment is the last one.
     ahead: Option<u8>,
-    started: bool,
     done: bool,
 }
 
@@ -136,22 +155,18 @@ impl Sealer {
             segment: 0,
             plain_bytes: 0,
             ahead: None,
-            started: false,
             done: false,
         }
     }
 
     /// Fills `block` with up to [`SEGMENTS_A_BLOCK`] sealed segments; false when there is nothing left.
-    fn next_block(&mut self, source: &mut dyn Read, block: &mut Vec<u8>) -> Result<bool, SealError> {
-        block.clear();
-        while !self.done && block.len() < SEGMENTS_A_BLOCK * SEALED_SEGMENT_BYTES {
-            let start = block.len();
-            block.resize(start + SEALED_SEGMENT_BYTES, 0);
-            let buffer = &mut block[start..start + SEGMENT_BYTES];
+    fn next_block(&mut self, source: &mut dyn Read, block: &mut Block) -> Result<bool, SealError> {
+        block.used = 0;
+        while !self.done && block.used < block.bytes.len() {
+            let start = block.used;
+            let buffer = &mut block.bytes[start..start + SEGMENT_BYTES];
             let mut filled = 0;
-            if !self.started {
-                self.started = true;
-            } else if let Some(byte) = self.ahead.take() {
+            if let Some(byte) = self.ahead.take() {
                 buffer[0] = byte;
                 filled = 1;
             }
@@ -170,15 +185,15 @@ impl Sealer {
             }
             let tag = self
                 .cipher
-                .seal(nonce(self.segment, last), &mut block[start..start + filled])
+                .seal(nonce(self.segment, last), &mut block.bytes[start..start + filled])
                 .map_err(|_| SealError::Source(std::io::Error::other("AES-256-GCM refused a segment")))?;
-            block[start + filled..start + filled + TAG_BYTES].copy_from_slice(&tag);
-            block.truncate(start + filled + TAG_BYTES);
+            block.used = start + filled + TAG_BYTES;
+            block.bytes[start + filled..block.used].copy_from_slice(&tag);
             self.segment += 1;
             self.plain_bytes += filled as u64;
             self.done = last;
         }
-        Ok(!block.is_empty())
+        Ok(block.used > 0)
     }
 }
 
