@@ -1,4 +1,5 @@
 //! Evidence against a policy: what fits gets a permit; whatever differs is told with what was seen and what was wanted.
+#![allow(clippy::unwrap_used)] // helpers of tests stand outside of #[test] functions
 
 mod common;
 
@@ -16,6 +17,9 @@ use cloister_attestation::{
 use cloister_policy::agreement::{Agreement, HostFile, TcbStatus};
 use cloister_policy::{Appraiser, Expected, Policy, draft};
 use cloister_tensor::Digest;
+
+/// A rule, and the change that breaks it.
+type Case<T> = (&'static str, fn(&mut T));
 
 const NOW: u64 = 1_800_000_000;
 
@@ -233,7 +237,7 @@ fn another_measurement_is_told_entry_by_entry() {
 #[test]
 fn another_td_is_refused_register_by_register() {
     let house = House::new();
-    let cases: [(&str, fn(&mut TdValues)); 11] = [
+    let cases: [Case<TdValues>; 11] = [
         ("attestation.mrtd", |td| td.mrtd[0] ^= 1),
         ("attestation.rtmr0", |td| td.rtmr[0][1] ^= 1),
         ("attestation.rtmr1", |td| td.rtmr[1][2] ^= 1),
@@ -264,7 +268,7 @@ fn another_td_is_refused_register_by_register() {
 #[test]
 fn the_root_the_platform_and_its_age_are_the_policys() {
     let house = House::new();
-    let cases: [(&str, fn(&mut Agreement)); 5] = [
+    let cases: [Case<Agreement>; 5] = [
         ("attestation.root_key_id", |policy| {
             policy.attestation.root_key_id[0] ^= 1
         }),
@@ -305,7 +309,7 @@ fn the_root_the_platform_and_its_age_are_the_policys() {
 #[test]
 fn who_it_is_has_to_fit() {
     let house = House::new();
-    let cases: [(&str, fn(&mut Shown)); 6] = [
+    let cases: [Case<Shown>; 6] = [
         ("federation", |shown| shown.node.federation = "other".into()),
         ("policy", |shown| {
             shown.node.policy_digest = Digest::of(b"another policy")
