@@ -5,8 +5,6 @@ mod rules;
 
 use std::path::{Path, PathBuf};
 
-use cargo_metadata::DependencyKind;
-
 use crate::problem::{Outcome, Problem};
 use crate::process::{output, say};
 use crate::source::product_code;
@@ -98,19 +96,21 @@ fn order(workspace: &Workspace) -> Outcome<Vec<PathBuf>> {
 
 fn members(workspace: &Workspace) -> Outcome<Vec<Member>> {
     let metadata = workspace.metadata()?;
-    let folder = |manifest: &Path| manifest.parent().map(Path::to_path_buf).unwrap_or_default();
     Ok(metadata
-        .workspace_packages()
+        .packages
         .into_iter()
         .map(|package| Member {
-            name: package.name.to_string(),
-            folder: folder(package.manifest_path.as_std_path()),
+            name: package.name,
+            folder: package
+                .manifest_path
+                .parent()
+                .map(Path::to_path_buf)
+                .unwrap_or_default(),
             depends_on: package
                 .dependencies
-                .iter()
-                .filter(|dependency| dependency.kind != DependencyKind::Development)
-                .filter_map(|dependency| dependency.path.as_ref())
-                .map(|path| path.clone().into_std_path_buf())
+                .into_iter()
+                .filter(|dependency| dependency.kind.as_deref() != Some("dev"))
+                .filter_map(|dependency| dependency.path)
                 .collect(),
         })
         .collect())

@@ -7,6 +7,7 @@
 #![allow(unreachable_pub)]
 
 mod bench;
+mod cargo;
 mod clean;
 mod demo;
 mod example;

@@ -3,9 +3,8 @@
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cargo_metadata::{Metadata, MetadataCommand};
-
-use crate::problem::{Outcome, Problem};
+use crate::cargo::{self, Metadata};
+use crate::problem::Outcome;
 
 /// Variables that `cargo run` sets for this process and that a nested cargo must not see:
 /// build scripts that watch them would run again each time.
@@ -26,20 +25,12 @@ impl Workspace {
         let cargo = std::env::var_os("CARGO").map_or_else(|| PathBuf::from("cargo"), PathBuf::from);
         let package = std::env::var_os("CARGO_MANIFEST_DIR")
             .map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
-        let metadata = MetadataCommand::new()
-            .cargo_path(&cargo)
-            .manifest_path(package.join("Cargo.toml"))
-            .no_deps()
-            .exec()
-            .map_err(|error| {
-                Problem::new(
-                    format!("cargo metadata failed for {}: {error}", package.display()),
-                    "start xtask as `cargo xtask ...` inside the workspace",
-                )
-            })?;
+        let mut command = Command::new(&cargo);
+        command.current_dir(&package);
+        let metadata = cargo::metadata(command)?;
         Ok(Self {
-            root: metadata.workspace_root.into_std_path_buf(),
-            target: metadata.target_directory.into_std_path_buf(),
+            root: metadata.workspace_root,
+            target: metadata.target_directory,
             cargo,
         })
     }
@@ -93,16 +84,6 @@ impl Workspace {
 
     /// What cargo knows about the members of the workspace.
     pub fn metadata(&self) -> Outcome<Metadata> {
-        MetadataCommand::new()
-            .cargo_path(&self.cargo)
-            .manifest_path(self.root.join("Cargo.toml"))
-            .no_deps()
-            .exec()
-            .map_err(|error| {
-                Problem::new(
-                    format!("cargo metadata failed: {error}"),
-                    "correct the Cargo.toml that it names",
-                )
-            })
+        cargo::metadata(self.cargo())
     }
 }

@@ -1,12 +1,9 @@
 //! The guest modules: built from source, each as one component `NAME.wasm`.
 
 use std::collections::BTreeSet;
-use std::io::BufReader;
 use std::path::PathBuf;
-use std::process::Stdio;
 
-use cargo_metadata::Message;
-
+use crate::cargo;
 use crate::problem::{Outcome, Problem};
 use crate::process::{say, shown};
 use crate::workspace::Workspace;
@@ -20,35 +17,15 @@ const NEXT: &str =
 pub fn build(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<PathBuf> {
     say("[setup] building the guest modules");
     let mut command = toolchain.cargo(workspace, "build");
-    command.args([
-        "--release",
-        "--locked",
-        "--workspace",
-        "--message-format",
-        "json-render-diagnostics",
-    ]);
-    let mut child = command
-        .stdin(Stdio::null())
-        .stdout(Stdio::piped())
-        .spawn()
-        .map_err(|error| Problem::new(format!("cannot run `{}`: {error}", shown(&command)), NEXT))?;
+    command.args(["--release", "--locked", "--workspace"]);
     let mut modules: Vec<(String, PathBuf)> = Vec::new();
-    if let Some(stdout) = child.stdout.take() {
-        for message in Message::parse_stream(BufReader::new(stdout)) {
-            if let Ok(Message::CompilerArtifact(artifact)) = message {
-                for file in artifact
-                    .filenames
-                    .iter()
-                    .filter(|file| file.extension() == Some("wasm"))
-                {
-                    modules.push((artifact.target.name.replace('_', "-"), file.clone().into_std_path_buf()));
-                }
+    let status = cargo::build(&mut command, NEXT, |artifact| {
+        for file in artifact.filenames {
+            if file.extension().is_some_and(|end| end == "wasm") {
+                modules.push((artifact.target.name.replace('_', "-"), file));
             }
         }
-    }
-    let status = child
-        .wait()
-        .map_err(|error| Problem::new(format!("`{}` was lost: {error}", shown(&command)), NEXT))?;
+    })?;
     if !status.success() {
         return Err(Problem::new(
             format!("the guests did not build (`{}` ended with {status})", shown(&command)),
