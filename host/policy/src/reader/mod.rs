@@ -3,72 +3,24 @@
 //! The policy's text is hostile input: its length, its depth (by the TOML parser), and every string, number and list in it
 //! have a limit, and a key that nobody knows is an error that names the nearest known one.
 
+mod date;
+mod problem;
+mod scalar;
+
 use std::collections::BTreeMap;
 use std::fmt;
 use std::ops::{Range, RangeInclusive};
 
 use cloister_attestation::encoding::from_hex;
 use cloister_tensor::Digest;
+pub(crate) use date::date_before;
+use date::days_since_1970;
+pub use problem::{PolicyError, Problem};
+pub use scalar::Scalar;
 use toml_edit::{Document, Item, TableLike, Value};
 
 /// Longest document that is read, in bytes.
 pub(crate) const MAX_DOCUMENT_BYTES: usize = 1 << 20;
-
-/// One thing that is wrong in a document, and where.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Problem {
-    /// Line, counted from 1.
-    pub line: usize,
-    /// Column, counted from 1 in characters.
-    pub column: usize,
-    /// What is there, what was wanted, what to do.
-    pub message: String,
-}
-
-/// A document that cannot be taken: every problem found, in the order of the text.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct PolicyError {
-    file: String,
-    problems: Vec<Problem>,
-}
-
-impl PolicyError {
-    pub(crate) fn new(file: &str, mut problems: Vec<Problem>) -> Self {
-        problems.sort_by_key(|problem| (problem.line, problem.column));
-        Self {
-            file: file.to_owned(),
-            problems,
-        }
-    }
-
-    /// The file's name, as it was given to the parser.
-    pub fn file(&self) -> &str {
-        &self.file
-    }
-
-    /// What is wrong; at least one problem.
-    pub fn problems(&self) -> &[Problem] {
-        &self.problems
-    }
-}
-
-impl fmt::Display for PolicyError {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        for (index, problem) in self.problems.iter().enumerate() {
-            if index > 0 {
-                f.write_str("\n")?;
-            }
-            write!(
-                f,
-                "{}:{}:{}: {}",
-                self.file, problem.line, problem.column, problem.message
-            )?;
-        }
-        Ok(())
-    }
-}
-
-impl std::error::Error for PolicyError {}
 
 /// The text that spans point into.
 pub(crate) struct Source<'t> {
@@ -491,31 +443,6 @@ impl<'t> Fields<'t> {
     }
 }
 
-/// A value of a module's settings.
-#[derive(Clone, Debug, PartialEq)]
-pub enum Scalar {
-    /// `true` or `false`.
-    Boolean(bool),
-    /// A whole number.
-    Integer(i64),
-    /// A finite number.
-    Float(f64),
-    /// A string of 1 to 1024 bytes without control characters.
-    Text(String),
-}
-
-impl fmt::Display for Scalar {
-    /// As TOML writes it.
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Boolean(flag) => write!(f, "{flag}"),
-            Self::Integer(number) => write!(f, "{number}"),
-            Self::Float(number) => write!(f, "{number:?}"),
-            Self::Text(text) => write!(f, "{}", Value::from(text.as_str())),
-        }
-    }
-}
-
 /// Keeps what could be read, or gives every problem met.
 pub(crate) fn all<T>(results: impl IntoIterator<Item = Result<T, Problem>>) -> Result<Vec<T>, Vec<Problem>> {
     let (mut values, mut problems) = (Vec::new(), Vec::new());
@@ -553,37 +480,6 @@ pub(crate) fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
         .map(|(_, candidate)| candidate)
 }
 
-/// Days from 1970-01-01 to a date of the Gregorian calendar.
-fn days_since_1970(year: i64, month: i64, day: i64) -> i64 {
-    // Counted in years from March on, so that the leap day is a year's last.
-    let (year, month) = if month > 2 {
-        (year, month - 3)
-    } else {
-        (year - 1, month + 9)
-    };
-    let leap_days = year.div_euclid(4) - year.div_euclid(100) + year.div_euclid(400);
-    year * 365 + leap_days + (month * 153 + 2) / 5 + day - 1 - 719_468
-}
-
-/// The last whole day before a time, as TOML writes a date.
-pub(crate) fn date_before(unix_s: u64) -> String {
-    // Inverse of `days_since_1970`, by the same count of years from March on.
-    let days = i64::try_from(unix_s / 86_400).unwrap_or(i64::MAX / 2).saturating_sub(1) + 719_468;
-    let era = days.div_euclid(146_097);
-    let day_of_era = days.rem_euclid(146_097);
-    let year_of_era = (day_of_era - day_of_era / 1460 + day_of_era / 36_524 - day_of_era / 146_096) / 365;
-    let day_of_year = day_of_era - (365 * year_of_era + year_of_era / 4 - year_of_era / 100);
-    let from_march = (5 * day_of_year + 2) / 153;
-    let day = day_of_year - (153 * from_march + 2) / 5 + 1;
-    let month = if from_march < 10 {
-        from_march + 3
-    } else {
-        from_march - 9
-    };
-    let year = era * 400 + year_of_era + i64::from(month <= 2);
-    format!("{year:04}-{month:02}-{day:02}")
-}
-
 fn article(noun: &str) -> &'static str {
     if noun.starts_with(['a', 'e', 'i', 'o', 'u']) {
         "an"
@@ -595,21 +491,6 @@ fn article(noun: &str) -> &'static str {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn dates_go_both_ways() {
-        assert_eq!(days_since_1970(1970, 1, 1), 0);
-        assert_eq!(days_since_1970(2000, 3, 1), 11_017);
-        for day in [0_u64, 58, 59, 60, 365, 11_016, 20_000, 47_540] {
-            let text = date_before((day + 1) * 86_400);
-            let numbers: Vec<i64> = text.split('-').map(|part| part.parse().unwrap()).collect();
-            assert_eq!(
-                days_since_1970(numbers[0], numbers[1], numbers[2]),
-                day as i64,
-                "{text}"
-            );
-        }
-    }
 
     #[test]
     fn the_nearest_key_is_named() {
