@@ -2,6 +2,8 @@
 //!
 //! `cargo xtask test` builds the binary and the guests and names both by `CLOISTER_BIN` and `CLOISTER_GUESTS_DIR`.
 
+pub mod federation;
+
 use std::ffi::OsStr;
 use std::io;
 use std::path::PathBuf;

@@ -1,0 +1,144 @@
+//! Workers that differ in one thing are refused: with the exit code of a refusal, and what was seen and wanted.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics says where"
+)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::path::Path;
+use std::time::Duration;
+
+use cloister_tests::cloister;
+use cloister_tests::federation::Federation;
+
+type Edit = Box<dyn FnOnce(&Path, String) -> String>;
+
+/// A worker that differs, the exit code it must end with, and words that its error must hold.
+struct Case {
+    name: &'static str,
+    edit: Edit,
+    code: i32,
+    words: &'static [&'static str],
+}
+
+fn case(
+    name: &'static str,
+    code: i32,
+    words: &'static [&'static str],
+    edit: impl FnOnce(&Path, String) -> String + 'static,
+) -> Case {
+    Case {
+        name,
+        edit: Box::new(edit),
+        code,
+        words,
+    }
+}
+
+fn cases(federation: &Federation) -> Vec<Case> {
+    let south = federation.node("worker-south");
+    vec![
+        case("another-mrtd", 3, &["mrtd", "1111111111", "SIMULATED"], |_, text| {
+            text + &format!("mrtd = \"{}\"\n", "11".repeat(48))
+        }),
+        case("debug-td", 3, &["debug"], |_, text| {
+            text + "attributes = \"0100001000000000\"\n"
+        }),
+        case("another-policy", 3, &["policy"], |own, text| {
+            let folder = own.ancestors().nth(2).unwrap();
+            let policy = std::fs::read_to_string(folder.join("policy.toml")).unwrap();
+            std::fs::write(folder.join("other.toml"), policy + "\n# another policy\n").unwrap();
+            text.replace("../../policy.toml", "../../other.toml")
+        }),
+        case("another-root", 3, &["root"], |own, text| {
+            let authority = own.join("authority");
+            let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
+            assert_eq!(made.code, 0, "{}", made.stderr);
+            text.replace("../../authority", "authority")
+        }),
+        case("another-data", 4, &["commitment"], |own, text| {
+            let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
+            let shorter: Vec<_> = data.lines().take(data.lines().count() - 1).collect();
+            std::fs::write(own.join("data.csv"), shorter.join("\n") + "\n").unwrap();
+            text
+        }),
+        case("anothers-credential", 4, &["worker-south"], move |own, text| {
+            std::fs::copy(south.join("node.credential"), own.join("node.credential")).unwrap();
+            text
+        }),
+        case("no-credential", 2, &["node.credential"], |own, text| {
+            std::fs::remove_file(own.join("node.credential")).unwrap();
+            text
+        }),
+        case("a-broken-data-file", 2, &["row", "p3"], |own, text| {
+            let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
+            let broken: Vec<String> = data
+                .lines()
+                .enumerate()
+                .map(|(index, line)| match index {
+                    7 => line
+                        .split(',')
+                        .enumerate()
+                        .map(|(at, cell)| if at == 3 { "x" } else { cell })
+                        .collect::<Vec<_>>()
+                        .join(","),
+                    _ => line.to_owned(),
+                })
+                .collect();
+            std::fs::write(own.join("data.csv"), broken.join("\n") + "\n").unwrap();
+            text
+        }),
+    ]
+}
+
+#[test]
+fn workers_that_differ_are_refused_and_the_aggregator_lives_on() {
+    let federation = Federation::of_demo().unwrap();
+    let mut aggregator = federation.start_aggregator().unwrap();
+    let mut wrong = Vec::new();
+    for case in cases(&federation) {
+        let run = federation
+            .worker_like("worker-north", case.name, &aggregator, case.edit)
+            .unwrap();
+        let missing: Vec<_> = case
+            .words
+            .iter()
+            .filter(|word| !run.stderr.contains(*word) && !run.stdout.contains(*word))
+            .collect();
+        if run.code != case.code || !missing.is_empty() {
+            wrong.push(format!(
+                "{}: exit code {} (wanted {}), without {missing:?}:\n{}{}",
+                case.name, run.code, case.code, run.stdout, run.stderr
+            ));
+        }
+    }
+    assert!(aggregator.lives(), "a refused worker ended the aggregator");
+
+    // Somebody who speaks no TLS gets nothing and breaks nothing.
+    let mut stranger = TcpStream::connect(&aggregator.address).unwrap();
+    stranger.set_read_timeout(Some(Duration::from_secs(15))).unwrap();
+    stranger.write_all(b"GET / HTTP/1.1\r\nHost: cloister\r\n\r\n").unwrap();
+    let mut answer = Vec::new();
+    let _ = stranger.read_to_end(&mut answer);
+    assert!(answer.len() < 64, "{} bytes went to a stranger", answer.len());
+
+    // And the honest two still train.
+    let south = std::thread::scope(|scope| {
+        let south = scope.spawn(|| {
+            federation
+                .worker_like("worker-south", "honest-south", &aggregator, |_, text| text)
+                .unwrap()
+        });
+        let north = federation
+            .worker_like("worker-north", "honest-north", &aggregator, |_, text| text)
+            .unwrap();
+        assert_eq!(north.code, 0, "{}{}", north.stdout, north.stderr);
+        south.join().unwrap()
+    });
+    assert_eq!(south.code, 0, "{}{}", south.stdout, south.stderr);
+    assert_eq!(aggregator.wait().unwrap(), Some(0));
+    assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
+}
