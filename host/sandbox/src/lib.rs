@@ -1,1 +1,43 @@
-//! Placeholder until the crate lands.
+//! Runs modules: WebAssembly components that can compute and nothing else.
+//!
+//! A module exports one of the worlds of `wit/`: `trainer` or `aggregator`. The [`Sandbox`] loads it (imports against a closed
+//! list, no WASI), calls it under [`CallLimits`], and checks what it gives.
+//!
+//! What a trainer may do with tensors is decided by labels. Every tensor that it holds says what it is (this parameter, rows
+//! of that dataset, that output of that graph), every port of a graph of the policy says what it takes, and the host refuses
+//! the one at the other. An update is accepted only if each of its tensors is what a graph of the policy computed for that
+//! parameter. So a trainer that nobody has read still cannot write rows into the model, beyond what gradients tell.
+//!
+//! What breaks the rules ends the call with a [`ModuleError`]; the sandbox goes on with the next one.
+//!
+//! Not guaranteed: compiling takes time in proportion to the component's size and is not interrupted
+//! ([`SandboxLimits::component_bytes`] bounds it); the time that a call takes is visible to the guest's own node.
+#![forbid(unsafe_code)]
+
+mod accept;
+mod bindings;
+mod budget;
+mod call;
+mod dataset;
+mod error;
+mod flat;
+mod grant;
+mod guest;
+mod inspect;
+mod label;
+mod limits;
+mod nn;
+mod sandbox;
+pub mod settings;
+mod ticker;
+mod training;
+
+pub use call::{
+    AggregateCall, AggregateOutcome, RoundInfo, RowBatches, Rows, SharedGraph, TrainCall, TrainOutcome, WorkerUpdate,
+};
+pub use error::{MAX_MESSAGE_BYTES, ModuleError, ModuleErrorKind};
+pub use grant::{Grants, ScalarRange, TensorAccess, UnknownTensorAccess};
+pub use inspect::{InspectError, Inspection, PACKAGE, VERSIONS, World, inspect};
+pub use limits::{CallLimits, SandboxLimits};
+pub use sandbox::{Module, Sandbox, SetUpError};
+pub use settings::{SettingDeclaration, SettingType, SettingValue};

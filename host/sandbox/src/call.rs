@@ -1,0 +1,122 @@
+//! What goes into a call of a module and what comes out.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex};
+
+use cloister_data::{Batch, BatchOrder, Dataset};
+use cloister_engine::Compiled;
+use cloister_tensor::TensorMap;
+use serde::{Deserialize, Serialize};
+
+use crate::{CallLimits, Grants, Module, SettingValue};
+
+/// A graph ready to run; shared between calls, used by one at a time.
+pub type SharedGraph = Arc<Mutex<Box<dyn Compiled>>>;
+
+/// The round that a call belongs to.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RoundInfo {
+    /// Counts from 1.
+    pub index: u32,
+    /// Rounds that the policy asks for.
+    pub count: u32,
+    /// Seed of everything that looks random in the call.
+    pub seed: u64,
+}
+
+/// One pass over a dataset. An error's text names row and column and holds no value of a row.
+pub type RowBatches = Box<dyn Iterator<Item = Result<Batch, String>> + Send>;
+
+/// A dataset as a trainer's call sees it.
+pub trait Rows: Send + Sync {
+    /// How many rows there are.
+    fn rows(&self) -> u64;
+
+    /// Starts a pass.
+    ///
+    /// # Errors
+    /// The order cannot be had; the text says why.
+    fn batches(&self, order: BatchOrder) -> Result<RowBatches, String>;
+}
+
+impl Rows for Dataset {
+    fn rows(&self) -> u64 {
+        Self::rows(self)
+    }
+
+    fn batches(&self, order: BatchOrder) -> Result<RowBatches, String> {
+        let batches = Self::batches(self, order).map_err(|error| error.to_string())?;
+        Ok(Box::new(batches.map(|batch| batch.map_err(|error| error.to_string()))))
+    }
+}
+
+/// A call of a trainer.
+pub struct TrainCall {
+    /// The trainer.
+    pub module: Module,
+    /// Settings as the policy gives them.
+    pub settings: BTreeMap<String, SettingValue>,
+    /// What the policy grants.
+    pub grants: Grants,
+    /// Graphs by their names in the policy.
+    pub graphs: BTreeMap<String, SharedGraph>,
+    /// Parameters and running statistics as the round starts.
+    pub model: TensorMap,
+    /// Datasets by their names in the policy.
+    pub datasets: BTreeMap<String, Arc<dyn Rows>>,
+    /// The round.
+    pub round: RoundInfo,
+    /// How much the call may take.
+    pub limits: CallLimits,
+}
+
+/// What a trainer's call gave: an accepted update.
+#[derive(Clone, Debug)]
+pub struct TrainOutcome {
+    /// Every parameter and running statistic of the model; all finite.
+    pub tensors: TensorMap,
+    /// Rows of the datasets that training graphs were fed, each dataset counted once at most. The host counts.
+    pub rows: u64,
+    /// The last value of each metric that the guest reported, in the order of their names.
+    pub metrics: Vec<(String, f64)>,
+    /// The guest's log.
+    pub log: Vec<String>,
+}
+
+/// A call of an aggregator.
+pub struct AggregateCall {
+    /// The aggregator.
+    pub module: Module,
+    /// Settings as the policy gives them.
+    pub settings: BTreeMap<String, SettingValue>,
+    /// Parameters and running statistics as the round starts; all f32.
+    pub model: TensorMap,
+    /// Names among `model` that are running statistics.
+    pub statistics: BTreeSet<String>,
+    /// The round.
+    pub round: RoundInfo,
+    /// How much the call may take.
+    pub limits: CallLimits,
+}
+
+/// One worker's update on its way into an aggregator.
+#[derive(Clone, Debug)]
+pub struct WorkerUpdate {
+    /// The worker's name in the policy.
+    pub node: String,
+    /// Rows that the worker's host counted.
+    pub rows: u64,
+    /// The same names, types and shapes as the model.
+    pub tensors: TensorMap,
+}
+
+/// What an aggregator's call gave.
+#[derive(Clone, Debug)]
+pub struct AggregateOutcome {
+    /// The next model: the same names and shapes; all finite.
+    pub tensors: TensorMap,
+    /// As in [`TrainOutcome`].
+    pub metrics: Vec<(String, f64)>,
+    /// The guest's log.
+    pub log: Vec<String>,
+}

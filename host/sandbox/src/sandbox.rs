@@ -1,0 +1,365 @@
+//! The sandbox: loads modules and calls them.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use cloister_tensor::Digest;
+use wasmtime::component::{Component, HasSelf, Linker};
+use wasmtime::{Config, Engine, Store, Trap, UpdateDeadline};
+
+use crate::accept::{self, Wanted};
+use crate::bindings::aggregator::{Aggregator, AggregatorPre};
+use crate::bindings::trainer::cloister::federation::types::{Failure, FailureKind};
+use crate::bindings::trainer::{Trainer, TrainerPre};
+use crate::call::{AggregateCall, AggregateOutcome, TrainCall, TrainOutcome, WorkerUpdate};
+use crate::error::{ModuleError, ModuleErrorKind, Refusal, bounded};
+use crate::flat::{Aggregating, UpdateLine};
+use crate::guest::{Guest, wit_round};
+use crate::inspect::{World, examine};
+use crate::settings::{self, SettingDeclaration, SettingValue};
+use crate::ticker::Ticker;
+use crate::training::Training;
+use crate::{CallLimits, SandboxLimits, TensorAccess};
+
+/// Lines of a guest's log that go with its error.
+const LAST_LINES: usize = 8;
+/// Bytes that a guest passes to the host in one call at most, whatever its grants.
+const MAX_PASSED_BYTES: usize = 64 << 20;
+
+/// Runs modules. Calls may come from several threads.
+pub struct Sandbox {
+    engine: Engine,
+    ticker: Ticker,
+    limits: SandboxLimits,
+}
+
+/// A sandbox that cannot be set up on this machine.
+#[derive(Debug, thiserror::Error)]
+#[error("the sandbox cannot be set up: {0}")]
+pub struct SetUpError(String);
+
+/// A loaded module; cheap to clone.
+#[derive(Clone)]
+pub struct Module {
+    inner: Arc<Loaded>,
+}
+
+struct Loaded {
+    name: String,
+    digest: Digest,
+    settings: BTreeMap<String, SettingDeclaration>,
+    program: Program,
+}
+
+enum Program {
+    Trainer(TrainerPre<Guest<Training>>),
+    Aggregator(AggregatorPre<Guest<Aggregating>>),
+}
+
+impl Module {
+    /// Its name in the policy.
+    pub fn name(&self) -> &str {
+        &self.inner.name
+    }
+
+    /// SHA-256 of its file.
+    pub fn digest(&self) -> Digest {
+        self.inner.digest
+    }
+
+    /// Its world.
+    pub fn world(&self) -> World {
+        match self.inner.program {
+            Program::Trainer(_) => World::Trainer,
+            Program::Aggregator(_) => World::Aggregator,
+        }
+    }
+
+    /// The settings that it declares.
+    pub fn settings(&self) -> &BTreeMap<String, SettingDeclaration> {
+        &self.inner.settings
+    }
+
+    /// Checks settings against the declaration and fills in the defaults. To be called before round 1; every call does it again.
+    ///
+    /// # Errors
+    /// A setting is unknown, ill-typed or missing.
+    pub fn resolve_settings(
+        &self,
+        given: &BTreeMap<String, SettingValue>,
+    ) -> Result<BTreeMap<String, SettingValue>, ModuleError> {
+        settings::resolve(&self.inner.settings, given).map_err(|error| self.error(ModuleErrorKind::Setting, error))
+    }
+
+    fn error(&self, kind: ModuleErrorKind, message: impl std::fmt::Display) -> ModuleError {
+        ModuleError::new(&self.inner.name, self.inner.digest, kind, message)
+    }
+
+    fn refused(&self, refusal: Refusal) -> ModuleError {
+        self.error(refusal.kind, refusal.message)
+    }
+
+    /// Why a call ended, with the guest's last words.
+    fn ended(&self, end: End, log: &[String], answered: Option<&Refusal>) -> ModuleError {
+        let (kind, message) = match (end, answered) {
+            (End::Refused(refusal), _) => (refusal.kind, refusal.message),
+            (End::Trapped(message), Some(answered)) => {
+                (answered.kind, format!("{}; then the module trapped: {message}", answered.message))
+            }
+            (End::Trapped(message), None) => (ModuleErrorKind::Trap, message),
+            (End::GaveUp(failure), answered) => {
+                let own = failure_kind(failure.kind);
+                let kind = answered.map_or(own, |answered| answered.kind);
+                match answered.filter(|answered| !failure.message.contains(&answered.message)) {
+                    Some(answered) => (kind, format!("{}; the module says: {}", answered.message, failure.message)),
+                    None => (kind, failure.message),
+                }
+            }
+        };
+        let mut error = self.error(kind, message);
+        error.log = log[log.len().saturating_sub(LAST_LINES)..].to_vec();
+        error
+    }
+}
+
+/// How a call ended without a result.
+enum End {
+    Refused(Refusal),
+    Trapped(String),
+    GaveUp(Failure),
+}
+
+fn failure_kind(kind: FailureKind) -> ModuleErrorKind {
+    match kind {
+        FailureKind::Setting => ModuleErrorKind::Setting,
+        FailureKind::Dataset => ModuleErrorKind::Dataset,
+        FailureKind::Graph => ModuleErrorKind::Engine,
+        FailureKind::Model | FailureKind::Other => ModuleErrorKind::Failed,
+    }
+}
+
+impl From<Refusal> for End {
+    fn from(refusal: Refusal) -> Self {
+        Self::Refused(refusal)
+    }
+}
+
+impl From<wasmtime::Error> for End {
+    fn from(error: wasmtime::Error) -> Self {
+        if let Some(refusal) = error.downcast_ref::<Refusal>() {
+            return Self::Refused(refusal.clone());
+        }
+        match error.downcast_ref::<Trap>() {
+            Some(Trap::StackOverflow) => {
+                Self::Refused(Refusal::new(ModuleErrorKind::Stack, "the module's call stack is full: it recurses too deep"))
+            }
+            Some(trap) => Self::Trapped(trap.to_string()),
+            None => Self::Trapped(error.root_cause().to_string()),
+        }
+    }
+}
+
+impl Sandbox {
+    /// Sets up the engine and its ticker.
+    ///
+    /// # Errors
+    /// The machine cannot run compiled code, or no thread can be started.
+    pub fn new(limits: SandboxLimits) -> Result<Self, SetUpError> {
+        let mut config = Config::new();
+        config
+            .wasm_component_model(true)
+            .epoch_interruption(true)
+            // The same bits on every machine.
+            .cranelift_nan_canonicalization(true)
+            .relaxed_simd_deterministic(true)
+            .wasm_relaxed_simd(false)
+            .wasm_memory64(false)
+            .max_wasm_stack(limits.stack_bytes);
+        let engine = Engine::new(&config).map_err(|error| SetUpError(error.to_string()))?;
+        let ticker = Ticker::start(engine.clone(), limits.tick).map_err(|error| SetUpError(error.to_string()))?;
+        Ok(Self { engine, ticker, limits })
+    }
+
+    /// Checks, compiles and links a component. `name` is its name in the policy; whether the policy names this digest is the
+    /// caller's to check.
+    ///
+    /// # Errors
+    /// The file is too large or no component, speaks another world or version, imports what no world offers, or does not compile.
+    pub fn load(&self, name: &str, file: &[u8]) -> Result<Module, ModuleError> {
+        let digest = Digest::of(file);
+        let error = |kind, message: String| ModuleError::new(name, digest, kind, message);
+        if file.len() > self.limits.component_bytes {
+            let message = format!("the file has {} bytes, wanted at most {}", file.len(), self.limits.component_bytes);
+            return Err(error(ModuleErrorKind::Invalid, message));
+        }
+        let (inspection, world) = examine(file).map_err(|refusal| error(refusal.kind, refusal.message))?;
+        let world = world.map_err(|refusal| error(refusal.kind, refusal.message))?;
+        let component = Component::new(&self.engine, file)
+            .map_err(|cause| error(ModuleErrorKind::Invalid, format!("the component does not compile: {cause:#}")))?;
+        let program = self.link(world, &component).map_err(|cause| {
+            error(ModuleErrorKind::World, format!("the component does not fit the world `{world}`: {cause:#}"))
+        })?;
+        let inner = Loaded { name: name.to_owned(), digest, settings: inspection.settings, program };
+        Ok(Module { inner: Arc::new(inner) })
+    }
+
+    fn link(&self, world: World, component: &Component) -> wasmtime::Result<Program> {
+        Ok(match world {
+            World::Trainer => {
+                let mut linker = Linker::<Guest<Training>>::new(&self.engine);
+                Trainer::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+                Program::Trainer(TrainerPre::new(linker.instantiate_pre(component)?)?)
+            }
+            World::Aggregator => {
+                let mut linker = Linker::<Guest<Aggregating>>::new(&self.engine);
+                Aggregator::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+                Program::Aggregator(AggregatorPre::new(linker.instantiate_pre(component)?)?)
+            }
+        })
+    }
+
+    fn store<W: Send + 'static>(&self, guest: Guest<W>, passed_bytes: usize) -> Store<Guest<W>> {
+        let mut store = Store::new(&self.engine, guest);
+        store.limiter(|guest| guest);
+        store.set_hostcall_fuel(passed_bytes);
+        store.epoch_deadline_callback(|context| {
+            context.data().deadline.left()?;
+            Ok(UpdateDeadline::Continue(1))
+        });
+        store.set_epoch_deadline(1);
+        store
+    }
+
+    /// Calls a trainer and checks its update.
+    ///
+    /// # Errors
+    /// The module trapped, overstepped a limit or a grant, gave up, or gave an update that is not acceptable.
+    pub fn train(&self, call: TrainCall) -> Result<TrainOutcome, ModuleError> {
+        let module = call.module;
+        let Program::Trainer(program) = &module.inner.program else {
+            return Err(module.error(ModuleErrorKind::World, "an aggregator is asked to train"));
+        };
+        let settings = module.resolve_settings(&call.settings)?;
+        let access = call.grants.tensor_access;
+        let training = Training::new(call.grants, call.graphs, call.datasets);
+        let passed_bytes = passed_bytes(access, &call.limits);
+        let mut guest = Guest::new(call.limits, settings, training);
+        guest.hold_model(&call.model).map_err(|refusal| module.refused(refusal))?;
+        let mut store = self.store(guest, passed_bytes);
+        let given = {
+            let _running = self.ticker.run();
+            train_in(&mut store, program, call.round)
+        };
+        let guest = store.into_data();
+        let given = given.map_err(|end| module.ended(end, &guest.log, guest.answered.as_ref()))?;
+        let rows = guest.world.fed.iter().map(|(dataset, &fed)| {
+            let there = guest.world.datasets.get(&**dataset).map_or(0, |rows| rows.rows());
+            fed.min(there)
+        });
+        let wanted = Wanted {
+            model: &call.model,
+            statistics: &guest.world.statistics,
+            trained: &guest.world.trained(),
+            access,
+            rows: rows.sum(),
+        };
+        let tensors = accept::update(given, &wanted).map_err(|refusal| module.ended(refusal.into(), &guest.log, None))?;
+        let metrics = guest.metrics.into_iter().collect();
+        Ok(TrainOutcome { tensors, rows: wanted.rows, metrics, log: guest.log })
+    }
+
+    /// Calls an aggregator, which pulls `updates` until they give nothing more.
+    ///
+    /// `updates` is called on the calling thread, and only as fast as the module asks; its error, in words, ends the call.
+    ///
+    /// # Errors
+    /// As [`Sandbox::train`].
+    pub fn aggregate(
+        &self,
+        call: AggregateCall,
+        updates: &mut dyn FnMut() -> Result<Option<WorkerUpdate>, String>,
+    ) -> Result<AggregateOutcome, ModuleError> {
+        let module = call.module;
+        let Program::Aggregator(program) = &module.inner.program else {
+            return Err(module.error(ModuleErrorKind::World, "a trainer is asked to aggregate"));
+        };
+        let settings = module.resolve_settings(&call.settings)?;
+        let (ask, asked) = std::sync::mpsc::sync_channel(0);
+        let (reply, answer) = std::sync::mpsc::sync_channel(0);
+        let aggregating = Aggregating::new(&call.model, call.statistics, UpdateLine { ask, answer })
+            .map_err(|refusal| module.refused(refusal))?;
+        let mut guest = Guest::new(call.limits, settings, aggregating);
+        guest.hold_model().map_err(|refusal| module.refused(refusal))?;
+        let mut store = self.store(guest, MAX_PASSED_BYTES + (1 << 20));
+        // The guest runs on a thread of its own, so that `updates` may borrow from this one.
+        let ended = std::thread::scope(|scope| {
+            let guest = std::thread::Builder::new().name("aggregator".to_owned()).spawn_scoped(scope, move || {
+                let _running = self.ticker.run();
+                let ended = aggregate_in(&mut store, program, call.round);
+                let mut guest = store.into_data();
+                guest.world.close();
+                (ended, guest)
+            });
+            while let Ok(()) = asked.recv() {
+                if reply.send(updates()).is_err() {
+                    break;
+                }
+            }
+            guest.map(std::thread::ScopedJoinHandle::join)
+        });
+        let (ended, guest) = match ended {
+            Ok(Ok(ended)) => ended,
+            Ok(Err(_)) => return Err(module.error(ModuleErrorKind::Host, "the thread of the call panicked")),
+            Err(error) => return Err(module.error(ModuleErrorKind::Host, format!("no thread for the call: {error}"))),
+        };
+        ended.map_err(|end| module.ended(end, &guest.log, guest.answered.as_ref()))?;
+        let (log, metrics) = (guest.log, guest.metrics.into_iter().collect());
+        if !guest.world.any_written() {
+            let refusal = Refusal::new(ModuleErrorKind::NoUpdate, "the module wrote nothing of the next model");
+            return Err(module.ended(refusal.into(), &log, None));
+        }
+        let tensors = guest.world.into_result().map_err(|refusal| module.ended(refusal.into(), &log, None))?;
+        Ok(AggregateOutcome { tensors, metrics, log })
+    }
+}
+
+/// Bytes that a trainer passes to the host in one call at most: names and handles, and tensors where it may make them.
+fn passed_bytes(access: TensorAccess, limits: &CallLimits) -> usize {
+    const HANDLES_BYTES: usize = 8 << 20;
+    if access.write {
+        let budget = usize::try_from(limits.tensor_memory_bytes).unwrap_or(usize::MAX);
+        HANDLES_BYTES.saturating_add(budget.min(limits.guest_memory_bytes))
+    } else {
+        HANDLES_BYTES
+    }
+}
+
+fn train_in(
+    store: &mut Store<Guest<Training>>,
+    program: &TrainerPre<Guest<Training>>,
+    round: crate::RoundInfo,
+) -> Result<Vec<(String, crate::label::GuestTensor)>, End> {
+    let trainer = program.instantiate(&mut *store)?;
+    let given = trainer.cloister_federation_training().call_train(&mut *store, wit_round(round))?;
+    let given = given.map_err(|failure| End::GaveUp(cut(failure)))?;
+    let mut tensors = Vec::with_capacity(given.len());
+    for (name, handle) in given {
+        let tensor = store.data_mut().table.delete(handle).map_err(wasmtime::Error::from)?;
+        tensors.push((name, tensor));
+    }
+    Ok(tensors)
+}
+
+fn aggregate_in(
+    store: &mut Store<Guest<Aggregating>>,
+    program: &AggregatorPre<Guest<Aggregating>>,
+    round: crate::RoundInfo,
+) -> Result<(), End> {
+    let aggregator = program.instantiate(&mut *store)?;
+    let ended = aggregator.cloister_federation_aggregation().call_aggregate(&mut *store, wit_round(round))?;
+    ended.map_err(|failure| End::GaveUp(cut(failure)))
+}
+
+fn cut(failure: Failure) -> Failure {
+    Failure { kind: failure.kind, message: bounded(&failure.message, crate::error::MAX_MESSAGE_BYTES) }
+}
