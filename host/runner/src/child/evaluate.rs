@@ -1,0 +1,103 @@
+//! The evaluation graph over a dataset: the host's own loop, no module in it.
+
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+use std::time::Duration;
+
+use cloister_data::{Batch, BatchOrder, Dataset};
+use cloister_engine::Compiled;
+use cloister_graph::PortKind;
+use cloister_sandbox::SharedGraph;
+use cloister_tensor::{Tensor, TensorMap};
+
+use super::workshop::bad_request;
+use crate::message::Failure;
+
+/// Name of the dataset's input that goes to a graph's labels.
+const LABELS: &str = "labels";
+
+/// Sums over the rows.
+#[derive(Clone, Copy, Debug, Default)]
+pub(super) struct Evaluation {
+    /// Each batch's mean loss times its rows.
+    pub(super) loss_sum: f64,
+    pub(super) correct: u64,
+    pub(super) rows: u64,
+}
+
+/// Runs whole batches on the graph with the largest batch, and the rows that are left on the graph that fits them.
+pub(super) fn evaluate(
+    graphs: &BTreeMap<String, SharedGraph>,
+    dataset: &Dataset,
+    model: &TensorMap,
+    compute: Duration,
+) -> Result<Evaluation, Failure> {
+    let mut by_batch: BTreeMap<usize, (&str, &SharedGraph)> = BTreeMap::new();
+    for (name, graph) in graphs {
+        let batch = batch_of(graph.lock().unwrap_or_else(PoisonError::into_inner).as_ref())
+            .ok_or_else(|| refuse(name, "it has no labels, wanted an evaluation graph"))?;
+        by_batch.insert(batch, (name, graph));
+    }
+    let rows = usize::try_from(dataset.rows()).unwrap_or(usize::MAX);
+    // The largest that the rows fill at least once.
+    let Some((&batch, _)) = by_batch.range(..=rows).next_back() else {
+        return Err(bad_request(format!("no evaluation graph for {rows} rows is given")));
+    };
+    let batches = dataset.batches(BatchOrder { seed: None, batch, drop_last: false });
+    let mut sums = Evaluation::default();
+    for rows in batches.map_err(|error| bad_request(error.to_string()))? {
+        let rows = rows.map_err(|error| bad_request(error.to_string()))?;
+        let Some((name, graph)) = by_batch.get(&rows.rows) else {
+            let problem = format!("{} rows are left at the end, and no evaluation graph of that batch size is given", rows.rows);
+            return Err(bad_request(problem));
+        };
+        let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
+        let (loss, correct) = run(graph.as_mut(), &rows, model, compute).map_err(|problem| refuse(name, problem))?;
+        sums.loss_sum += loss * rows.rows as f64;
+        sums.correct += correct;
+        sums.rows += rows.rows as u64;
+    }
+    Ok(sums)
+}
+
+fn refuse(name: &str, message: impl Into<String>) -> Failure {
+    Failure::Graph { name: name.to_owned(), message: message.into() }
+}
+
+/// Rows of a batch, as the graph's labels have them.
+fn batch_of(graph: &dyn Compiled) -> Option<usize> {
+    let labels = graph.inputs().iter().find(|port| port.kind == PortKind::Labels)?;
+    labels.shape.first().copied()
+}
+
+/// Loss and hits of one batch.
+fn run(graph: &mut dyn Compiled, batch: &Batch, model: &TensorMap, compute: Duration) -> Result<(f64, u64), String> {
+    let mut inputs: Vec<(String, Tensor)> = Vec::with_capacity(graph.inputs().len());
+    for port in graph.inputs() {
+        let (source, name) = match &port.kind {
+            PortKind::Data(name) => (&batch.tensors, name.as_str()),
+            PortKind::Labels => (&batch.tensors, LABELS),
+            PortKind::Parameter(name) | PortKind::Statistic(name) => (model, name.as_str()),
+            other => return Err(format!("its input {:?} is {other:?}, wanted an evaluation graph", port.name)),
+        };
+        let tensor = source.get(name).ok_or_else(|| format!("its input {:?} needs {name:?}, which is not there", port.name))?;
+        inputs.push((port.name.clone(), tensor.clone()));
+    }
+    let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let outputs = graph.run(&named, Some(compute)).map_err(|error| error.to_string())?;
+    let value = |kind: &PortKind| {
+        let port = graph.outputs().iter().find(|port| port.kind == *kind)?;
+        outputs.iter().find(|(name, _)| *name == port.name)?.1.first_f64()
+    };
+    let loss = value(&PortKind::Loss).ok_or("it gives no loss, wanted an evaluation graph")?;
+    if !loss.is_finite() {
+        return Err(format!("seen a loss of {loss}, wanted a finite number"));
+    }
+    // A loss without classes (regression) has no hits.
+    let correct = value(&PortKind::Correct).unwrap_or(0.0);
+    let rows = batch.rows as f64;
+    if !(0.0..=rows).contains(&correct) {
+        return Err(format!("seen {correct} hits among {rows} rows"));
+    }
+    Ok((loss, correct as u64))
+}

@@ -1,0 +1,172 @@
+//! What is loaded, and the work that is done with it.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::File;
+use std::os::fd::OwnedFd;
+use std::sync::{Arc, Mutex};
+
+use cloister_data::{DataLimits, Dataset, Format, Source};
+use cloister_graph::EngineGraph;
+use cloister_policy::DatasetSpec;
+use cloister_sandbox::{AggregateCall, AggregateOutcome, Module, Rows, Sandbox, SharedGraph, TrainCall, TrainOutcome};
+use cloister_tensor::TensorMap;
+
+use super::engine::Engine;
+use super::evaluate::{Evaluation, evaluate};
+use crate::blob::SealedBlob;
+use crate::message::{AggregateOrder, EvaluateOrder, Failure, Reply, TrainOrder};
+use crate::options::RunnerLimits;
+use crate::tensors::{SharedTensors, WireLayout};
+
+/// How updates come to an aggregator.
+pub(super) type Updates<'a> = dyn FnMut() -> Result<Option<cloister_sandbox::WorkerUpdate>, String> + 'a;
+
+/// The engine, the sandbox, and everything that was loaded.
+pub(super) struct Workshop {
+    engine: Engine,
+    sandbox: Sandbox,
+    limits: RunnerLimits,
+    modules: BTreeMap<String, Module>,
+    graphs: BTreeMap<String, SharedGraph>,
+    datasets: BTreeMap<String, Dataset>,
+}
+
+/// A request that names something which is not there, or comes with the wrong things.
+pub(super) fn bad_request(message: impl Into<String>) -> Failure {
+    Failure::Request { message: message.into() }
+}
+
+impl Workshop {
+    pub(super) fn new(engine: Engine, sandbox: Sandbox, limits: RunnerLimits) -> Self {
+        Self { engine, sandbox, limits, modules: BTreeMap::new(), graphs: BTreeMap::new(), datasets: BTreeMap::new() }
+    }
+
+    pub(super) fn load_module(&mut self, name: String, memory: OwnedFd) -> Result<Reply, Failure> {
+        room(&self.modules, &name, self.limits.loaded)?;
+        let file = self.file(memory)?;
+        let module = self.sandbox.load(&name, file.bytes()).map_err(Failure::Module)?;
+        let reply = Reply::ModuleLoaded { digest: module.digest(), world: module.world().to_string() };
+        self.modules.insert(name, module);
+        Ok(reply)
+    }
+
+    pub(super) fn load_graph(&mut self, name: String, memory: OwnedFd) -> Result<Reply, Failure> {
+        room(&self.graphs, &name, self.limits.loaded)?;
+        let file = self.file(memory)?;
+        let refuse = |message: String| Failure::Graph { name: name.clone(), message };
+        let graph = EngineGraph::load(file.bytes()).map_err(|error| refuse(error.to_string()))?;
+        let compiled = self.engine.backend.compile(&graph, &self.engine.options).map_err(|error| refuse(error.to_string()))?;
+        let reply = Reply::GraphLoaded { digest: graph.digest(), source_digest: graph.source_digest() };
+        self.graphs.insert(name, Arc::new(Mutex::new(compiled)));
+        Ok(reply)
+    }
+
+    pub(super) fn open_dataset(
+        &mut self,
+        name: String,
+        file: (String, OwnedFd),
+        format: &str,
+        spec: &str,
+        salt: &[u8; 32],
+    ) -> Result<Reply, Failure> {
+        room(&self.datasets, &name, self.limits.loaded)?;
+        let refuse = |message: String| Failure::Dataset { name: name.clone(), message };
+        let format: Format = format.parse().map_err(|error: cloister_data::UnknownFormat| refuse(error.to_string()))?;
+        let spec = DatasetSpec::parse(spec.as_bytes(), "the dataset's description").map_err(|error| refuse(error.to_string()))?;
+        let limits = DataLimits { memory_bytes: self.limits.dataset_bytes, ..DataLimits::default() };
+        let source = Source::from_file(file.0, File::from(file.1)).map_err(|error| refuse(in_words(&error)))?;
+        let dataset = Dataset::open(&source, format, &spec, &limits).map_err(|error| refuse(in_words(&error)))?;
+        let (rows, commitment, memory_bytes) = (dataset.rows(), dataset.commitment(salt), dataset.memory_bytes());
+        self.datasets.insert(name, dataset);
+        Ok(Reply::DatasetOpened { rows, commitment, memory_bytes })
+    }
+
+    pub(super) fn train(&self, order: TrainOrder, model: OwnedFd) -> Result<TrainOutcome, Failure> {
+        let call = TrainCall {
+            module: self.module(&order.module)?,
+            settings: order.settings,
+            grants: order.grants,
+            graphs: self.graphs(&order.graphs)?,
+            model: self.tensors(model, order.model)?,
+            datasets: self.rows(&order.datasets)?,
+            round: order.round,
+            limits: order.limits,
+        };
+        self.sandbox.train(call).map_err(Failure::Module)
+    }
+
+    pub(super) fn aggregate(
+        &self,
+        order: AggregateOrder,
+        model: OwnedFd,
+        updates: &mut Updates<'_>,
+    ) -> Result<AggregateOutcome, Failure> {
+        let call = AggregateCall {
+            module: self.module(&order.module)?,
+            settings: order.settings,
+            model: self.tensors(model, order.model)?,
+            statistics: order.statistics,
+            round: order.round,
+            limits: order.limits,
+        };
+        self.sandbox.aggregate(call, updates).map_err(Failure::Module)
+    }
+
+    pub(super) fn evaluate(&self, order: &EvaluateOrder, model: OwnedFd) -> Result<Evaluation, Failure> {
+        let dataset = self.datasets.get(&order.dataset).ok_or_else(|| unknown("dataset", &order.dataset, self.datasets.keys()))?;
+        let model = self.tensors(model, order.model.clone())?;
+        evaluate(&self.graphs(&order.graphs)?, dataset, &model, order.compute)
+    }
+
+    /// Tensors that came from the keeper, in place.
+    pub(super) fn tensors(&self, memory: OwnedFd, layout: WireLayout) -> Result<TensorMap, Failure> {
+        let blob = SealedBlob::accept(memory, self.limits.tensor_bytes).map_err(|error| bad_request(error.to_string()))?;
+        let shared = SharedTensors::from_wire(blob, layout).map_err(|error| bad_request(error.to_string()))?;
+        shared.to_map().map_err(|error| bad_request(error.to_string()))
+    }
+
+    fn file(&self, memory: OwnedFd) -> Result<SealedBlob, Failure> {
+        SealedBlob::accept(memory, self.limits.file_bytes).map_err(|error| bad_request(error.to_string()))
+    }
+
+    fn module(&self, name: &str) -> Result<Module, Failure> {
+        self.modules.get(name).cloned().ok_or_else(|| unknown("module", name, self.modules.keys()))
+    }
+
+    fn graphs(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, SharedGraph>, Failure> {
+        let graph = |name: &String| {
+            let graph = self.graphs.get(name).ok_or_else(|| unknown("graph", name, self.graphs.keys()))?;
+            Ok((name.clone(), Arc::clone(graph)))
+        };
+        names.iter().map(graph).collect()
+    }
+
+    fn rows(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Arc<dyn Rows>>, Failure> {
+        let rows = |name: &String| {
+            let dataset = self.datasets.get(name).ok_or_else(|| unknown("dataset", name, self.datasets.keys()))?;
+            Ok((name.clone(), Arc::new(dataset.clone()) as Arc<dyn Rows>))
+        };
+        names.iter().map(rows).collect()
+    }
+}
+
+/// Refuses one more than may be loaded.
+fn room<T>(loaded: &BTreeMap<String, T>, name: &str, limit: usize) -> Result<(), Failure> {
+    if loaded.len() < limit || loaded.contains_key(name) {
+        return Ok(());
+    }
+    Err(bad_request(format!("{name:?} would be one more than the {limit} that may be loaded")))
+}
+
+fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
+    let known: Vec<&str> = known.map(String::as_str).take(16).collect();
+    bad_request(format!("no {what} {name:?} is loaded; loaded are: {}", known.join(", ")))
+}
+
+/// An error with its causes.
+fn in_words(error: &dyn std::error::Error) -> String {
+    match error.source() {
+        Some(cause) => format!("{error}: {}", in_words(cause)),
+        None => error.to_string(),
+    }
+}

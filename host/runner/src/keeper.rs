@@ -1,0 +1,411 @@
+//! The keeper's handle to its runner.
+
+use std::fs::File;
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::time::Instant;
+
+use cloister_data::Format;
+use cloister_policy::DatasetSpec;
+
+use crate::blob::{SealedBlob, SharedBlob};
+use crate::channel::{ChannelError, Received};
+use crate::error::{Death, RunnerError};
+use crate::message::{AggregateOrder, EvaluateOrder, Failure, PROTOCOL, Reply, Request, TrainOrder};
+use crate::options::{RunnerLimits, RunnerOptions};
+use crate::process::{Process, RunnerKiller};
+use crate::requests::{
+    AggregateReply, AggregateRequest, DatasetInfo, EvaluateReply, EvaluateRequest, GraphInfo, ModuleInfo, TrainReply,
+    TrainRequest, WorkerUpdate,
+};
+use crate::spec;
+use crate::tensors::{SharedTensors, SharedTensorsError, TensorLayout, WireLayout};
+
+/// Metrics of a reply at most, and bytes of a metric's name.
+const MAX_METRICS: usize = 4096;
+const MAX_METRIC_NAME_BYTES: usize = 512;
+
+/// A runner process, asked one thing at a time. All calls block; dropping it ends the process.
+#[derive(Debug)]
+pub struct Runner {
+    options: RunnerOptions,
+    process: Option<Process>,
+    loaded: Vec<Load>,
+    backend: String,
+    note: Option<String>,
+}
+
+/// Something that was loaded, kept to load it again into a new process.
+#[derive(Debug)]
+enum Load {
+    Module { name: String, file: SealedBlob },
+    Graph { name: String, file: SealedBlob },
+    Dataset { name: String, file_name: String, file: File, format: Format, spec: DatasetSpec, salt: [u8; 32] },
+}
+
+impl Load {
+    /// What it replaces when it is loaded: the same kind under the same name.
+    fn same(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Module { name: one, .. }, Self::Module { name: two, .. })
+            | (Self::Graph { name: one, .. }, Self::Graph { name: two, .. })
+            | (Self::Dataset { name: one, .. }, Self::Dataset { name: two, .. }) => one == two,
+            _ => false,
+        }
+    }
+}
+
+impl Runner {
+    /// Starts a runner and waits until its engine is loaded.
+    ///
+    /// # Errors
+    /// The process can't be started, or sets nothing up, or says nothing in time.
+    pub fn start(options: RunnerOptions) -> Result<Self, RunnerError> {
+        let mut runner = Self { options, process: None, loaded: Vec::new(), backend: String::new(), note: None };
+        runner.launch()?;
+        Ok(runner)
+    }
+
+    /// The engine that runs graphs, with its version.
+    pub fn backend(&self) -> &str {
+        &self.backend
+    }
+
+    /// Why the engine is not the one that was hoped for, if so.
+    pub fn note(&self) -> Option<&str> {
+        self.note.as_deref()
+    }
+
+    /// The process's id; `None` once it died.
+    pub fn pid(&self) -> Option<u32> {
+        self.process.as_ref().map(|process| process.killer().pid())
+    }
+
+    /// What ends the process from another thread, during a call for instance.
+    pub fn killer(&self) -> Option<RunnerKiller> {
+        self.process.as_ref().map(Process::killer)
+    }
+
+    /// Ends the process; [`restart`](Self::restart) brings it back.
+    pub fn kill(&mut self) {
+        self.process = None;
+    }
+
+    /// Starts a new process in the place of the old one, dead or not, and loads everything again.
+    ///
+    /// # Errors
+    /// As [`start`](Self::start) and the loading calls.
+    pub fn restart(&mut self) -> Result<(), RunnerError> {
+        self.process = None;
+        self.launch()?;
+        let loaded = std::mem::take(&mut self.loaded);
+        let mut outcome = Ok(());
+        for load in &loaded {
+            outcome = outcome.and_then(|()| self.send_load(load).map(drop));
+        }
+        self.loaded = loaded;
+        outcome
+    }
+
+    /// Loads a component under its name in the policy. Whether the policy names the digest is the caller's to check.
+    ///
+    /// # Errors
+    /// The component is refused, or the runner dies of it.
+    pub fn load_module(&mut self, name: &str, file: &[u8]) -> Result<ModuleInfo, RunnerError> {
+        let load = Load::Module { name: name.to_owned(), file: self.share(file)? };
+        match self.load(load)? {
+            Reply::ModuleLoaded { digest, world } => Ok(ModuleInfo { digest, world: world.chars().take(64).collect() }),
+            other => Err(self.unexpected("loading a module", &other)),
+        }
+    }
+
+    /// Loads a graph under its name in the policy and compiles it. Whether the policy names the digest is the caller's to check.
+    ///
+    /// # Errors
+    /// The graph is refused, or the runner dies of it.
+    pub fn load_graph(&mut self, name: &str, file: &[u8]) -> Result<GraphInfo, RunnerError> {
+        let load = Load::Graph { name: name.to_owned(), file: self.share(file)? };
+        match self.load(load)? {
+            Reply::GraphLoaded { digest, source_digest } => Ok(GraphInfo { digest, source_digest }),
+            other => Err(self.unexpected("loading a graph", &other)),
+        }
+    }
+
+    /// Hands over an open file of data; the runner reads it by the description. Whether the policy names the commitment is
+    /// the caller's to check. `file_name` stands in errors.
+    ///
+    /// # Errors
+    /// The file is refused, or the runner dies of it.
+    pub fn open_dataset(
+        &mut self,
+        file_name: &str,
+        file: File,
+        format: Format,
+        spec: &DatasetSpec,
+        salt: &[u8; 32],
+    ) -> Result<DatasetInfo, RunnerError> {
+        let (name, file_name) = (spec.name.clone(), file_name.to_owned());
+        let load = Load::Dataset { name, file_name, file, format, spec: spec.clone(), salt: *salt };
+        match self.load(load)? {
+            Reply::DatasetOpened { rows, commitment, memory_bytes } => Ok(DatasetInfo { rows, commitment, memory_bytes }),
+            other => Err(self.unexpected("opening a dataset", &other)),
+        }
+    }
+
+    /// Calls a trainer.
+    ///
+    /// # Errors
+    /// The module broke a rule ([`RunnerError::Module`]), or the runner died or was ended because it was late.
+    pub fn train(&mut self, request: &TrainRequest) -> Result<TrainReply, RunnerError> {
+        const DURING: &str = "training";
+        let started = Instant::now();
+        let order = Request::Train(TrainOrder {
+            module: request.module.clone(),
+            settings: request.settings.clone(),
+            grants: request.grants.clone(),
+            graphs: request.graphs.clone(),
+            datasets: request.datasets.clone(),
+            round: request.round,
+            limits: request.limits.clone(),
+            model: request.model.layout().to_wire(),
+        });
+        let received = self.ask(DURING, &order, &[request.model.blob().as_fd()], started + request.timeout)?;
+        match received.message {
+            Reply::Trained { layout, rows, metrics, log } => {
+                let tensors = self.take_tensors(DURING, received.descriptors, layout, request.model.layout())?;
+                self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
+                Ok(TrainReply { tensors, rows, metrics, log, elapsed: started.elapsed() })
+            }
+            other => Err(self.unexpected(DURING, &other)),
+        }
+    }
+
+    /// Runs evaluation graphs over a dataset.
+    ///
+    /// # Errors
+    /// A graph or dataset is not there or does not fit the model, a graph fails, or the runner dies.
+    pub fn evaluate(&mut self, request: &EvaluateRequest) -> Result<EvaluateReply, RunnerError> {
+        const DURING: &str = "evaluation";
+        let started = Instant::now();
+        let order = Request::Evaluate(EvaluateOrder {
+            graphs: request.graphs.clone(),
+            dataset: request.dataset.clone(),
+            compute: request.compute,
+            model: request.model.layout().to_wire(),
+        });
+        let received = self.ask(DURING, &order, &[request.model.blob().as_fd()], started + request.timeout)?;
+        match received.message {
+            Reply::Evaluated { loss, correct, rows } if correct <= rows && rows > 0 => {
+                Ok(EvaluateReply { loss, correct, rows, elapsed: started.elapsed() })
+            }
+            other => Err(self.unexpected(DURING, &other)),
+        }
+    }
+
+    /// Calls an aggregator. `updates` is called for each update that the module asks for, on this thread, until it gives `None`.
+    ///
+    /// # Errors
+    /// As [`train`](Self::train); [`RunnerError::Updates`] if `updates` fails.
+    pub fn aggregate(
+        &mut self,
+        request: &AggregateRequest,
+        updates: &mut dyn FnMut() -> Result<Option<WorkerUpdate>, String>,
+    ) -> Result<AggregateReply, RunnerError> {
+        const DURING: &str = "aggregation";
+        let started = Instant::now();
+        let mut deadline = started + request.timeout;
+        let order = Request::Aggregate(AggregateOrder {
+            module: request.module.clone(),
+            settings: request.settings.clone(),
+            statistics: request.statistics.clone(),
+            round: request.round,
+            limits: request.limits.clone(),
+            model: request.model.layout().to_wire(),
+        });
+        let mut received = self.ask(DURING, &order, &[request.model.blob().as_fd()], deadline);
+        let mut failed = None;
+        loop {
+            let reply = match (received, failed.take()) {
+                // The module's error only repeats what the updates' failure was.
+                (Err(RunnerError::Module(_)), Some(reason)) => return Err(RunnerError::Updates(reason)),
+                (received, _) => received?,
+            };
+            match reply.message {
+                Reply::NextUpdate => {
+                    let asked = Instant::now();
+                    let next = updates();
+                    deadline += asked.elapsed();
+                    let (answer, tensors) = match next {
+                        Ok(Some(update)) => {
+                            let layout = update.tensors.layout().to_wire();
+                            (Request::Update { node: update.node, rows: update.rows, layout }, Some(update.tensors))
+                        }
+                        Ok(None) => (Request::NoMoreUpdates, None),
+                        Err(reason) => {
+                            let reason: String = reason.chars().take(400).collect();
+                            failed = Some(reason.clone());
+                            (Request::NoUpdates { reason }, None)
+                        }
+                    };
+                    let memory: Vec<BorrowedFd<'_>> = tensors.iter().map(|tensors| tensors.blob().as_fd()).collect();
+                    received = self.ask(DURING, &answer, &memory, deadline);
+                }
+                Reply::Aggregated { layout, metrics, log } => {
+                    let tensors = self.take_tensors(DURING, reply.descriptors, layout, request.model.layout())?;
+                    self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
+                    return Ok(AggregateReply { tensors, metrics, log, elapsed: started.elapsed() });
+                }
+                other => return Err(self.unexpected(DURING, &other)),
+            }
+        }
+    }
+
+    fn limits(&self) -> &RunnerLimits {
+        &self.options.limits
+    }
+
+    fn launch(&mut self) -> Result<(), RunnerError> {
+        const DURING: &str = "its start";
+        self.process = Some(Process::start(&self.options)?);
+        let start = Request::Start {
+            protocol: PROTOCOL,
+            backend: self.options.backend,
+            openvino_dir: self.options.openvino_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
+            threads: self.options.threads,
+            sandbox: self.options.sandbox.clone(),
+            limits: self.options.limits.clone(),
+        };
+        let received = self.ask(DURING, &start, &[], Instant::now() + self.limits().start)?;
+        match received.message {
+            Reply::Started { backend, note } => {
+                self.backend = backend.chars().take(256).collect();
+                self.note = note.map(|note| note.chars().take(1024).collect());
+                tracing::debug!(backend = self.backend, pid = self.pid(), "runner started");
+                Ok(())
+            }
+            other => Err(self.unexpected(DURING, &other)),
+        }
+    }
+
+    fn share(&self, file: &[u8]) -> Result<SealedBlob, RunnerError> {
+        if file.len() as u64 > self.limits().file_bytes {
+            let problem = format!("a file of {} bytes, at most {} are allowed", file.len(), self.limits().file_bytes);
+            return Err(RunnerError::Request(problem));
+        }
+        Ok(SharedBlob::copy_of(file).map_err(SharedTensorsError::from)?)
+    }
+
+    fn load(&mut self, load: Load) -> Result<Reply, RunnerError> {
+        let reply = self.send_load(&load)?;
+        self.loaded.retain(|loaded| !loaded.same(&load));
+        self.loaded.push(load);
+        Ok(reply)
+    }
+
+    fn send_load(&mut self, load: &Load) -> Result<Reply, RunnerError> {
+        let (during, request, beside) = match load {
+            Load::Module { name, file } => ("loading a module", Request::LoadModule { name: name.clone() }, file.as_fd()),
+            Load::Graph { name, file } => ("loading a graph", Request::LoadGraph { name: name.clone() }, file.as_fd()),
+            Load::Dataset { name, file_name, file, format, spec, salt } => {
+                let request = Request::OpenDataset {
+                    name: name.clone(),
+                    file: file_name.clone(),
+                    format: format.to_string(),
+                    spec: spec::to_toml(spec),
+                    salt: *salt,
+                };
+                ("opening a dataset", request, file.as_fd())
+            }
+        };
+        let deadline = Instant::now() + self.limits().load;
+        Ok(self.ask(during, &request, &[beside], deadline)?.message)
+    }
+
+    /// Sends a request and waits for its reply. A failure that the runner reports is an error, after which it goes on; any
+    /// other trouble ends it.
+    fn ask(
+        &mut self,
+        during: &'static str,
+        request: &Request,
+        beside: &[BorrowedFd<'_>],
+        deadline: Instant,
+    ) -> Result<Received<Reply>, RunnerError> {
+        let process = self.process.as_ref().ok_or(RunnerError::NotRunning)?;
+        let sent = process.channel.send(request, beside, Some(deadline));
+        let received = sent.and_then(|()| process.channel.receive::<Reply>(Some(deadline)));
+        match received {
+            Ok(Received { message: Reply::Failed(failure), .. }) => Err(reported(failure)),
+            Ok(received) => Ok(received),
+            Err(error) => Err(self.died(during, error)),
+        }
+    }
+
+    /// Ends the process and says why.
+    fn died(&mut self, during: &'static str, error: ChannelError) -> RunnerError {
+        let Some(process) = self.process.take() else { return RunnerError::NotRunning };
+        let how = match error {
+            ChannelError::Closed => process.death(),
+            ChannelError::Deadline => Death::Late,
+            ChannelError::Protocol(problem) => Death::Misbehaved(problem),
+            other => Death::Misbehaved(match std::error::Error::source(&other) {
+                Some(cause) => format!("{other}: {cause}"),
+                None => other.to_string(),
+            }),
+        };
+        process.kill();
+        RunnerError::Died { during, how, stderr: process.last_words() }
+    }
+
+    fn misbehaved(&mut self, during: &'static str, problem: impl Into<String>) -> RunnerError {
+        self.died(during, ChannelError::Protocol(problem.into()))
+    }
+
+    fn unexpected(&mut self, during: &'static str, reply: &Reply) -> RunnerError {
+        let text: String = format!("{reply:?}").chars().take(80).collect();
+        self.misbehaved(during, format!("unexpected reply {text}"))
+    }
+
+    /// Accepts tensors from the runner: sealed, within the limit, and the same as the model's.
+    fn take_tensors(
+        &mut self,
+        during: &'static str,
+        descriptors: Vec<OwnedFd>,
+        wire: WireLayout,
+        wanted: &TensorLayout,
+    ) -> Result<SharedTensors, RunnerError> {
+        let limit = self.limits().tensor_bytes.max(wanted.memory_bytes());
+        let Some(memory) = descriptors.into_iter().next() else {
+            return Err(self.misbehaved(during, "tensors without their memory"));
+        };
+        let tensors = SealedBlob::accept(memory, limit).map_err(SharedTensorsError::from);
+        match tensors.and_then(|blob| SharedTensors::from_wire(blob, wire)) {
+            Ok(tensors) if tensors.layout().same_tensors(wanted) => Ok(tensors),
+            Ok(_) => Err(self.misbehaved(during, "other tensors than the model's")),
+            Err(error) => Err(self.misbehaved(during, error.to_string())),
+        }
+    }
+
+    fn check_words(&mut self, during: &'static str, metrics: &[(String, f64)], log: &[String], log_bytes: usize) -> Result<(), RunnerError> {
+        let long_name = metrics.iter().any(|(name, _)| name.len() > MAX_METRIC_NAME_BYTES);
+        if metrics.len() > MAX_METRICS || long_name || log.iter().map(String::len).sum::<usize>() > log_bytes {
+            return Err(self.misbehaved(during, "more metrics or log than the sandbox lets pass"));
+        }
+        Ok(())
+    }
+}
+
+fn reported(failure: Failure) -> RunnerError {
+    // The runner may be the hostile one: its texts are cut here too.
+    let cut = |text: String| -> String { text.chars().take(2048).map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect() };
+    match failure {
+        Failure::Module(mut error) => {
+            error.module = cut(error.module);
+            error.message = cut(error.message);
+            error.log = error.log.into_iter().take(256).map(cut).collect();
+            RunnerError::Module(error)
+        }
+        Failure::Graph { name, message } => RunnerError::Graph { name: cut(name), message: cut(message) },
+        Failure::Dataset { name, message } => RunnerError::Dataset { name: cut(name), message: cut(message) },
+        Failure::Request { message } => RunnerError::Request(cut(message)),
+        Failure::SetUp { message } => RunnerError::SetUp(cut(message)),
+    }
+}

@@ -1,0 +1,85 @@
+//! How a runner is started and how much it may take.
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cloister_sandbox::SandboxLimits;
+use serde::{Deserialize, Serialize};
+
+/// The engine that runs graphs.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum BackendChoice {
+    /// OpenVINO if its folder is given and it loads, else tract; the runner's note says why.
+    #[default]
+    Auto,
+    /// OpenVINO or an error.
+    OpenVino,
+    /// tract, pure Rust.
+    Tract,
+}
+
+/// Limits on what passes between keeper and runner.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunnerLimits {
+    /// Bytes of all tensors of a model or an update.
+    pub tensor_bytes: u64,
+    /// Bytes of a module's or a graph's file.
+    pub file_bytes: u64,
+    /// Bytes of a dataset in memory.
+    pub dataset_bytes: u64,
+    /// Modules, graphs and datasets that are loaded, each.
+    pub loaded: usize,
+    /// Time to start: the libraries are loaded.
+    pub start: Duration,
+    /// Time to load one module, graph or dataset.
+    pub load: Duration,
+}
+
+impl Default for RunnerLimits {
+    /// 1 GiB of tensors, 1 GiB a file, 4 GiB a dataset, 256 of each, 60 s to start, 600 s to load.
+    fn default() -> Self {
+        Self {
+            tensor_bytes: 1 << 30,
+            file_bytes: 1 << 30,
+            dataset_bytes: 4 << 30,
+            loaded: 256,
+            start: Duration::from_secs(60),
+            load: Duration::from_secs(600),
+        }
+    }
+}
+
+/// How a runner is started.
+#[derive(Clone, Debug)]
+pub struct RunnerOptions {
+    /// The program: the keeper's own.
+    pub exe: PathBuf,
+    /// Its arguments, which must end in [`runner_main`](crate::runner_main).
+    pub args: Vec<OsString>,
+    /// The engine.
+    pub backend: BackendChoice,
+    /// The folder of OpenVINO's libraries.
+    pub openvino_dir: Option<PathBuf>,
+    /// Threads of the engine, at least 1.
+    pub threads: usize,
+    /// What holds for the sandbox as a whole.
+    pub sandbox: SandboxLimits,
+    /// What passes between keeper and runner.
+    pub limits: RunnerLimits,
+}
+
+impl RunnerOptions {
+    /// One engine thread, any backend, default limits; `exe` is started with the argument `runner`.
+    pub fn new(exe: impl Into<PathBuf>) -> Self {
+        Self {
+            exe: exe.into(),
+            args: vec!["runner".into()],
+            backend: BackendChoice::Auto,
+            openvino_dir: None,
+            threads: 1,
+            sandbox: SandboxLimits::default(),
+            limits: RunnerLimits::default(),
+        }
+    }
+}
