@@ -20,7 +20,13 @@ pub mod session {
 /// [`MAX_MESSAGE_BYTES`], tensors come in chunks of at most [`MAX_CHUNK_BYTES`].
 #[cfg(feature = "grpc")]
 pub mod federation {
-    #![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all, reason = "generated; documented in proto/federation.proto")]
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; documented in proto/federation.proto"
+    )]
     include!(concat!(env!("OUT_DIR"), "/cloister.federation.v1.rs"));
 }
 

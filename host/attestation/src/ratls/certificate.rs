@@ -145,7 +145,7 @@ mod tests {
         let good = crate::ratls::tagged_evidence(b"quote", b"claims").unwrap();
         // CBOR tag 60000, array of two.
         assert_eq!(&good[..4], &[0xd9, 0xea, 0x60, 0x82]);
-        let parsed = PeerCertificate::parse(&with_extensions(&[good.clone()])).unwrap();
+        let parsed = PeerCertificate::parse(&with_extensions(std::slice::from_ref(&good))).unwrap();
         assert_eq!(parsed.evidence.unwrap().claims.as_ref(), b"claims");
         assert!(!PeerCertificate::parse(&with_extensions(&[])).unwrap().has_evidence());
         let twice = PeerCertificate::parse(&with_extensions(&[good.clone(), good]));

@@ -51,7 +51,8 @@ pub(crate) fn check_hello(
     if hello.visitor && own_side == Side::Client {
         failed.push(FailedRule::new("session.visitor", "a listener without a TD", "a node"));
     }
-    if !hello.visitor && !(is_name(&hello.node) && is_name(&hello.role)) {
+    let named = is_name(&hello.node) && is_name(&hello.role);
+    if !hello.visitor && !named {
         failed.push(FailedRule::new(
             "session.node",
             "a Hello without role and node",

@@ -177,6 +177,10 @@ fn collateral_holds_for_its_time_and_is_reissued() {
             .is_ok()
     );
     let expired = bench.verifier().verify(&quote, &DATA, late).unwrap_err();
+    assert!(
+        expired.to_string().contains("re-issues simulated collateral"),
+        "{expired}"
+    );
     assert!(expired.to_string().to_lowercase().contains("expired"), "{expired}");
     let early = bench.verifier().verify(&quote, &DATA, NOW - 61).unwrap_err();
     assert!(early.names("quote.verification"), "{early}");

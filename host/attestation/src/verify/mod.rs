@@ -184,7 +184,14 @@ impl Verifier {
 
     fn verify_parsed(&self, quote: &Quote<'_>, now: u64) -> Result<VerifiedQuote, Refusal> {
         let wanted = || format!("a quote that verifies under {} at {now} s since 1970", self.root);
-        let refused = |seen: String| Refusal::one("quote.verification", seen, wanted());
+        let refused = |seen: String| {
+            let hint = match (seen.to_lowercase().contains("expired"), self.root.simulated()) {
+                (false, _) => "",
+                (true, false) => "; get newer collateral",
+                (true, true) => "; `cloister quote authority DIR` re-issues simulated collateral",
+            };
+            Refusal::one("quote.verification", seen, format!("{}{hint}", wanted()))
+        };
         let chain = self.check_chain(quote)?;
         let leaf = chain.first().ok_or_else(|| refused("no platform certificate".into()))?;
         let pck = dcap_qvl::intel::parse_pck_extension_with::<AwsLcConfig>(leaf)

@@ -83,7 +83,8 @@ fn claims_that_the_node_key_did_not_sign_are_refused() {
 #[test]
 fn a_hello_under_another_name_or_policy_is_refused() {
     let (worker, aggregator) = two_nodes();
-    let change: [(fn(&mut Hello), &str); 5] = [
+    type Change = fn(&mut Hello);
+    let change: [(Change, &str); 5] = [
         (
             |h| h.node = "worker-b".into(),
             "session.node: seen worker-b; wanted worker-a",
