@@ -142,18 +142,3 @@ impl Client {
         Ok(answer.map_err(|status| ExchangeError::call(what(), &status))?.into_inner().stored)
     }
 }
-
-impl ContentKind {
-    /// What a file's first bytes and name say that it is.
-    pub fn guess(path: &str, content: &[u8]) -> Option<Self> {
-        if content.starts_with(b"\0asm") {
-            return Some(Self::Module);
-        }
-        match path.rsplit_once('.')?.1 {
-            "wasm" => Some(Self::Module),
-            "onnx" => Some(Self::Graph),
-            "safetensors" => Some(Self::Weights),
-            _ => None,
-        }
-    }
-}
