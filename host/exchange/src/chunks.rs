@@ -18,7 +18,11 @@ impl Chunks {
     /// Takes references to all tensors; the model may change hands meanwhile.
     pub(crate) fn new(tensors: &TensorMap) -> Self {
         let tensors: Vec<Bytes> = tensors.values().map(|tensor| tensor.bytes().clone()).collect();
-        Self { tensors: tensors.into_iter(), current: Bytes::new(), gathered: BytesMut::new() }
+        Self {
+            tensors: tensors.into_iter(),
+            current: Bytes::new(),
+            gathered: BytesMut::new(),
+        }
     }
 }
 
@@ -66,7 +70,11 @@ mod tests {
         }
         let whole: Vec<u8> = tensors.values().flat_map(|tensor| tensor.bytes().to_vec()).collect();
         let chunks: Vec<Bytes> = Chunks::new(&tensors).collect();
-        assert!(chunks.iter().all(|chunk| !chunk.is_empty() && chunk.len() <= MAX_CHUNK_BYTES));
+        assert!(
+            chunks
+                .iter()
+                .all(|chunk| !chunk.is_empty() && chunk.len() <= MAX_CHUNK_BYTES)
+        );
         assert_eq!(chunks.concat(), whole);
         assert!(chunks.len() < 16, "{}", chunks.len());
     }

@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
 
-use crate::content::{ContentKind, Submission, submission_bytes};
+use crate::content::{Submission, submission_bytes};
 use crate::convert;
 use crate::error::ExchangeError;
 
@@ -63,13 +63,18 @@ impl Client {
         messages: mpsc::Receiver<wire::MemberMessage>,
     ) -> Result<tonic::Streaming<wire::AggregatorMessage>, ExchangeError> {
         let answer = self.inner.member(ReceiverStream::new(messages)).await;
-        Ok(answer.map_err(|status| ExchangeError::call("joining", &status))?.into_inner())
+        Ok(answer
+            .map_err(|status| ExchangeError::call("joining", &status))?
+            .into_inner())
     }
 
     /// What the content store holds and what it still wants.
     pub async fn list(&mut self) -> Result<Vec<ListedContent>, ExchangeError> {
         let answer = self.inner.list(wire::ListRequest {}).await;
-        let entries = answer.map_err(|status| ExchangeError::call("listing the content", &status))?.into_inner().entries;
+        let entries = answer
+            .map_err(|status| ExchangeError::call("listing the content", &status))?
+            .into_inner()
+            .entries;
         let listed = |entry: wire::ContentEntry| {
             Ok(ListedContent {
                 kind: convert::tame(&entry.kind),
@@ -86,11 +91,21 @@ impl Client {
     /// Fetches one object of at most `limit_bytes`; what comes back has this digest.
     pub async fn fetch(&mut self, digest: &Digest, limit_bytes: u64) -> Result<Bytes, ExchangeError> {
         let what = || format!("fetching {digest}");
-        let request = wire::FetchRequest { digest: convert::digest_bytes(digest) };
-        let answer = self.inner.fetch(request).await.map_err(|status| ExchangeError::call(what(), &status))?;
+        let request = wire::FetchRequest {
+            digest: convert::digest_bytes(digest),
+        };
+        let answer = self
+            .inner
+            .fetch(request)
+            .await
+            .map_err(|status| ExchangeError::call(what(), &status))?;
         let mut chunks = answer.into_inner();
         let mut content = Vec::new();
-        while let Some(chunk) = chunks.message().await.map_err(|status| ExchangeError::call(what(), &status))? {
+        while let Some(chunk) = chunks
+            .message()
+            .await
+            .map_err(|status| ExchangeError::call(what(), &status))?
+        {
             if (content.len() + chunk.data.len()) as u64 > limit_bytes {
                 let cause = format!("more than {limit_bytes} bytes");
                 return Err(ExchangeError::Message { what: "content", cause });
@@ -100,7 +115,11 @@ impl Client {
         let seen = Digest::of(&content);
         if seen != *digest {
             let (seen, wanted) = (seen.to_string(), digest.to_string());
-            return Err(ExchangeError::Digest { what: "content".to_owned(), seen, wanted });
+            return Err(ExchangeError::Digest {
+                what: "content".to_owned(),
+                seen,
+                wanted,
+            });
         }
         Ok(content.into())
     }
@@ -137,8 +156,17 @@ impl Client {
                 }
             }
         };
-        let what = || format!("submitting {} {:?} ({digest})", submission.kind.as_str(), submission.name);
+        let what = || {
+            format!(
+                "submitting {} {:?} ({digest})",
+                submission.kind.as_str(),
+                submission.name
+            )
+        };
         let (answer, ()) = tokio::join!(self.inner.submit(ReceiverStream::new(receiver)), feed);
-        Ok(answer.map_err(|status| ExchangeError::call(what(), &status))?.into_inner().stored)
+        Ok(answer
+            .map_err(|status| ExchangeError::call(what(), &status))?
+            .into_inner()
+            .stored)
     }
 }

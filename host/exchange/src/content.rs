@@ -36,7 +36,9 @@ impl ContentKind {
 
     /// From text.
     pub fn parse(text: &str) -> Option<Self> {
-        [Self::Module, Self::Graph, Self::Weights].into_iter().find(|kind| kind.as_str() == text)
+        [Self::Module, Self::Graph, Self::Weights]
+            .into_iter()
+            .find(|kind| kind.as_str() == text)
     }
 }
 
@@ -111,8 +113,14 @@ impl ContentStore {
     pub async fn open(folder: PathBuf, mut wanted: Vec<Wanted>, limit_bytes: u64) -> Result<Self, ExchangeError> {
         wanted.sort();
         wanted.dedup();
-        fs::create_dir_all(&folder).await.map_err(|source| failed("making", &folder, source))?;
-        Ok(Self { folder, wanted, limit_bytes })
+        fs::create_dir_all(&folder)
+            .await
+            .map_err(|source| failed("making", &folder, source))?;
+        Ok(Self {
+            folder,
+            wanted,
+            limit_bytes,
+        })
     }
 
     /// What the policy names.
@@ -127,12 +135,17 @@ impl ContentStore {
 
     /// Whether the policy names this object, and as what.
     pub fn names(&self, kind: ContentKind, name: &str, digest: &Digest) -> bool {
-        self.wanted.iter().any(|wanted| wanted.kind == kind && wanted.name == name && wanted.digest == *digest)
+        self.wanted
+            .iter()
+            .any(|wanted| wanted.kind == kind && wanted.name == name && wanted.digest == *digest)
     }
 
     /// The digest that the policy gives for a name.
     pub fn wanted_digest(&self, kind: ContentKind, name: &str) -> Option<Digest> {
-        self.wanted.iter().find(|wanted| wanted.kind == kind && wanted.name == name).map(|wanted| wanted.digest)
+        self.wanted
+            .iter()
+            .find(|wanted| wanted.kind == kind && wanted.name == name)
+            .map(|wanted| wanted.digest)
     }
 
     fn path(&self, digest: &Digest) -> PathBuf {
@@ -145,10 +158,20 @@ impl ContentStore {
 
     /// Whether the object is there, how long it is, who brought it.
     pub async fn stored(&self, digest: &Digest) -> Option<Stored> {
-        let length = fs::metadata(self.path(digest)).await.ok().filter(|data| data.is_file())?.len();
+        let length = fs::metadata(self.path(digest))
+            .await
+            .ok()
+            .filter(|data| data.is_file())?
+            .len();
         let note = fs::read_to_string(self.note_path(digest)).await.unwrap_or_default();
-        let participant = note.lines().find_map(|line| line.strip_prefix("participant ")).unwrap_or_default();
-        Some(Stored { length, participant: participant.to_owned() })
+        let participant = note
+            .lines()
+            .find_map(|line| line.strip_prefix("participant "))
+            .unwrap_or_default();
+        Some(Stored {
+            length,
+            participant: participant.to_owned(),
+        })
     }
 
     /// What of the policy's objects is not there yet.
@@ -173,7 +196,11 @@ impl ContentStore {
         let seen = Digest::of(&content);
         if seen != *digest {
             let what = format!("the object in {}", path.display());
-            return Err(ExchangeError::Digest { what, seen: seen.to_string(), wanted: digest.to_string() });
+            return Err(ExchangeError::Digest {
+                what,
+                seen: seen.to_string(),
+                wanted: digest.to_string(),
+            });
         }
         Ok(Some(content.into()))
     }
@@ -189,7 +216,11 @@ impl ContentStore {
         let seen = Digest::of(content);
         if seen != *digest {
             let (seen, wanted) = (seen.to_string(), digest.to_string());
-            return Err(ExchangeError::Digest { what: "a submission".to_owned(), seen, wanted });
+            return Err(ExchangeError::Digest {
+                what: "a submission".to_owned(),
+                seen,
+                wanted,
+            });
         }
         if self.stored(digest).await.is_some() {
             return Ok(false);
@@ -204,18 +235,26 @@ impl ContentStore {
     /// Temporary file, fsync, rename: a crash leaves the whole or nothing under the name.
     async fn write(&self, path: &Path, content: &[u8]) -> Result<(), ExchangeError> {
         let temporary = path.with_extension(format!("part-{}", std::process::id()));
-        let mut file = fs::File::create(&temporary).await.map_err(|source| failed("writing", &temporary, source))?;
+        let mut file = fs::File::create(&temporary)
+            .await
+            .map_err(|source| failed("writing", &temporary, source))?;
         let written = async {
             file.write_all(content).await?;
             file.sync_all().await
         };
         written.await.map_err(|source| failed("writing", &temporary, source))?;
-        fs::rename(&temporary, path).await.map_err(|source| failed("renaming to", path, source))
+        fs::rename(&temporary, path)
+            .await
+            .map_err(|source| failed("renaming to", path, source))
     }
 }
 
 fn failed(what: &'static str, path: &Path, source: std::io::Error) -> ExchangeError {
-    ExchangeError::Store { what, path: path.display().to_string(), source }
+    ExchangeError::Store {
+        what,
+        path: path.display().to_string(),
+        source,
+    }
 }
 
 #[cfg(test)]
@@ -226,8 +265,14 @@ mod tests {
     async fn objects_come_back_whole_or_not_at_all() {
         let folder = tempfile::tempdir().unwrap();
         let digest = Digest::of(b"module");
-        let wanted = Wanted { kind: ContentKind::Module, name: "train".into(), digest };
-        let store = ContentStore::open(folder.path().join("c"), vec![wanted.clone(), wanted.clone()], 100).await.unwrap();
+        let wanted = Wanted {
+            kind: ContentKind::Module,
+            name: "train".into(),
+            digest,
+        };
+        let store = ContentStore::open(folder.path().join("c"), vec![wanted.clone(), wanted.clone()], 100)
+            .await
+            .unwrap();
         assert_eq!(store.missing().await, vec![wanted]);
         assert!(store.names(ContentKind::Module, "train", &digest));
         assert!(!store.names(ContentKind::Graph, "train", &digest));
@@ -235,7 +280,13 @@ mod tests {
         assert!(store.put(&digest, b"module", "alpha", &[1; 64]).await.unwrap());
         assert!(!store.put(&digest, b"module", "alpha", &[1; 64]).await.unwrap());
         assert!(store.missing().await.is_empty());
-        assert_eq!(store.stored(&digest).await, Some(Stored { length: 6, participant: "alpha".into() }));
+        assert_eq!(
+            store.stored(&digest).await,
+            Some(Stored {
+                length: 6,
+                participant: "alpha".into()
+            })
+        );
         assert_eq!(store.read(&digest).await.unwrap().unwrap(), &b"module"[..]);
         std::fs::write(store.path(&digest), b"changed").unwrap();
         assert!(matches!(store.read(&digest).await, Err(ExchangeError::Digest { .. })));
@@ -245,14 +296,44 @@ mod tests {
     #[test]
     fn a_submission_binds_every_field() {
         let (policy, object) = (Digest::of(b"policy"), Digest::of(b"object"));
-        let base = Submission { federation: "f", policy_digest: &policy, kind: ContentKind::Module, name: "n", participant: "p" };
+        let base = Submission {
+            federation: "f",
+            policy_digest: &policy,
+            kind: ContentKind::Module,
+            name: "n",
+            participant: "p",
+        };
         let bytes = submission_bytes(&base, &object);
         let others = [
-            submission_bytes(&Submission { federation: "g", ..base }, &object),
-            submission_bytes(&Submission { policy_digest: &object, ..base }, &object),
-            submission_bytes(&Submission { kind: ContentKind::Graph, ..base }, &object),
+            submission_bytes(
+                &Submission {
+                    federation: "g",
+                    ..base
+                },
+                &object,
+            ),
+            submission_bytes(
+                &Submission {
+                    policy_digest: &object,
+                    ..base
+                },
+                &object,
+            ),
+            submission_bytes(
+                &Submission {
+                    kind: ContentKind::Graph,
+                    ..base
+                },
+                &object,
+            ),
             submission_bytes(&Submission { name: "m", ..base }, &object),
-            submission_bytes(&Submission { participant: "q", ..base }, &object),
+            submission_bytes(
+                &Submission {
+                    participant: "q",
+                    ..base
+                },
+                &object,
+            ),
             submission_bytes(&base, &policy),
         ];
         assert!(others.iter().all(|other| *other != bytes));

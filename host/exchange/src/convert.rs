@@ -18,15 +18,20 @@ const MAX_RULE_CHARS: usize = 512;
 
 /// A digest of exactly 32 bytes.
 pub(crate) fn digest(bytes: &[u8], what: &'static str) -> Result<Digest, ExchangeError> {
-    let bytes: [u8; 32] = bytes
-        .try_into()
-        .map_err(|_| ExchangeError::Message { what, cause: format!("{} bytes of digest, wanted 32", bytes.len()) })?;
+    let bytes: [u8; 32] = bytes.try_into().map_err(|_| ExchangeError::Message {
+        what,
+        cause: format!("{} bytes of digest, wanted 32", bytes.len()),
+    })?;
     Ok(Digest::from_bytes(bytes))
 }
 
 /// A digest, or none for no bytes.
 pub(crate) fn optional_digest(bytes: &[u8], what: &'static str) -> Result<Option<Digest>, ExchangeError> {
-    if bytes.is_empty() { Ok(None) } else { digest(bytes, what).map(Some) }
+    if bytes.is_empty() {
+        Ok(None)
+    } else {
+        digest(bytes, what).map(Some)
+    }
 }
 
 /// A digest as bytes.
@@ -41,7 +46,9 @@ pub(crate) fn manifest(layout: &Layout) -> wire::Manifest {
         dtype: spec.dtype.name().to_owned(),
         shape: spec.shape.iter().map(|&dimension| dimension as u64).collect(),
     };
-    wire::Manifest { entries: layout.specs().iter().map(entry).collect() }
+    wire::Manifest {
+        entries: layout.specs().iter().map(entry).collect(),
+    }
 }
 
 /// A manifest as a layout, if it is one and its tensors hold at most `limit_bytes`.
@@ -50,12 +57,25 @@ pub(crate) fn layout(manifest: Option<wire::Manifest>, limit_bytes: u64) -> Resu
     let mut specs = Vec::with_capacity(entries.len());
     for entry in entries {
         let Some(dtype) = Dtype::from_name(&entry.dtype) else {
-            return Err(LayoutError::Dtype { name: entry.name, dtype: entry.dtype.chars().take(16).collect() });
+            return Err(LayoutError::Dtype {
+                name: entry.name,
+                dtype: entry.dtype.chars().take(16).collect(),
+            });
         };
-        let shape: Result<Vec<usize>, _> = entry.shape.iter().map(|&dimension| usize::try_from(dimension)).collect();
-        let shape =
-            shape.map_err(|error| LayoutError::Shape { name: entry.name.clone(), cause: error.to_string() })?;
-        specs.push(TensorSpec { name: entry.name, dtype, shape });
+        let shape: Result<Vec<usize>, _> = entry
+            .shape
+            .iter()
+            .map(|&dimension| usize::try_from(dimension))
+            .collect();
+        let shape = shape.map_err(|error| LayoutError::Shape {
+            name: entry.name.clone(),
+            cause: error.to_string(),
+        })?;
+        specs.push(TensorSpec {
+            name: entry.name,
+            dtype,
+            shape,
+        });
     }
     Layout::new(specs, limit_bytes)
 }
@@ -68,22 +88,40 @@ pub(crate) fn metrics(metrics: Vec<wire::Metric>) -> Vec<(String, f64)> {
             && !metric.name.is_empty()
             && !metric.name.chars().any(char::is_control)
     };
-    metrics.into_iter().filter(tame).take(MAX_METRICS).map(|metric| (metric.name, metric.value)).collect()
+    metrics
+        .into_iter()
+        .filter(tame)
+        .take(MAX_METRICS)
+        .map(|metric| (metric.name, metric.value))
+        .collect()
 }
 
 /// Metrics as messages.
 pub(crate) fn metric_messages(metrics: &[(String, f64)]) -> Vec<wire::Metric> {
-    metrics.iter().take(MAX_METRICS).map(|(name, value)| wire::Metric { name: name.clone(), value: *value }).collect()
+    metrics
+        .iter()
+        .take(MAX_METRICS)
+        .map(|(name, value)| wire::Metric {
+            name: name.clone(),
+            value: *value,
+        })
+        .collect()
 }
 
 /// A word of a peer: letters, digits and hyphens, at most 32.
 pub(crate) fn word(text: &str) -> String {
-    text.chars().filter(|character| character.is_ascii_alphanumeric() || *character == '-').take(32).collect()
+    text.chars()
+        .filter(|character| character.is_ascii_alphanumeric() || *character == '-')
+        .take(32)
+        .collect()
 }
 
 /// A peer's text without control characters, cut.
 pub(crate) fn tame(text: &str) -> String {
-    text.chars().map(|character| if character.is_control() { ' ' } else { character }).take(MAX_RULE_CHARS).collect()
+    text.chars()
+        .map(|character| if character.is_control() { ' ' } else { character })
+        .take(MAX_RULE_CHARS)
+        .collect()
 }
 
 /// A refusal's rules as messages.
@@ -118,7 +156,10 @@ pub(crate) fn receipt_message(receipt: &Receipt) -> wire::Receipt {
         rows: update.rows,
         digest: digest_bytes(&update.digest),
     };
-    let drop = |drop: &ReceiptDrop| wire::ReceiptDrop { node: drop.node.clone(), code: drop.code.clone() };
+    let drop = |drop: &ReceiptDrop| wire::ReceiptDrop {
+        node: drop.node.clone(),
+        code: drop.code.clone(),
+    };
     wire::Receipt {
         federation: receipt.federation.clone(),
         policy_digest: digest_bytes(&receipt.policy_digest),
@@ -141,7 +182,11 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
         .updates
         .into_iter()
         .map(|update| {
-            Ok(ReceiptUpdate { node: update.node, rows: update.rows, digest: digest(&update.digest, WHAT)? })
+            Ok(ReceiptUpdate {
+                node: update.node,
+                rows: update.rows,
+                digest: digest(&update.digest, WHAT)?,
+            })
         })
         .collect();
     Ok(Receipt {
@@ -154,7 +199,18 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
         model_before: digest(&message.model_before, WHAT)?,
         model_after: digest(&message.model_after, WHAT)?,
         updates: updates?,
-        drops: message.drops.into_iter().map(|drop| ReceiptDrop { node: drop.node, code: drop.code }).collect(),
-        metrics: message.metrics.into_iter().map(|metric| (metric.name, metric.value)).collect(),
+        drops: message
+            .drops
+            .into_iter()
+            .map(|drop| ReceiptDrop {
+                node: drop.node,
+                code: drop.code,
+            })
+            .collect(),
+        metrics: message
+            .metrics
+            .into_iter()
+            .map(|metric| (metric.name, metric.value))
+            .collect(),
     })
 }

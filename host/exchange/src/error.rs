@@ -111,11 +111,24 @@ impl ExchangeError {
 
     /// Whether the policy denies what was asked (exit code 4).
     pub fn denied(&self) -> bool {
-        matches!(self, Self::Call { code: tonic::Code::PermissionDenied, .. })
+        matches!(
+            self,
+            Self::Call {
+                code: tonic::Code::PermissionDenied,
+                ..
+            }
+        )
     }
 
     pub(crate) fn call(what: impl Into<String>, status: &tonic::Status) -> Self {
-        let message = status.message().chars().filter(|character| !character.is_control() || *character == '\n');
-        Self::Call { what: what.into(), code: status.code(), message: message.take(2_000).collect() }
+        let message = status
+            .message()
+            .chars()
+            .filter(|character| !character.is_control() || *character == '\n');
+        Self::Call {
+            what: what.into(),
+            code: status.code(),
+            message: message.take(2_000).collect(),
+        }
     }
 }

@@ -126,15 +126,29 @@ impl fmt::Display for Happening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Waiting { why } => f.write_str(why),
-            Self::Verified { node, role, measurement, simulated } => {
+            Self::Verified {
+                node,
+                role,
+                measurement,
+                simulated,
+            } => {
                 let root = if *simulated { " (SIMULATED)" } else { "" };
                 write!(f, "verified {role} {node}{root}: measurement {measurement}")
             }
             Self::Joined { node } => write!(f, "{node} joined"),
             Self::Dropped { node, reason } => write!(f, "dropped {node}: {reason}"),
-            Self::RoundStarted { round, rounds, attempt, participants } => {
+            Self::RoundStarted {
+                round,
+                rounds,
+                attempt,
+                participants,
+            } => {
                 write!(f, "round {round}/{rounds} starts with {participants} workers")?;
-                if *attempt > 1 { write!(f, " (attempt {attempt})") } else { Ok(()) }
+                if *attempt > 1 {
+                    write!(f, " (attempt {attempt})")
+                } else {
+                    Ok(())
+                }
             }
             Self::RoundAborted { round, reason } => write!(f, "round {round} given up: {reason}"),
             Self::RoundDone(line) => line.fmt(f),

@@ -2,7 +2,9 @@
 
 use bytes::Bytes;
 use cloister_attestation::session::roster_report_data;
-use cloister_attestation::{Appraise, Claims, FailedRule, RaTlsIdentity, Refusal, State, VerifiedEvidence, Verifier, verify_detached};
+use cloister_attestation::{
+    Appraise, Claims, FailedRule, RaTlsIdentity, Refusal, State, VerifiedEvidence, Verifier, verify_detached,
+};
 use cloister_rounds::RosterEntry;
 use cloister_session::{NodeSide, SessionError};
 use cloister_tensor::Digest;
@@ -29,15 +31,25 @@ pub(crate) fn entry(evidence: &VerifiedEvidence) -> RosterEntry {
 }
 
 /// Makes this node's evidence over a challenge. Takes a quote.
-pub(crate) async fn make(node: &NodeSide, epoch: u64, challenge: &[u8; 32]) -> Result<wire::RosterEvidence, ExchangeError> {
+pub(crate) async fn make(
+    node: &NodeSide,
+    epoch: u64,
+    challenge: &[u8; 32],
+) -> Result<wire::RosterEvidence, ExchangeError> {
     let identity = &node.identity;
-    let report_data =
-        roster_report_data(challenge, &Digest::of(&identity.claims), &identity.node.measurement.root());
+    let report_data = roster_report_data(
+        challenge,
+        &Digest::of(&identity.claims),
+        &identity.node.measurement.root(),
+    );
     let quote = node
         .quotes
         .quote(report_data)
         .await
-        .map_err(|source| SessionError::Quote { address: "the roster".to_owned(), source })?;
+        .map_err(|source| SessionError::Quote {
+            address: "the roster".to_owned(),
+            source,
+        })?;
     Ok(wire::RosterEvidence {
         epoch,
         node: identity.node.node.clone(),
@@ -56,8 +68,8 @@ pub(crate) fn verify(
     appraiser: &dyn Appraise,
     now_unix_s: u64,
 ) -> Result<VerifiedEvidence, Refusal> {
-    let claims = Claims::parse(&evidence.claims)
-        .map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
+    let claims =
+        Claims::parse(&evidence.claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
     let report_data = roster_report_data(challenge, &claims.digest(), &claims.node.measurement.root());
     let verified = verify_detached(
         &evidence.quote,
@@ -73,7 +85,11 @@ pub(crate) fn verify(
         failed.push(FailedRule::new("roster.node", verified.node(), &evidence.node));
     }
     if verified.state() != State::Member {
-        failed.push(FailedRule::new("roster.state", verified.state().as_str(), State::Member.as_str()));
+        failed.push(FailedRule::new(
+            "roster.state",
+            verified.state().as_str(),
+            State::Member.as_str(),
+        ));
     }
     Refusal::unless_empty(failed)?;
     Ok(verified)

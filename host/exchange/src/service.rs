@@ -3,6 +3,7 @@
 use std::future::Future;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use bytes::Bytes;
 use cloister_attestation::State;
@@ -14,6 +15,7 @@ use cloister_wire::federation as wire;
 use cloister_wire::federation::federation_server::{Federation, FederationServer};
 use cloister_wire::{MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES};
 use tokio_stream::Stream;
+use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
@@ -24,6 +26,9 @@ use crate::error::ExchangeError;
 
 /// Streams that a connection may have open at a time.
 const MAX_STREAMS: u32 = 16;
+
+/// How long running calls may take to end once the node stops.
+pub const GRACE: Duration = Duration::from_secs(5);
 
 type Sending<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -40,7 +45,7 @@ pub struct FederationService {
     pub aggregator: Option<AggregatorHandle>,
 }
 
-/// Serves a listener's connections until `stop` resolves. Running calls are ended with the connections.
+/// Serves a listener's connections until `stop` resolves; running calls then get [`GRACE`] to end.
 pub async fn serve(
     listener: Listener,
     service: FederationService,
@@ -49,6 +54,7 @@ pub async fn serve(
     let service = FederationServer::new(service)
         .max_decoding_message_size(MAX_MESSAGE_BYTES)
         .max_encoding_message_size(MAX_MESSAGE_BYTES);
+    let stopping = CancellationToken::new();
     let server = Server::builder()
         .initial_stream_window_size(channel::STREAM_WINDOW_BYTES)
         .initial_connection_window_size(channel::CONNECTION_WINDOW_BYTES)
@@ -57,8 +63,18 @@ pub async fn serve(
         .http2_keepalive_interval(Some(channel::KEEP_ALIVE))
         .http2_keepalive_timeout(Some(channel::KEEP_ALIVE_TIMEOUT))
         .add_service(service)
-        .serve_with_incoming_shutdown(listener.incoming(), stop);
-    server.await.map_err(|error| ExchangeError::Call {
+        .serve_with_incoming_shutdown(listener.incoming(), stopping.clone().cancelled_owned());
+    let stopped = async {
+        stop.await;
+        stopping.cancel();
+        tokio::time::sleep(GRACE).await;
+    };
+    let result = tokio::select! {
+        result = server => result,
+        // Whoever still holds a connection open then does not hold up the node's end.
+        () = stopped => Ok(()),
+    };
+    result.map_err(|error| ExchangeError::Call {
         what: "serving".to_owned(),
         code: tonic::Code::Internal,
         message: error.to_string(),
@@ -72,7 +88,9 @@ impl FederationService {
         let peer = peer.ok_or_else(|| Status::unauthenticated("this call came over no attested session"))?;
         let now = (self.clock)();
         if peer.permit().is_some_and(|permit| permit.expired(now)) {
-            return Err(Status::permission_denied("the permit of this session has expired; attest anew"));
+            return Err(Status::permission_denied(
+                "the permit of this session has expired; attest anew",
+            ));
         }
         Ok(peer)
     }
@@ -159,7 +177,9 @@ impl Federation for FederationService {
     ) -> Result<Response<Self::MemberStream>, Status> {
         let peer = self.peer(&request)?;
         let Some(permit) = peer.permit().filter(|permit| permit.role() == Role::Worker) else {
-            return Err(Status::permission_denied("only workers that were attested take part in rounds"));
+            return Err(Status::permission_denied(
+                "only workers that were attested take part in rounds",
+            ));
         };
         if permit.state() != State::Member {
             return Err(Status::permission_denied(
@@ -167,7 +187,13 @@ impl Federation for FederationService {
             ));
         }
         let Some(aggregator) = &self.aggregator else {
-            let missing: Vec<String> = self.store.missing().await.into_iter().map(|wanted| wanted.name).collect();
+            let missing: Vec<String> = self
+                .store
+                .missing()
+                .await
+                .into_iter()
+                .map(|wanted| wanted.name)
+                .collect();
             return Err(Status::unavailable(format!(
                 "the aggregator still collects its content; missing {}",
                 missing.join(", ")
@@ -185,7 +211,10 @@ impl Federation for FederationService {
         Ok(Response::new(Box::pin(tokio_stream::iter(slices(content)))))
     }
 
-    async fn submit(&self, request: Request<Streaming<wire::SubmitPart>>) -> Result<Response<wire::SubmitReply>, Status> {
+    async fn submit(
+        &self,
+        request: Request<Streaming<wire::SubmitPart>>,
+    ) -> Result<Response<wire::SubmitReply>, Status> {
         let peer = self.known(&request)?;
         let mut parts = request.into_inner();
         let Some(wire::submit_part::Body::Header(header)) = parts.message().await?.and_then(|part| part.body) else {
@@ -198,11 +227,16 @@ impl Federation for FederationService {
                 return Err(Status::invalid_argument("after its header a submission is chunks"));
             };
             if (content.len() + chunk.data.len()) as u64 > header.length {
-                return Err(Status::invalid_argument("the submission is longer than its header says"));
+                return Err(Status::invalid_argument(
+                    "the submission is longer than its header says",
+                ));
             }
             content.extend_from_slice(&chunk.data);
         }
-        let stored = self.store.put(&digest, &content, &header.participant, &header.signature).await;
+        let stored = self
+            .store
+            .put(&digest, &content, &header.participant, &header.signature)
+            .await;
         let stored = stored.map_err(|error| match error {
             ExchangeError::Digest { .. } => invalid(&error),
             other => internal(&other),

@@ -41,14 +41,22 @@ impl ModelSink for HeapSink {
         let error = |cause: String| SinkError { bytes: length, cause };
         let length_here = usize::try_from(length).map_err(|error_here| error(error_here.to_string()))?;
         let mut bytes = Vec::new();
-        bytes.try_reserve_exact(length_here).map_err(|error_here| error(error_here.to_string()))?;
-        Ok(Box::new(HeapBuffer { bytes, length: length_here }))
+        bytes
+            .try_reserve_exact(length_here)
+            .map_err(|error_here| error(error_here.to_string()))?;
+        Ok(Box::new(HeapBuffer {
+            bytes,
+            length: length_here,
+        }))
     }
 }
 
 impl HeapBuffer {
     fn error(&self, cause: &str) -> SinkError {
-        SinkError { bytes: self.length as u64, cause: cause.to_owned() }
+        SinkError {
+            bytes: self.length as u64,
+            cause: cause.to_owned(),
+        }
     }
 }
 

@@ -17,7 +17,10 @@ pub struct WorkError {
 impl WorkError {
     /// A failure in words.
     pub fn new(what: &'static str, cause: impl std::fmt::Display) -> Self {
-        Self { what, cause: cause.to_string() }
+        Self {
+            what,
+            cause: cause.to_string(),
+        }
     }
 }
 
@@ -76,11 +79,12 @@ pub struct UpdateStream {
 }
 
 impl UpdateStream {
-    pub(crate) fn new(
-        updates: mpsc::UnboundedReceiver<FoldMessage>,
-        folded: Box<dyn FnMut(String) + Send>,
-    ) -> Self {
-        Self { updates, folded, given: None }
+    pub(crate) fn new(updates: mpsc::UnboundedReceiver<FoldMessage>, folded: Box<dyn FnMut(String) + Send>) -> Self {
+        Self {
+            updates,
+            folded,
+            given: None,
+        }
     }
 
     /// A stream over updates at hand, for tests and benches.

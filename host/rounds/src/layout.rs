@@ -113,22 +113,38 @@ impl Layout {
         let (mut wire_bytes, mut buffer_bytes) = (0u64, 0u64);
         for (position, spec) in specs.iter().enumerate() {
             if spec.name.is_empty() || spec.name.len() > MAX_NAME_BYTES {
-                return Err(LayoutError::Name { position, bytes: spec.name.len() });
+                return Err(LayoutError::Name {
+                    position,
+                    bytes: spec.name.len(),
+                });
             }
             if position > 0 && specs[position - 1].name.as_bytes() >= spec.name.as_bytes() {
-                return Err(LayoutError::Order { name: spec.name.clone() });
+                return Err(LayoutError::Order {
+                    name: spec.name.clone(),
+                });
             }
-            let shape = Shape::new(&spec.shape)
-                .map_err(|error| LayoutError::Shape { name: spec.name.clone(), cause: error.to_string() })?;
+            let shape = Shape::new(&spec.shape).map_err(|error| LayoutError::Shape {
+                name: spec.name.clone(),
+                cause: error.to_string(),
+            })?;
             let size = (shape.elements() as u64).saturating_mul(spec.dtype.size_bytes() as u64);
             wire_bytes = wire_bytes.saturating_add(size);
-            buffer_bytes = buffer_bytes.saturating_add(size.saturating_add(ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES);
+            buffer_bytes =
+                buffer_bytes.saturating_add(size.saturating_add(ALIGN_BYTES - 1) / ALIGN_BYTES * ALIGN_BYTES);
             if wire_bytes > limit_bytes {
-                return Err(LayoutError::TooLarge { seen: wire_bytes, limit: limit_bytes });
+                return Err(LayoutError::TooLarge {
+                    seen: wire_bytes,
+                    limit: limit_bytes,
+                });
             }
             sizes.push(size);
         }
-        Ok(Self { specs, sizes, wire_bytes, buffer_bytes })
+        Ok(Self {
+            specs,
+            sizes,
+            wire_bytes,
+            buffer_bytes,
+        })
     }
 
     /// The layout of tensors at hand.
@@ -170,7 +186,9 @@ impl Layout {
             return Ok(());
         }
         let show = |spec: Option<&TensorSpec>| {
-            spec.map_or("nothing".to_owned(), |spec| format!("{} {} {:?}", spec.name, spec.dtype.name(), spec.shape))
+            spec.map_or("nothing".to_owned(), |spec| {
+                format!("{} {} {:?}", spec.name, spec.dtype.name(), spec.shape)
+            })
         };
         let position = (0..seen.specs.len().max(self.specs.len()))
             .find(|&position| seen.specs.get(position) != self.specs.get(position))
@@ -189,7 +207,10 @@ impl Layout {
         let mut transcript = Transcript::new("cloister/model/v1");
         transcript.count(self.specs.len());
         for spec in &self.specs {
-            transcript.text(&spec.name).text(spec.dtype.name()).count(spec.shape.len());
+            transcript
+                .text(&spec.name)
+                .text(spec.dtype.name())
+                .count(spec.shape.len());
             for &dimension in &spec.shape {
                 transcript.count(dimension);
             }
@@ -211,12 +232,18 @@ impl Layout {
     /// Cuts a filled receive buffer into tensors, without a copy.
     pub fn tensors(&self, buffer: &bytes::Bytes) -> Result<TensorMap, LayoutError> {
         if buffer.len() as u64 != self.buffer_bytes {
-            return Err(LayoutError::Buffer { seen: buffer.len() as u64, wanted: self.buffer_bytes });
+            return Err(LayoutError::Buffer {
+                seen: buffer.len() as u64,
+                wanted: self.buffer_bytes,
+            });
         }
         let mut tensors = TensorMap::new();
         let mut offset = 0usize;
         for (spec, &size) in self.specs.iter().zip(&self.sizes) {
-            let shape_error = |cause: String| LayoutError::Shape { name: spec.name.clone(), cause };
+            let shape_error = |cause: String| LayoutError::Shape {
+                name: spec.name.clone(),
+                cause,
+            };
             let shape = Shape::new(&spec.shape).map_err(|error| shape_error(error.to_string()))?;
             let size = usize::try_from(size).map_err(|_| shape_error("too large for this machine".to_owned()))?;
             let bytes = buffer.slice(offset..offset + size);

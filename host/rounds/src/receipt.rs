@@ -71,12 +71,19 @@ impl Receipt {
             .number(self.round)
             .number(u64::from(self.attempt))
             .bytes(self.roster_digest.as_bytes())
-            .bytes(self.previous.as_ref().map_or(&[], |digest| digest.as_bytes().as_slice()))
+            .bytes(
+                self.previous
+                    .as_ref()
+                    .map_or(&[], |digest| digest.as_bytes().as_slice()),
+            )
             .bytes(self.model_before.as_bytes())
             .bytes(self.model_after.as_bytes())
             .count(self.updates.len());
         for update in &self.updates {
-            transcript.text(&update.node).number(update.rows).bytes(update.digest.as_bytes());
+            transcript
+                .text(&update.node)
+                .number(update.rows)
+                .bytes(update.digest.as_bytes());
         }
         transcript.count(self.drops.len());
         for drop in &self.drops {

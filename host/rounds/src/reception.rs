@@ -27,7 +27,14 @@ impl Reception {
     pub fn new(layout: Layout, announced: Digest) -> Self {
         let digest = layout.start_digest();
         let left_in_tensor = layout.size(0).unwrap_or(0);
-        Self { layout, announced, digest, position: 0, left_in_tensor, received: 0 }
+        Self {
+            layout,
+            announced,
+            digest,
+            position: 0,
+            left_in_tensor,
+            received: 0,
+        }
     }
 
     /// What is expected.
@@ -56,7 +63,11 @@ impl Reception {
         let length = piece.len() as u64;
         let wanted = self.layout.wire_bytes();
         if length == 0 || self.received.saturating_add(length) > wanted {
-            return Err(UpdateRefusal::WrongLength { seen: self.received.saturating_add(length), wanted }.into());
+            return Err(UpdateRefusal::WrongLength {
+                seen: self.received.saturating_add(length),
+                wanted,
+            }
+            .into());
         }
         self.digest.update(piece);
         self.received += length;
@@ -76,7 +87,9 @@ impl Reception {
     /// Steps over finished (and empty) tensors, writing their padding.
     fn close_tensors<E>(&mut self, append: &mut impl FnMut(&[u8]) -> Result<(), E>) -> Result<(), E> {
         while self.left_in_tensor == 0 {
-            let Some(size) = self.layout.size(self.position) else { return Ok(()) };
+            let Some(size) = self.layout.size(self.position) else {
+                return Ok(());
+            };
             let padding = (ALIGN_BYTES - size % ALIGN_BYTES) % ALIGN_BYTES;
             if padding > 0 {
                 append(&PADDING[..padding as usize])?;
@@ -91,11 +104,17 @@ impl Reception {
     pub fn finish(self) -> Result<(Layout, Digest), UpdateRefusal> {
         let wanted = self.layout.wire_bytes();
         if self.received != wanted {
-            return Err(UpdateRefusal::WrongLength { seen: self.received, wanted });
+            return Err(UpdateRefusal::WrongLength {
+                seen: self.received,
+                wanted,
+            });
         }
         let seen = self.digest.finish();
         if seen != self.announced {
-            return Err(UpdateRefusal::WrongDigest { seen, wanted: self.announced });
+            return Err(UpdateRefusal::WrongDigest {
+                seen,
+                wanted: self.announced,
+            });
         }
         Ok((self.layout, seen))
     }
@@ -115,7 +134,10 @@ pub fn require_finite(tensors: &TensorMap) -> Result<(), UpdateRefusal> {
             _ => None,
         };
         if let Some(index) = index {
-            return Err(UpdateRefusal::NotFinite { tensor: name.clone(), index });
+            return Err(UpdateRefusal::NotFinite {
+                tensor: name.clone(),
+                index,
+            });
         }
     }
     Ok(())
@@ -145,7 +167,12 @@ mod tests {
         sizes
             .iter()
             .enumerate()
-            .filter_map(|(i, &n)| Some((format!("t{i:02}"), cloister_tensor::Tensor::from_f32(&[n], vec![value; n]).ok()?)))
+            .filter_map(|(i, &n)| {
+                Some((
+                    format!("t{i:02}"),
+                    cloister_tensor::Tensor::from_f32(&[n], vec![value; n]).ok()?,
+                ))
+            })
             .collect()
     }
 
@@ -191,27 +218,53 @@ mod tests {
         let digest = Layout::model_digest(&tensors).unwrap();
         let mut reception = Reception::new(Layout::of(&tensors).unwrap(), digest);
         let ignore = |_: &[u8]| Ok::<_, UpdateRefusal>(());
-        assert!(matches!(reception.accept(&[], ignore), Err(UpdateRefusal::WrongLength { .. })));
-        assert!(matches!(reception.accept(&[0; 29], ignore), Err(UpdateRefusal::WrongLength { seen: 29, wanted: 28 })));
+        assert!(matches!(
+            reception.accept(&[], ignore),
+            Err(UpdateRefusal::WrongLength { .. })
+        ));
+        assert!(matches!(
+            reception.accept(&[0; 29], ignore),
+            Err(UpdateRefusal::WrongLength { seen: 29, wanted: 28 })
+        ));
         reception.accept(&[0; 27], ignore).unwrap();
         assert!(!reception.complete());
-        assert!(matches!(reception.finish(), Err(UpdateRefusal::WrongLength { seen: 27, wanted: 28 })));
-        assert!(matches!(receive(&tensors, 5, Digest::of(b"other")), Err(UpdateRefusal::WrongDigest { .. })));
+        assert!(matches!(
+            reception.finish(),
+            Err(UpdateRefusal::WrongLength { seen: 27, wanted: 28 })
+        ));
+        assert!(matches!(
+            receive(&tensors, 5, Digest::of(b"other")),
+            Err(UpdateRefusal::WrongDigest { .. })
+        ));
     }
 
     #[test]
     fn a_nan_is_found_where_it_is() {
         let mut values = vec![0.0f32; 10_000];
         values[9_001] = f32::NAN;
-        let tensors = TensorMap::from([("w".to_owned(), cloister_tensor::Tensor::from_f32(&[10_000], values).unwrap())]);
-        assert_eq!(require_finite(&tensors), Err(UpdateRefusal::NotFinite { tensor: "w".to_owned(), index: 9_001 }));
+        let tensors = TensorMap::from([(
+            "w".to_owned(),
+            cloister_tensor::Tensor::from_f32(&[10_000], values).unwrap(),
+        )]);
+        assert_eq!(
+            require_finite(&tensors),
+            Err(UpdateRefusal::NotFinite {
+                tensor: "w".to_owned(),
+                index: 9_001
+            })
+        );
         assert_eq!(require_finite(&model(&[5000, 7], f32::MIN_POSITIVE)), Ok(()));
     }
 
     #[test]
     fn a_different_layout_names_the_first_difference() {
-        let (ours, theirs) = (Layout::of(&model(&[4, 3], 0.0)).unwrap(), Layout::of(&model(&[4, 5], 0.0)).unwrap());
-        let LayoutError::Differs { difference } = ours.require(&theirs).unwrap_err() else { unreachable!() };
+        let (ours, theirs) = (
+            Layout::of(&model(&[4, 3], 0.0)).unwrap(),
+            Layout::of(&model(&[4, 5], 0.0)).unwrap(),
+        );
+        let LayoutError::Differs { difference } = ours.require(&theirs).unwrap_err() else {
+            unreachable!()
+        };
         assert_eq!(difference, "tensor 1: seen t01 F32 [5], wanted t01 F32 [3]");
     }
 }

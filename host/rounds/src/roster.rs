@@ -52,5 +52,8 @@ pub fn digest(epoch: u64, challenge: &[u8; 32], aggregator: &RosterEntry, member
 }
 
 fn put(transcript: &mut Transcript, entry: &RosterEntry) {
-    transcript.text(&entry.node).bytes(entry.claims_digest.as_bytes()).bytes(&entry.measurement_root);
+    transcript
+        .text(&entry.node)
+        .bytes(entry.claims_digest.as_bytes())
+        .bytes(&entry.measurement_root);
 }

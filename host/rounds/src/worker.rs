@@ -17,7 +17,9 @@ pub enum AggregatorFault {
         state: &'static str,
     },
     /// The member's own nonce is missing or changed, or the list is out of order.
-    #[error("the roster challenge of epoch {epoch} does not hold this member's nonce in an ordered list; it may be old evidence")]
+    #[error(
+        "the roster challenge of epoch {epoch} does not hold this member's nonce in an ordered list; it may be old evidence"
+    )]
     Challenge {
         /// The epoch.
         epoch: u64,
@@ -188,13 +190,22 @@ impl Worker {
 
     /// A challenge came: gives the 32 bytes that the roster quote commits to.
     pub fn challenged(&mut self, epoch: u64, nonces: &[(String, [u8; 32])]) -> Result<[u8; 32], AggregatorFault> {
-        if !matches!(self.state, State::Joining | State::Challenged | State::Member | State::Uploaded | State::Ready) {
+        if !matches!(
+            self.state,
+            State::Joining | State::Challenged | State::Member | State::Uploaded | State::Ready
+        ) {
             return Err(self.out_of_turn("a roster challenge"));
         }
         if epoch <= self.epoch {
-            return Err(AggregatorFault::Backwards { what: "roster epoch", seen: epoch, last: self.epoch });
+            return Err(AggregatorFault::Backwards {
+                what: "roster epoch",
+                seen: epoch,
+                last: self.epoch,
+            });
         }
-        let mine = nonces.iter().any(|(node, nonce)| *node == self.config.node && *nonce == self.nonce);
+        let mine = nonces
+            .iter()
+            .any(|(node, nonce)| *node == self.config.node && *nonce == self.nonce);
         let challenge = roster::challenge(epoch, nonces).filter(|_| mine);
         self.challenge = challenge.ok_or(AggregatorFault::Challenge { epoch })?;
         self.challenged = nonces.iter().map(|(node, _)| node.clone()).collect();
@@ -210,19 +221,30 @@ impl Worker {
 
     /// All members' evidence came and was verified one by one: gives the digest to accept. `aggregator` is what the
     /// member's own session showed.
-    pub fn roster(&mut self, epoch: u64, aggregator: &RosterEntry, members: &[RosterEntry]) -> Result<Digest, AggregatorFault> {
+    pub fn roster(
+        &mut self,
+        epoch: u64,
+        aggregator: &RosterEntry,
+        members: &[RosterEntry],
+    ) -> Result<Digest, AggregatorFault> {
         if self.state != State::Challenged || epoch != self.epoch {
             return Err(self.out_of_turn("a roster"));
         }
         if let Some(stranger) = members.iter().find(|entry| !self.challenged.contains(&entry.node)) {
-            return Err(AggregatorFault::Members { epoch, node: stranger.node.clone() });
+            return Err(AggregatorFault::Members {
+                epoch,
+                node: stranger.node.clone(),
+            });
         }
         if !members.iter().any(|entry| entry.node == self.config.node) {
             return Err(AggregatorFault::LeftOut { epoch });
         }
         let digest = roster::digest(epoch, &self.challenge, aggregator, members).ok_or_else(|| {
             let node = members.windows(2).find(|pair| pair[0].node >= pair[1].node);
-            AggregatorFault::Members { epoch, node: node.map_or_else(String::new, |pair| pair[1].node.clone()) }
+            AggregatorFault::Members {
+                epoch,
+                node: node.map_or_else(String::new, |pair| pair[1].node.clone()),
+            }
         })?;
         self.roster = Some(digest);
         self.state = State::Member;
@@ -231,17 +253,28 @@ impl Worker {
 
     /// A round starts. While a round runs, only a later attempt at it may start.
     pub fn round_start(&mut self, head: RoundHead) -> Result<(), AggregatorFault> {
-        if !matches!(self.state, State::Member | State::Training | State::Ready | State::Uploaded) {
+        if !matches!(
+            self.state,
+            State::Member | State::Training | State::Ready | State::Uploaded
+        ) {
             return Err(self.out_of_turn("a round's start"));
         }
         let round = head.round;
         if round <= self.chain.round || round > self.config.rounds {
-            return Err(AggregatorFault::Backwards { what: "round", seen: round, last: self.chain.round });
+            return Err(AggregatorFault::Backwards {
+                what: "round",
+                seen: round,
+                last: self.chain.round,
+            });
         }
         if let Some(last) = &self.head
             && (round, head.attempt) <= (last.round, last.attempt)
         {
-            return Err(AggregatorFault::Backwards { what: "round", seen: round, last: last.round });
+            return Err(AggregatorFault::Backwards {
+                what: "round",
+                seen: round,
+                last: last.round,
+            });
         }
         require(round, "the roster", Some(head.roster_digest), self.roster)?;
         if round == self.chain.round + 1 && self.chain.round > 0 {
@@ -249,7 +282,12 @@ impl Worker {
             require(round, "the model", Some(head.model_digest), self.chain.model)?;
         }
         if round == 1 && self.config.initial_model.is_some() {
-            require(round, "the initial model", Some(head.model_digest), self.config.initial_model)?;
+            require(
+                round,
+                "the initial model",
+                Some(head.model_digest),
+                self.config.initial_model,
+            )?;
         }
         self.head = Some(head);
         self.update = None;
@@ -271,7 +309,9 @@ impl Worker {
 
     /// The upload may begin.
     pub fn granted(&mut self, round: u64, attempt: u32) -> Result<(), AggregatorFault> {
-        let current = self.head.is_some_and(|head| (head.round, head.attempt) == (round, attempt));
+        let current = self
+            .head
+            .is_some_and(|head| (head.round, head.attempt) == (round, attempt));
         if self.state != State::Ready || !current {
             return Err(self.out_of_turn("a grant"));
         }
@@ -282,7 +322,10 @@ impl Worker {
     /// A round is done. The caller has checked the receipt's signature against the aggregator's node key.
     pub fn result(&mut self, receipt: &Receipt) -> Result<(), AggregatorFault> {
         let round = receipt.round;
-        let Some(head) = self.head.filter(|head| (head.round, head.attempt) == (round, receipt.attempt)) else {
+        let Some(head) = self
+            .head
+            .filter(|head| (head.round, head.attempt) == (round, receipt.attempt))
+        else {
             return Err(self.out_of_turn("a result of another round"));
         };
         if self.state != State::Uploaded {
@@ -296,18 +339,45 @@ impl Worker {
                 wanted: self.config.federation.clone(),
             });
         }
-        require(round, "the policy", Some(receipt.policy_digest), Some(self.config.policy_digest))?;
-        require(round, "the roster", Some(receipt.roster_digest), Some(head.roster_digest))?;
-        require(round, "the model before", Some(receipt.model_before), Some(head.model_digest))?;
+        require(
+            round,
+            "the policy",
+            Some(receipt.policy_digest),
+            Some(self.config.policy_digest),
+        )?;
+        require(
+            round,
+            "the roster",
+            Some(receipt.roster_digest),
+            Some(head.roster_digest),
+        )?;
+        require(
+            round,
+            "the model before",
+            Some(receipt.model_before),
+            Some(head.model_digest),
+        )?;
         require(round, "the receipt before", receipt.previous, head.previous)?;
         if receipt.updates.len() < self.config.needed {
-            return Err(AggregatorFault::TooFew { round, seen: receipt.updates.len(), wanted: self.config.needed });
+            return Err(AggregatorFault::TooFew {
+                round,
+                seen: receipt.updates.len(),
+                wanted: self.config.needed,
+            });
         }
-        let mine = receipt.updates.iter().filter(|update| update.node == self.config.node).map(|update| update.digest);
+        let mine = receipt
+            .updates
+            .iter()
+            .filter(|update| update.node == self.config.node)
+            .map(|update| update.digest);
         if !mine.eq(self.update) {
             return Err(AggregatorFault::Update { round });
         }
-        self.chain = Chain { round, receipt: Some(receipt.digest()), model: Some(receipt.model_after) };
+        self.chain = Chain {
+            round,
+            receipt: Some(receipt.digest()),
+            model: Some(receipt.model_after),
+        };
         self.head = None;
         self.state = State::Member;
         Ok(())
@@ -324,7 +394,10 @@ impl Worker {
     }
 
     fn out_of_turn(&self, seen: &'static str) -> AggregatorFault {
-        AggregatorFault::OutOfTurn { seen, state: self.state.name() }
+        AggregatorFault::OutOfTurn {
+            seen,
+            state: self.state.name(),
+        }
     }
 }
 
@@ -338,5 +411,10 @@ fn require(
         return Ok(());
     }
     let show = |digest: Option<Digest>| digest.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
-    Err(AggregatorFault::Digest { round, what, seen: show(seen), wanted: show(wanted) })
+    Err(AggregatorFault::Digest {
+        round,
+        what,
+        seen: show(seen),
+        wanted: show(wanted),
+    })
 }

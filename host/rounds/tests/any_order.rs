@@ -10,7 +10,11 @@ use proptest::prelude::*;
 const NODES: [&str; 4] = ["a", "b", "c", "d"];
 
 fn entry(node: &str) -> RosterEntry {
-    RosterEntry { node: node.to_owned(), claims_digest: Digest::of(node.as_bytes()), measurement_root: [1; 48] }
+    RosterEntry {
+        node: node.to_owned(),
+        claims_digest: Digest::of(node.as_bytes()),
+        measurement_root: [1; 48],
+    }
 }
 
 fn config(rounds: u64, needed: usize) -> RoundsConfig {
@@ -45,21 +49,35 @@ impl Observer {
     fn see(&mut self, actions: &[Action], needed: usize) {
         for action in actions {
             match action {
-                Action::StartRound { round, attempt, participants, .. } => {
+                Action::StartRound {
+                    round,
+                    attempt,
+                    participants,
+                    ..
+                } => {
                     assert!(participants.len() >= needed && participants.is_sorted());
-                    assert!(participants.iter().all(|node| self.seen_roster.contains(node)), "no roster for a participant");
+                    assert!(
+                        participants.iter().all(|node| self.seen_roster.contains(node)),
+                        "no roster for a participant"
+                    );
                     assert_eq!(*round, self.done.len() as u64 + 1);
                     self.running = Some((*round, *attempt));
                     self.held.clear();
                 }
                 Action::Grant { node, round, attempt } => {
                     assert_eq!(self.running, Some((*round, *attempt)));
-                    assert!(self.granted.insert((*round, *attempt, node.clone())), "{node} granted twice");
+                    assert!(
+                        self.granted.insert((*round, *attempt, node.clone())),
+                        "{node} granted twice"
+                    );
                     assert!(self.held.insert(node.clone()));
                 }
                 Action::Fold { node, .. } => {
                     let order = self.folded.entry(self.running.unwrap()).or_default();
-                    assert!(order.last().is_none_or(|last| last < node), "{node} folded after {order:?}");
+                    assert!(
+                        order.last().is_none_or(|last| last < node),
+                        "{node} folded after {order:?}"
+                    );
                     order.push(node.clone());
                 }
                 Action::RoundDone(summary) => {

@@ -28,7 +28,10 @@ pub async fn channel(connection: AttestedConnection) -> Result<Channel, SessionE
         let connection = once.take();
         async move {
             connection.map(TokioIo::new).ok_or_else(|| {
-                std::io::Error::new(std::io::ErrorKind::NotConnected, "the attested session has ended; dial a new one")
+                std::io::Error::new(
+                    std::io::ErrorKind::NotConnected,
+                    "the attested session has ended; dial a new one",
+                )
             })
         }
     });
@@ -41,5 +44,7 @@ pub async fn channel(connection: AttestedConnection) -> Result<Channel, SessionE
         .keep_alive_while_idle(true)
         .connect_with_connector(connector)
         .await
-        .map_err(|error| SessionError::Http { cause: format!("{error:?}") })
+        .map_err(|error| SessionError::Http {
+            cause: format!("{error:?}"),
+        })
 }

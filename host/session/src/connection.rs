@@ -36,7 +36,13 @@ struct PeerInner {
 
 impl Peer {
     pub(crate) fn new(evidence: PeerEvidence, admission: Admission, address: SocketAddr) -> Self {
-        Self { inner: Arc::new(PeerInner { evidence, admission, address }) }
+        Self {
+            inner: Arc::new(PeerInner {
+                evidence,
+                admission,
+                address,
+            }),
+        }
     }
 
     /// What the peer showed, verified.
@@ -76,7 +82,11 @@ pub struct AttestedConnection {
 
 impl AttestedConnection {
     pub(crate) fn new(stream: TlsStream<TcpStream>, peer: Peer) -> Self {
-        Self { stream, peer, place: None }
+        Self {
+            stream,
+            peer,
+            place: None,
+        }
     }
 
     /// Takes up one of the listener's places until the connection ends.
@@ -93,7 +103,9 @@ impl AttestedConnection {
 
 impl std::fmt::Debug for AttestedConnection {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("AttestedConnection").field("peer", &self.peer).finish_non_exhaustive()
+        f.debug_struct("AttestedConnection")
+            .field("peer", &self.peer)
+            .finish_non_exhaustive()
     }
 }
 

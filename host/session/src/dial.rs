@@ -41,15 +41,24 @@ pub async fn connect(local: &Local, options: &DialOptions) -> Result<AttestedCon
             Some(proxy) => proxy.connect(address).await?,
             None => TcpStream::connect(address)
                 .await
-                .map_err(|source| SessionError::Unreachable { address: address.clone(), source })?,
+                .map_err(|source| SessionError::Unreachable {
+                    address: address.clone(),
+                    source,
+                })?,
         };
-        let expected = Expected { role: options.role, ..Expected::default() };
+        let expected = Expected {
+            role: options.role,
+            ..Expected::default()
+        };
         let appraiser = Appraiser::new(Arc::clone(&local.policy)).expecting(expected);
         dial_over(local, stream, Arc::new(appraiser), address).await
     };
     tokio::time::timeout(Duration::from_secs(HANDSHAKE_S), attempt)
         .await
-        .map_err(|_| SessionError::TooSlow { address: address.clone(), seconds: HANDSHAKE_S })?
+        .map_err(|_| SessionError::TooSlow {
+            address: address.clone(),
+            seconds: HANDSHAKE_S,
+        })?
 }
 
 async fn dial_over(
@@ -58,8 +67,13 @@ async fn dial_over(
     appraiser: Arc<dyn Appraise>,
     address: &str,
 ) -> Result<AttestedConnection, SessionError> {
-    let own = |error: rustls::Error| SessionError::Own { cause: error.to_string() };
-    let no_tls = |cause: String| SessionError::Tls { address: address.to_owned(), cause };
+    let own = |error: rustls::Error| SessionError::Own {
+        cause: error.to_string(),
+    };
+    let no_tls = |cause: String| SessionError::Tls {
+        address: address.to_owned(),
+        cause,
+    };
     stream.set_nodelay(true).map_err(|error| no_tls(error.to_string()))?;
     let (certificate, key) = local.tls_identity();
     let config = tls::client_config(certificate, key).map_err(own)?;
@@ -80,7 +94,10 @@ pub(crate) async fn finish(
     appraiser: Arc<dyn Appraise>,
     address: &str,
 ) -> Result<AttestedConnection, SessionError> {
-    let no_tls = |cause: &str| SessionError::Tls { address: address.to_owned(), cause: cause.to_owned() };
+    let no_tls = |cause: &str| SessionError::Tls {
+        address: address.to_owned(),
+        cause: cause.to_owned(),
+    };
     let (exporter, connection, certificate) = {
         let (_, tls) = stream.get_ref();
         if tls.alpn_protocol() != Some(tls::ALPN) {
@@ -97,8 +114,17 @@ pub(crate) async fn finish(
         let certificate = certificate.ok_or_else(|| no_tls("the peer showed no certificate"))?;
         (export(EXPORTER_LABEL)?, export(CONNECTION_LABEL)?, certificate)
     };
-    let peer_address = stream.get_ref().0.peer_addr().map_err(|error| no_tls(&error.to_string()))?;
-    let channel = Channel { side, exporter, peer_certificate: &certificate, address };
+    let peer_address = stream
+        .get_ref()
+        .0
+        .peer_addr()
+        .map_err(|error| no_tls(&error.to_string()))?;
+    let channel = Channel {
+        side,
+        exporter,
+        peer_certificate: &certificate,
+        address,
+    };
     let evidence = attest(&mut stream, local, appraiser, channel).await?;
     let now = (local.clock)();
     let admission = match &evidence {
@@ -110,13 +136,16 @@ pub(crate) async fn finish(
         who: who(&evidence),
         refusal,
     })?;
-    tracing::debug!(peer = %who(&evidence), address, "attested");
-    Ok(AttestedConnection::new(stream, Peer::new(evidence, admission, peer_address)))
+    tracing::debug!(peer = who(&evidence).trim(), address, "attested");
+    Ok(AttestedConnection::new(
+        stream,
+        Peer::new(evidence, admission, peer_address),
+    ))
 }
 
 fn who(evidence: &PeerEvidence) -> String {
     match evidence {
-        PeerEvidence::Td(td) => format!("({} {} of {})", td.role(), td.node(), td.participant()),
-        PeerEvidence::Visitor(visitor) => format!("(visitor of {})", visitor.participant().unwrap_or("nobody")),
+        PeerEvidence::Td(td) => format!(" ({} {} of {})", td.role(), td.node(), td.participant()),
+        PeerEvidence::Visitor(visitor) => format!(" (visitor of {})", visitor.participant().unwrap_or("nobody")),
     }
 }

@@ -70,11 +70,11 @@ pub enum SessionError {
         seconds: u64,
     },
     /// This side refuses the peer.
-    #[error("refused {address} {who}: {refusal}")]
+    #[error("refused {address}{who}: {refusal}")]
     RefusedPeer {
         /// Who.
         address: String,
-        /// What it says that it is.
+        /// What it was verified to be, ` (role node of participant)`; empty if its evidence already failed.
         who: String,
         /// Rule by rule.
         refusal: Refusal,

@@ -38,13 +38,19 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
         appraiser,
     };
     let failed = |error: HandshakeError| match error {
-        HandshakeError::PeerRefused(refusal) => {
-            SessionError::RefusedByPeer { address: address.to_owned(), refusal }
-        }
-        other => SessionError::Broken { address: address.to_owned(), cause: other.to_string() },
+        HandshakeError::PeerRefused(refusal) => SessionError::RefusedByPeer {
+            address: address.to_owned(),
+            refusal,
+        },
+        other => SessionError::Broken {
+            address: address.to_owned(),
+            cause: other.to_string(),
+        },
     };
-    let broken =
-        |error: std::io::Error| SessionError::Broken { address: address.to_owned(), cause: error.to_string() };
+    let broken = |error: std::io::Error| SessionError::Broken {
+        address: address.to_owned(),
+        cause: error.to_string(),
+    };
     let (mut handshake, mut actions) = Handshake::new(input).map_err(failed)?;
     let mut frames = FrameReader::new();
     loop {
@@ -64,7 +70,11 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
                 Action::Refused(refusal) => {
                     linger(stream).await;
                     let who = String::new();
-                    return Err(SessionError::RefusedPeer { address: address.to_owned(), who, refusal });
+                    return Err(SessionError::RefusedPeer {
+                        address: address.to_owned(),
+                        who,
+                        refusal,
+                    });
                 }
             }
         }
@@ -84,8 +94,13 @@ async fn take_quote(local: &Local, report_data: [u8; 64], address: &str) -> Resu
             .quotes
             .quote(report_data)
             .await
-            .map_err(|source| SessionError::Quote { address: address.to_owned(), source }),
-        SelfSide::Visitor(_) => Err(SessionError::Own { cause: "a visitor has no TD and no quote".to_owned() }),
+            .map_err(|source| SessionError::Quote {
+                address: address.to_owned(),
+                source,
+            }),
+        SelfSide::Visitor(_) => Err(SessionError::Own {
+            cause: "a visitor has no TD and no quote".to_owned(),
+        }),
     }
 }
 
@@ -95,14 +110,20 @@ async fn read_frame<S: AsyncRead + Unpin>(
     frames: &mut FrameReader,
     address: &str,
 ) -> Result<bytes::Bytes, SessionError> {
-    let broken = |cause: String| SessionError::Broken { address: address.to_owned(), cause };
+    let broken = |cause: String| SessionError::Broken {
+        address: address.to_owned(),
+        cause,
+    };
     loop {
         if let Some(frame) = frames.next_frame().map_err(|error| broken(error.to_string()))? {
             return Ok(frame);
         }
         let missing = frames.missing().map_err(|error| broken(error.to_string()))?;
         let mut piece = vec![0; missing];
-        let read = stream.read(&mut piece).await.map_err(|error| broken(error.to_string()))?;
+        let read = stream
+            .read(&mut piece)
+            .await
+            .map_err(|error| broken(error.to_string()))?;
         if read == 0 {
             return Err(broken("the peer closed the connection without a verdict".to_owned()));
         }

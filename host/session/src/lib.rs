@@ -21,7 +21,6 @@ mod proxy;
 mod quotes;
 pub mod tls;
 
-
 pub use connection::{AttestedConnection, Peer};
 pub use dial::{DialOptions, connect};
 pub use error::{ProxyError, SessionError};

@@ -32,7 +32,10 @@ pub struct ListenLimits {
 
 impl Default for ListenLimits {
     fn default() -> Self {
-        Self { handshakes: 32, connections: 512 }
+        Self {
+            handshakes: 32,
+            connections: 512,
+        }
     }
 }
 
@@ -52,13 +55,19 @@ impl Listener {
         limits: ListenLimits,
         on_refused: OnRefused,
     ) -> Result<Self, SessionError> {
-        let no_listen = |source| SessionError::Listen { address: address.to_owned(), source };
+        let no_listen = |source| SessionError::Listen {
+            address: address.to_owned(),
+            source,
+        };
         if matches!(local.own, SelfSide::Visitor(_)) {
-            return Err(SessionError::Own { cause: "a visitor dials only; a node in a TD listens".to_owned() });
+            return Err(SessionError::Own {
+                cause: "a visitor dials only; a node in a TD listens".to_owned(),
+            });
         }
         let (certificate, key) = local.tls_identity();
-        let config =
-            tls::server_config(certificate, key).map_err(|error| SessionError::Own { cause: error.to_string() })?;
+        let config = tls::server_config(certificate, key).map_err(|error| SessionError::Own {
+            cause: error.to_string(),
+        })?;
         let listener = TcpListener::bind(address).await.map_err(no_listen)?;
         let address = listener.local_addr().map_err(no_listen)?;
         let (sender, connections) = mpsc::channel(limits.handshakes.max(1));
@@ -71,7 +80,11 @@ impl Listener {
             on_refused,
         };
         let task = tokio::spawn(acceptor.run(listener));
-        Ok(Self { address, connections, task })
+        Ok(Self {
+            address,
+            connections,
+            task,
+        })
     }
 
     /// Where it listens.
@@ -88,7 +101,10 @@ impl Listener {
     pub fn incoming(mut self) -> impl tokio_stream::Stream<Item = Result<AttestedConnection, SessionError>> {
         let (_, closed) = mpsc::channel(1);
         let connections = std::mem::replace(&mut self.connections, closed);
-        Incoming { connections, _listener: self }
+        Incoming {
+            connections,
+            _listener: self,
+        }
     }
 }
 
@@ -110,7 +126,10 @@ impl tokio_stream::Stream for Incoming {
         self: std::pin::Pin<&mut Self>,
         cx: &mut std::task::Context<'_>,
     ) -> std::task::Poll<Option<Self::Item>> {
-        self.get_mut().connections.poll_recv(cx).map(|connection| connection.map(Ok))
+        self.get_mut()
+            .connections
+            .poll_recv(cx)
+            .map(|connection| connection.map(Ok))
     }
 }
 
@@ -127,7 +146,9 @@ struct Acceptor {
 impl Acceptor {
     async fn run(self, listener: TcpListener) {
         loop {
-            let Ok(turn) = Arc::clone(&self.handshakes).acquire_owned().await else { return };
+            let Ok(turn) = Arc::clone(&self.handshakes).acquire_owned().await else {
+                return;
+            };
             match listener.accept().await {
                 Ok((stream, address)) => {
                     let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
@@ -154,7 +175,10 @@ impl Acceptor {
     ) {
         let attempt = tokio::time::timeout(Duration::from_secs(HANDSHAKE_S), self.attest(stream, address));
         let result = attempt.await.unwrap_or_else(|_| {
-            Err(SessionError::TooSlow { address: address.to_string(), seconds: HANDSHAKE_S })
+            Err(SessionError::TooSlow {
+                address: address.to_string(),
+                seconds: HANDSHAKE_S,
+            })
         });
         drop(turn);
         match result {
@@ -165,12 +189,27 @@ impl Acceptor {
     }
 
     async fn attest(&self, stream: TcpStream, address: SocketAddr) -> Result<AttestedConnection, SessionError> {
-        let no_tls =
-            |error: std::io::Error| SessionError::Tls { address: address.to_string(), cause: error.to_string() };
+        let no_tls = |error: std::io::Error| SessionError::Tls {
+            address: address.to_string(),
+            cause: error.to_string(),
+        };
         stream.set_nodelay(true).map_err(no_tls)?;
-        let stream = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream).await.map_err(no_tls)?;
-        let expected = Expected { visitors: true, ..Expected::default() };
+        let stream = TlsAcceptor::from(Arc::clone(&self.config))
+            .accept(stream)
+            .await
+            .map_err(no_tls)?;
+        let expected = Expected {
+            visitors: true,
+            ..Expected::default()
+        };
         let appraiser = Arc::new(Appraiser::new(Arc::clone(&self.local.policy)).expecting(expected));
-        finish(&self.local, stream.into(), Side::Server, appraiser, &address.to_string()).await
+        finish(
+            &self.local,
+            stream.into(),
+            Side::Server,
+            appraiser,
+            &address.to_string(),
+        )
+        .await
     }
 }

@@ -26,16 +26,23 @@ impl FromStr for Proxy {
         if host.is_empty() || host.contains(['/', '@', ' ']) || port.parse::<u16>().is_err() {
             return Err(wrong());
         }
-        Ok(Self { authority: authority.to_owned() })
+        Ok(Self {
+            authority: authority.to_owned(),
+        })
     }
 }
 
 impl Proxy {
     /// Dials the proxy and has it dial `target` (`HOST:PORT`).
     pub(crate) async fn connect(&self, target: &str) -> Result<TcpStream, ProxyError> {
-        let at = |source| ProxyError::Io { proxy: self.authority.clone(), source };
+        let at = |source| ProxyError::Io {
+            proxy: self.authority.clone(),
+            source,
+        };
         if target.bytes().any(|byte| byte.is_ascii_control() || byte == b' ') {
-            return Err(ProxyError::Address { text: target.to_owned() });
+            return Err(ProxyError::Address {
+                text: target.to_owned(),
+            });
         }
         let mut stream = TcpStream::connect(&self.authority).await.map_err(at)?;
         let request = format!("CONNECT {target} HTTP/1.1\r\nHost: {target}\r\n\r\n");
@@ -44,7 +51,10 @@ impl Proxy {
         // Byte by byte: nothing behind the answer's head may be taken from the stream.
         while !answer.ends_with(b"\r\n\r\n") {
             if answer.len() >= MAX_ANSWER_BYTES {
-                return Err(ProxyError::Answer { proxy: self.authority.clone(), answer: "a head without end".into() });
+                return Err(ProxyError::Answer {
+                    proxy: self.authority.clone(),
+                    answer: "a head without end".into(),
+                });
             }
             answer.push(stream.read_u8().await.map_err(at)?);
         }
@@ -52,10 +62,19 @@ impl Proxy {
         let status = text.lines().next().unwrap_or_default();
         let mut words = status.split(' ');
         let http = words.next().is_some_and(|version| version.starts_with("HTTP/1."));
-        let success = words.next().is_some_and(|code| code.len() == 3 && code.starts_with('2'));
+        let success = words
+            .next()
+            .is_some_and(|code| code.len() == 3 && code.starts_with('2'));
         if !http || !success {
-            let answer = status.chars().filter(|character| !character.is_control()).take(120).collect();
-            return Err(ProxyError::Answer { proxy: self.authority.clone(), answer });
+            let answer = status
+                .chars()
+                .filter(|character| !character.is_control())
+                .take(120)
+                .collect();
+            return Err(ProxyError::Answer {
+                proxy: self.authority.clone(),
+                answer,
+            });
         }
         Ok(stream)
     }
@@ -98,7 +117,16 @@ mod tests {
 
     #[test]
     fn addresses() {
-        for text in ["", "host", "http://", "https://a:1", "a:b", "user@a:1", "a:70000", "http://a:1/path"] {
+        for text in [
+            "",
+            "host",
+            "http://",
+            "https://a:1",
+            "a:b",
+            "user@a:1",
+            "a:70000",
+            "http://a:1/path",
+        ] {
             assert!(text.parse::<Proxy>().is_err(), "{text}");
         }
         assert!("http://proxy.example:3128/".parse::<Proxy>().is_ok());

@@ -36,7 +36,11 @@ pub struct QuoteService {
 impl QuoteService {
     /// Puts the queue before a provider.
     pub fn new(provider: Arc<dyn QuoteProvider>) -> Self {
-        Self { provider, device: Arc::new(Semaphore::new(1)), waiting: Arc::new(Semaphore::new(MAX_WAITING)) }
+        Self {
+            provider,
+            device: Arc::new(Semaphore::new(1)),
+            waiting: Arc::new(Semaphore::new(MAX_WAITING)),
+        }
     }
 
     /// The provider's name, for logs.
@@ -52,8 +56,13 @@ impl QuoteService {
     /// A quote over these 64 bytes. If the caller gives up, a request that reached the device still runs to its end
     /// before the next one starts.
     pub async fn quote(&self, report_data: [u8; 64]) -> Result<Vec<u8>, QuoteError> {
-        let place = Arc::clone(&self.waiting).try_acquire_owned().map_err(|_| QuoteError::Busy)?;
-        let device = Arc::clone(&self.device).acquire_owned().await.map_err(|_| QuoteError::Stopped)?;
+        let place = Arc::clone(&self.waiting)
+            .try_acquire_owned()
+            .map_err(|_| QuoteError::Busy)?;
+        let device = Arc::clone(&self.device)
+            .acquire_owned()
+            .await
+            .map_err(|_| QuoteError::Stopped)?;
         let provider = Arc::clone(&self.provider);
         let quote = tokio::task::spawn_blocking(move || {
             let quote = provider.quote(&report_data);

@@ -29,13 +29,19 @@ pub fn crypto() -> Arc<CryptoProvider> {
         aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256,
         aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256,
     ];
-    Arc::new(CryptoProvider { kx_groups, cipher_suites, ..aws_lc_rs::default_provider() })
+    Arc::new(CryptoProvider {
+        kx_groups,
+        cipher_suites,
+        ..aws_lc_rs::default_provider()
+    })
 }
 
 /// The configuration of the end that dials.
 pub fn client_config(cert_der: &[u8], key_pkcs8: &[u8]) -> Result<ClientConfig, Error> {
     let crypto = crypto();
-    let verifier = Arc::new(CheapVerifier { crypto: Arc::clone(&crypto) });
+    let verifier = Arc::new(CheapVerifier {
+        crypto: Arc::clone(&crypto),
+    });
     let mut config = ClientConfig::builder_with_provider(crypto)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .dangerous()
@@ -51,7 +57,9 @@ pub fn client_config(cert_der: &[u8], key_pkcs8: &[u8]) -> Result<ClientConfig, 
 /// The configuration of the end that listens.
 pub fn server_config(cert_der: &[u8], key_pkcs8: &[u8]) -> Result<ServerConfig, Error> {
     let crypto = crypto();
-    let verifier = Arc::new(CheapVerifier { crypto: Arc::clone(&crypto) });
+    let verifier = Arc::new(CheapVerifier {
+        crypto: Arc::clone(&crypto),
+    });
     let mut config = ServerConfig::builder_with_provider(crypto)
         .with_protocol_versions(&[&rustls::version::TLS13])?
         .with_client_cert_verifier(verifier)
@@ -92,7 +100,12 @@ impl CheapVerifier {
         certificate: &CertificateDer<'_>,
         signature: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, Error> {
-        verify_tls13_signature(message, certificate, signature, &self.crypto.signature_verification_algorithms)
+        verify_tls13_signature(
+            message,
+            certificate,
+            signature,
+            &self.crypto.signature_verification_algorithms,
+        )
     }
 }
 
@@ -112,7 +125,9 @@ impl ServerCertVerifier for CheapVerifier {
         let certificate = Self::check(end_entity, intermediates)?;
         if !certificate.has_evidence() {
             // A listener is a node; only diallers may be visitors.
-            return Err(Error::InvalidCertificate(CertificateError::ApplicationVerificationFailure));
+            return Err(Error::InvalidCertificate(
+                CertificateError::ApplicationVerificationFailure,
+            ));
         }
         Ok(ServerCertVerified::assertion())
     }

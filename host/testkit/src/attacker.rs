@@ -14,7 +14,9 @@ use tokio_rustls::{TlsAcceptor, TlsConnector, client::TlsStream};
 pub async fn tls_dial(address: &str, cert_der: &[u8], key_pkcs8: &[u8]) -> std::io::Result<TlsStream<TcpStream>> {
     let config = tls::client_config(cert_der, key_pkcs8).map_err(std::io::Error::other)?;
     let stream = TcpStream::connect(address).await?;
-    TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("any.invalid").unwrap(), stream).await
+    TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("any.invalid").unwrap(), stream)
+        .await
 }
 
 /// An ordinary TLS client: no certificate, no ALPN, trusts anybody.
@@ -24,8 +26,9 @@ pub async fn plain_tls(address: &str) -> std::io::Result<Vec<u8>> {
     config.alpn_protocols.clear();
     config.client_auth_cert_resolver = Arc::new(NoCertificate);
     let stream = TcpStream::connect(address).await?;
-    let mut stream =
-        TlsConnector::from(Arc::new(config)).connect(ServerName::try_from("any.invalid").unwrap(), stream).await?;
+    let mut stream = TlsConnector::from(Arc::new(config))
+        .connect(ServerName::try_from("any.invalid").unwrap(), stream)
+        .await?;
     // In TLS 1.3 the server's refusal of the client comes after the client's handshake is over.
     stream.write_all(b"GET / HTTP/1.1\r\n\r\n").await?;
     let mut answer = Vec::new();
@@ -79,8 +82,12 @@ pub async fn relay(target: String, cert_der: Vec<u8>, key_pkcs8: Vec<u8>) -> (St
     let task = tokio::spawn(async move {
         let config = Arc::new(tls::server_config(&cert_der, &key_pkcs8).unwrap());
         while let Ok((stream, _)) = listener.accept().await {
-            let Ok(mut near) = TlsAcceptor::from(Arc::clone(&config)).accept(stream).await else { continue };
-            let Ok(mut far) = tls_dial(&target, &cert_der, &key_pkcs8).await else { continue };
+            let Ok(mut near) = TlsAcceptor::from(Arc::clone(&config)).accept(stream).await else {
+                continue;
+            };
+            let Ok(mut far) = tls_dial(&target, &cert_der, &key_pkcs8).await else {
+                continue;
+            };
             let _ = tokio::io::copy_bidirectional(&mut near, &mut far).await;
         }
     });

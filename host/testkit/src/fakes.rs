@@ -52,7 +52,14 @@ pub struct AddingWork {
 impl AddingWork {
     /// One that works at once.
     pub fn new(delta: f32, rows: u64) -> Self {
-        Self { delta, rows, delay: BTreeMap::new(), fails: Vec::new(), nan: false, receipts: Arc::default() }
+        Self {
+            delta,
+            rows,
+            delay: BTreeMap::new(),
+            fails: Vec::new(),
+            nan: false,
+            receipts: Arc::default(),
+        }
     }
 }
 
@@ -78,9 +85,17 @@ impl WorkerWork for AddingWork {
         }
         if self.fails.contains(&round.round) && round.attempt == 1 {
             let message = "unreachable executed".to_owned();
-            return Err(ModuleFailure { code: "trap".to_owned(), module: None, message });
+            return Err(ModuleFailure {
+                code: "trap".to_owned(),
+                module: None,
+                message,
+            });
         }
-        Ok(LocalUpdate { tensors: add(&model, self.delta), rows: self.rows, metrics: vec![("loss".to_owned(), 0.5)] })
+        Ok(LocalUpdate {
+            tensors: add(&model, self.delta),
+            rows: self.rows,
+            metrics: vec![("loss".to_owned(), 0.5)],
+        })
     }
 
     fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
@@ -107,8 +122,10 @@ impl AggregatorWork for AveragingWork {
         model: &TensorMap,
         updates: &mut UpdateStream,
     ) -> Result<Aggregate, WorkError> {
-        let mut sums: BTreeMap<String, Vec<f64>> =
-            model.iter().map(|(name, tensor)| (name.clone(), vec![0.0; tensor.shape().elements()])).collect();
+        let mut sums: BTreeMap<String, Vec<f64>> = model
+            .iter()
+            .map(|(name, tensor)| (name.clone(), vec![0.0; tensor.shape().elements()]))
+            .collect();
         let (mut rows, mut order) = (0, Vec::new());
         while let Some(update) = updates.next().map_err(|error| WorkError::new("aggregating", error))? {
             order.push(update.node.clone());
@@ -128,12 +145,18 @@ impl AggregatorWork for AveragingWork {
             let values = sums[name].iter().map(|sum| (sum / rows as f64) as f32).collect();
             (name.clone(), Tensor::from_f32(tensor.shape().dims(), values).unwrap())
         });
-        Ok(Aggregate { model: model.collect(), metrics: vec![("rows".to_owned(), rows as f64)] })
+        Ok(Aggregate {
+            model: model.collect(),
+            metrics: vec![("rows".to_owned(), rows as f64)],
+        })
     }
 
     fn evaluate(&mut self, _round: &RoundInfo, model: &TensorMap) -> Result<Vec<(String, f64)>, WorkError> {
         let first = model.values().next().and_then(Tensor::first_f64).unwrap_or_default();
-        Ok(vec![("loss".to_owned(), 1.0 / (1.0 + first.abs())), ("accuracy".to_owned(), 0.9)])
+        Ok(vec![
+            ("loss".to_owned(), 1.0 / (1.0 + first.abs())),
+            ("accuracy".to_owned(), 0.9),
+        ])
     }
 
     fn keep(&mut self, record: &RoundRecord, _model: &TensorMap) -> Result<(), WorkError> {

@@ -7,7 +7,12 @@
 //! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
 //!
 //! Everything panics instead of returning errors: a test's set-up has nobody to report to.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "test code: a broken set-up ends the test")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "test code: a broken set-up ends the test"
+)]
 
 pub mod attacker;
 pub mod fakes;

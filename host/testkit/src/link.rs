@@ -50,7 +50,11 @@ impl Link {
                 tokio::spawn(forward(stream, target.clone(), Faults { cut_after, ..faults }));
             }
         });
-        Self { address, connections, task }
+        Self {
+            address,
+            connections,
+            task,
+        }
     }
 }
 
@@ -61,15 +65,21 @@ async fn forward(mut near: TcpStream, mut target: String, faults: Faults) {
             head.push(near.read_u8().await.unwrap());
         }
         let head = String::from_utf8(head).unwrap();
-        let Some(("CONNECT", named)) = head.split_once(' ').map(|(method, rest)| (method, rest.split(' ').next().unwrap()))
+        let Some(("CONNECT", named)) = head
+            .split_once(' ')
+            .map(|(method, rest)| (method, rest.split(' ').next().unwrap()))
         else {
             let _ = near.write_all(b"HTTP/1.1 405 Method Not Allowed\r\n\r\n").await;
             return;
         };
         target = named.to_owned();
-        near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n").await.unwrap();
+        near.write_all(b"HTTP/1.1 200 Connection established\r\n\r\n")
+            .await
+            .unwrap();
     }
-    let Ok(far) = TcpStream::connect(&target).await else { return };
+    let Ok(far) = TcpStream::connect(&target).await else {
+        return;
+    };
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let sent = Arc::new(AtomicU64::new(0));
@@ -87,7 +97,9 @@ async fn pump(
 ) {
     let mut piece = vec![0; 64 * 1024];
     loop {
-        let Ok(read @ 1..) = from.read(&mut piece).await else { return };
+        let Ok(read @ 1..) = from.read(&mut piece).await else {
+            return;
+        };
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
         }

@@ -27,7 +27,9 @@ impl RawMember {
     /// Connects as this node and joins.
     pub async fn join(node: &WorldNode, address: &str) -> Result<Self, Status> {
         let connection = connect(&node.local, &dial(address)).await.expect("an honest handshake");
-        let cloister_attestation::PeerEvidence::Td(evidence) = connection.peer().evidence() else { panic!("no TD") };
+        let cloister_attestation::PeerEvidence::Td(evidence) = connection.peer().evidence() else {
+            panic!("no TD")
+        };
         let aggregator = cloister_rounds::RosterEntry {
             node: evidence.node().to_owned(),
             claims_digest: evidence.claims_digest(),
@@ -38,10 +40,19 @@ impl RawMember {
             .max_encoding_message_size(8 << 20);
         let (out, queue) = mpsc::channel(16);
         let nonce = [9; 32];
-        let join = member_message::Body::Join(wire::Join { nonce: Bytes::copy_from_slice(&nonce) });
+        let join = member_message::Body::Join(wire::Join {
+            nonce: Bytes::copy_from_slice(&nonce),
+        });
         out.send(wire::MemberMessage { body: Some(join) }).await.unwrap();
         let inbound = client.member(ReceiverStream::new(queue)).await?.into_inner();
-        Ok(Self { node: node.clone(), out, inbound, nonce, aggregator, challenge: [0; 32] })
+        Ok(Self {
+            node: node.clone(),
+            out,
+            inbound,
+            nonce,
+            aggregator,
+            challenge: [0; 32],
+        })
     }
 
     /// Sends.
@@ -53,7 +64,9 @@ impl RawMember {
     pub async fn hear(&mut self) -> Option<aggregator_message::Body> {
         loop {
             match self.inbound.message().await {
-                Ok(Some(wire::AggregatorMessage { body: Some(aggregator_message::Body::Waiting(_)) })) => {}
+                Ok(Some(wire::AggregatorMessage {
+                    body: Some(aggregator_message::Body::Waiting(_)),
+                })) => {}
                 Ok(Some(message)) => return message.body,
                 Ok(None) | Err(_) => return None,
             }
@@ -63,7 +76,11 @@ impl RawMember {
     /// Evidence over a challenge, of this node, with this quote's report data.
     pub async fn evidence(&self, epoch: u64, challenge: &[u8; 32]) -> wire::RosterEvidence {
         let identity = &self.node.side.identity;
-        let report_data = roster_report_data(challenge, &Digest::of(&identity.claims), &identity.node.measurement.root());
+        let report_data = roster_report_data(
+            challenge,
+            &Digest::of(&identity.claims),
+            &identity.node.measurement.root(),
+        );
         let quote = self.node.side.quotes.quote(report_data).await.unwrap();
         wire::RosterEvidence {
             epoch,
@@ -94,7 +111,9 @@ impl RawMember {
         let (epoch, challenge) = self.challenged().await;
         let evidence = self.evidence(epoch, &challenge).await;
         self.say(member_message::Body::RosterEvidence(evidence)).await;
-        let Some(aggregator_message::Body::Roster(roster)) = self.hear().await else { panic!("no roster") };
+        let Some(aggregator_message::Body::Roster(roster)) = self.hear().await else {
+            panic!("no roster")
+        };
         let entries: Vec<_> = roster
             .members
             .iter()
@@ -108,7 +127,10 @@ impl RawMember {
             })
             .collect();
         let digest = roster::digest(epoch, &self.challenge, &self.aggregator, &entries).unwrap();
-        let accepted = wire::RosterAccepted { epoch, roster_digest: Bytes::copy_from_slice(digest.as_bytes()) };
+        let accepted = wire::RosterAccepted {
+            epoch,
+            roster_digest: Bytes::copy_from_slice(digest.as_bytes()),
+        };
         self.say(member_message::Body::RosterAccepted(accepted)).await;
     }
 
@@ -129,7 +151,9 @@ impl RawMember {
             .sum();
         let mut received = 0;
         while received < bytes {
-            let Some(aggregator_message::Body::ModelChunk(chunk)) = self.hear().await else { panic!("no model") };
+            let Some(aggregator_message::Body::ModelChunk(chunk)) = self.hear().await else {
+                panic!("no model")
+            };
             received += chunk.data.len() as u64;
         }
         start
@@ -147,7 +171,9 @@ impl RawMember {
             round,
             attempt,
             rows,
-            manifest: Some(wire::Manifest { entries: entries.collect() }),
+            manifest: Some(wire::Manifest {
+                entries: entries.collect(),
+            }),
             digest: Bytes::copy_from_slice(digest.as_bytes()),
             metrics: Vec::new(),
             train_s: 0.0,
@@ -161,14 +187,18 @@ impl RawMember {
             if matches!(body, aggregator_message::Body::Grant(_)) {
                 return;
             }
-            assert!(!matches!(body, aggregator_message::Body::Dropped(_)), "dropped instead of granted: {body:?}");
+            assert!(
+                !matches!(body, aggregator_message::Body::Dropped(_)),
+                "dropped instead of granted: {body:?}"
+            );
         }
         panic!("the call ended before a grant");
     }
 
     /// Sends bytes of an update.
     pub async fn chunk(&self, data: impl Into<Bytes>) {
-        self.say(member_message::Body::UpdateChunk(wire::Chunk { data: data.into() })).await;
+        self.say(member_message::Body::UpdateChunk(wire::Chunk { data: data.into() }))
+            .await;
     }
 
     /// Sends a whole update.

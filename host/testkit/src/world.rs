@@ -20,7 +20,9 @@ use cloister_exchange::service::{FederationService, serve};
 use cloister_exchange::sink::HeapSink;
 use cloister_exchange::worker::{Backoff, WorkerOptions};
 use cloister_policy::Policy;
-use cloister_session::{Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError};
+use cloister_session::{
+    Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError,
+};
 use cloister_tensor::{Digest, Tensor, TensorMap};
 use tokio_util::sync::CancellationToken;
 
@@ -44,7 +46,13 @@ pub struct WorldOptions {
 
 impl Default for WorldOptions {
     fn default() -> Self {
-        Self { workers: 2, rounds: 3, quorum: 2, deadline_s: 5, attestation: String::new() }
+        Self {
+            workers: 2,
+            rounds: 3,
+            quorum: 2,
+            deadline_s: 5,
+            attestation: String::new(),
+        }
     }
 }
 
@@ -115,7 +123,11 @@ fn participant_of(index: usize) -> &'static str {
 pub fn contents() -> Vec<(ContentKind, &'static str, Bytes)> {
     vec![
         (ContentKind::Module, "train-sgd", Bytes::from_static(b"\0asm trainer")),
-        (ContentKind::Module, "aggregate-fedavg", Bytes::from_static(b"\0asm aggregator")),
+        (
+            ContentKind::Module,
+            "aggregate-fedavg",
+            Bytes::from_static(b"\0asm aggregator"),
+        ),
         (ContentKind::Graph, "train", Bytes::from_static(b"training graph")),
         (ContentKind::Graph, "evaluate", Bytes::from_static(b"evaluation graph")),
         (ContentKind::Weights, "model", Bytes::from(vec![7; 3 << 20])),
@@ -123,7 +135,11 @@ pub fn contents() -> Vec<(ContentKind, &'static str, Bytes)> {
 }
 
 fn content_digest(name: &str) -> Digest {
-    contents().iter().find(|content| content.1 == name).map(|content| Digest::of(&content.2)).unwrap()
+    contents()
+        .iter()
+        .find(|content| content.1 == name)
+        .map(|content| Digest::of(&content.2))
+        .unwrap()
 }
 
 impl World {
@@ -142,7 +158,14 @@ impl World {
         let text = policy_text(&options, &participants, root.key_id());
         let policy = Policy::parse(text.as_bytes(), "test.toml").unwrap_or_else(|error| panic!("{error:?}\n{text}"));
         let verifier = Arc::new(Verifier::new(root, collateral));
-        Self { folder, options, authority, participants, policy: Arc::new(policy), verifier }
+        Self {
+            folder,
+            options,
+            authority,
+            participants,
+            policy: Arc::new(policy),
+            verifier,
+        }
     }
 
     /// The clock of this world.
@@ -190,15 +213,31 @@ impl World {
             node_key: key.public(),
             measurement: Measurement::new(entries).unwrap(),
         };
-        let mut changed =
-            NodeChange { values: TdValues::default(), claims, credential: credential.to_text(), key };
+        let mut changed = NodeChange {
+            values: TdValues::default(),
+            claims,
+            credential: credential.to_text(),
+            key,
+        };
         change(&mut changed);
-        let NodeChange { values, claims, credential: text, key } = changed;
+        let NodeChange {
+            values,
+            claims,
+            credential: text,
+            key,
+        } = changed;
         let provider: Arc<dyn QuoteProvider> = Arc::new(SimulatedTd::new(&self.authority, values).unwrap());
         let tls = RaTlsIdentity::from_claims(&*provider, &key, claims, Bytes::from(text), NOW).unwrap();
-        let side = NodeSide { identity: Arc::new(tls), quotes: QuoteService::new(provider) };
+        let side = NodeSide {
+            identity: Arc::new(tls),
+            quotes: QuoteService::new(provider),
+        };
         let local = self.local(SelfSide::Node(side.clone()));
-        WorldNode { local, side, identity: Arc::new(NodeIdentity { key, credential }) }
+        WorldNode {
+            local,
+            side,
+            identity: Arc::new(NodeIdentity { key, credential }),
+        }
     }
 
     /// What one side brings into sessions of this federation.
@@ -227,7 +266,9 @@ impl World {
             name: name.to_owned(),
             digest: Digest::of(&content),
         });
-        ContentStore::open(self.folder.path().join("content"), wanted.collect(), 16 << 20).await.unwrap()
+        ContentStore::open(self.folder.path().join("content"), wanted.collect(), 16 << 20)
+            .await
+            .unwrap()
     }
 
     /// The aggregator, listening, its rounds not yet running: take the driver and run it.
@@ -240,7 +281,11 @@ impl World {
             identity: Arc::clone(&node.identity),
             verifier: Arc::clone(&self.verifier),
             clock: Self::clock(),
-            start: StartingPoint { model, next_round: 1, previous: None },
+            start: StartingPoint {
+                model,
+                next_round: 1,
+                previous: None,
+            },
             gather_ms: None,
             update_slots: 2,
             sink: Arc::new(HeapSink),
@@ -259,7 +304,9 @@ impl World {
         let refused: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
         let log = Arc::clone(&refused);
         let on_refused = Arc::new(move |error: &SessionError| log.lock().unwrap().push(error.to_string()));
-        let listener = Listener::bind(local, "127.0.0.1:0", ListenLimits::default(), on_refused).await.unwrap();
+        let listener = Listener::bind(local, "127.0.0.1:0", ListenLimits::default(), on_refused)
+            .await
+            .unwrap();
         let address = listener.address().to_string();
         let service = FederationService {
             policy: Arc::clone(&self.policy),
@@ -268,7 +315,13 @@ impl World {
             aggregator,
         };
         let server = tokio::spawn(async move { serve(listener, service, std::future::pending()).await.unwrap() });
-        RunningAggregator { address, cancel: CancellationToken::new(), driver: None, refused, server }
+        RunningAggregator {
+            address,
+            cancel: CancellationToken::new(),
+            driver: None,
+            refused,
+            server,
+        }
     }
 
     /// What a worker runs with.
@@ -292,7 +345,11 @@ impl World {
 
 /// Straight to an aggregator.
 pub fn dial(address: &str) -> DialOptions {
-    DialOptions { address: address.to_owned(), proxy: None, role: Some(Role::Aggregator) }
+    DialOptions {
+        address: address.to_owned(),
+        proxy: None,
+        role: Some(Role::Aggregator),
+    }
 }
 
 /// A model of one weight matrix and one bias.
@@ -312,7 +369,11 @@ fn policy_text(options: &WorldOptions, participants: &BTreeMap<String, SigningKe
     text += "[[node]]\nname = \"aggregator\"\nrole = \"aggregator\"\nparticipant = \"alpha\"\n";
     for index in 0..options.workers {
         let (name, participant) = (worker_name(index), participant_of(index));
-        write!(text, "[[node]]\nname = \"{name}\"\nrole = \"worker\"\nparticipant = \"{participant}\"\n").unwrap();
+        write!(
+            text,
+            "[[node]]\nname = \"{name}\"\nrole = \"worker\"\nparticipant = \"{participant}\"\n"
+        )
+        .unwrap();
     }
     let digest = content_digest;
     write!(
@@ -333,10 +394,18 @@ fn policy_text(options: &WorldOptions, participants: &BTreeMap<String, SigningKe
     for index in 0..options.workers {
         let name = worker_name(index);
         let commitment = Digest::of(name.as_bytes());
-        write!(text, "[[dataset]]\nname = \"train\"\nnode = \"{name}\"\ncommitment = \"{commitment}\"\n{inputs}\n").unwrap();
+        write!(
+            text,
+            "[[dataset]]\nname = \"train\"\nnode = \"{name}\"\ncommitment = \"{commitment}\"\n{inputs}\n"
+        )
+        .unwrap();
     }
     let commitment = Digest::of(b"test set");
-    write!(text, "[[dataset]]\nname = \"test\"\nnode = \"aggregator\"\ncommitment = \"{commitment}\"\n{inputs}\n").unwrap();
+    write!(
+        text,
+        "[[dataset]]\nname = \"test\"\nnode = \"aggregator\"\ncommitment = \"{commitment}\"\n{inputs}\n"
+    )
+    .unwrap();
     write!(
         text,
         "[rounds]\nmode = \"synchronous\"\ncount = {}\nquorum = {}\ndeadline_s = {}\nmin_workers_per_aggregate = {}\n\

@@ -16,7 +16,12 @@ where
     F: FnOnce(RawMember, wire::RoundStart) -> Fut,
     Fut: Future<Output = (String, String)>,
 {
-    let world = World::new(WorldOptions { workers: 3, quorum: 2, rounds, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        workers: 3,
+        quorum: 2,
+        rounds,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
     let mut aggregator = world.aggregator(small_model(1.0), Arc::new(progress.clone())).await;
     let driver = aggregator.driver.take().unwrap();
@@ -27,7 +32,9 @@ where
             tokio::spawn(worker::run(options, Box::new(AddingWork::new(1.0, 10))))
         })
         .into();
-    let mut member = RawMember::join(&world.node("worker-a"), &aggregator.address).await.unwrap();
+    let mut member = RawMember::join(&world.node("worker-a"), &aggregator.address)
+        .await
+        .unwrap();
     member.roster().await;
     let start = member.round().await;
     let (code, reason) = attack(member, start).await;
@@ -53,13 +60,21 @@ fn with(name: &str, shape: &[usize], value: f32) -> TensorMap {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_of_wrong_length() {
     let (code, reason, progress) = dropped_after(1, |mut member, start| async move {
-        member.announce(start.round, start.attempt, 10, &with("bias", &[4], 0.0)).await;
+        member
+            .announce(start.round, start.attempt, 10, &with("bias", &[4], 0.0))
+            .await;
         member.dropped().await
     })
     .await;
     assert_eq!(code, "wrong-length");
     assert!(reason.contains("seen 76 bytes, wanted 72"), "{reason}");
-    assert!(progress.lines().contains("dropped worker-a: the update has the wrong length"), "{}", progress.lines());
+    assert!(
+        progress
+            .lines()
+            .contains("dropped worker-a: the update has the wrong length"),
+        "{}",
+        progress.lines()
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -77,7 +92,9 @@ async fn an_update_that_goes_on_behind_its_length() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn an_update_of_other_tensors() {
     let (code, reason, _) = dropped_after(1, |mut member, start| async move {
-        member.announce(start.round, start.attempt, 10, &with("zeal", &[3], 0.0)).await;
+        member
+            .announce(start.round, start.attempt, 10, &with("zeal", &[3], 0.0))
+            .await;
         member.dropped().await
     })
     .await;
@@ -131,7 +148,10 @@ async fn an_update_out_of_turn() {
     })
     .await;
     assert_eq!(code, "out-of-turn");
-    assert!(reason.contains("wanted: an answer to a round that was started"), "{reason}");
+    assert!(
+        reason.contains("wanted: an answer to a round that was started"),
+        "{reason}"
+    );
     // Bytes without a grant.
     let (code, reason, _) = dropped_after(1, |mut member, _| async move {
         member.upload(&finite()).await;
@@ -177,7 +197,12 @@ async fn an_update_after_the_end_reaches_nobody() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn roster_evidence_that_is_stale_or_anothers() {
     for stale in [true, false] {
-        let world = World::new(WorldOptions { workers: 3, quorum: 2, rounds: 1, ..WorldOptions::default() });
+        let world = World::new(WorldOptions {
+            workers: 3,
+            quorum: 2,
+            rounds: 1,
+            ..WorldOptions::default()
+        });
         let progress = Remembered::default();
         let mut aggregator = world.aggregator(small_model(1.0), Arc::new(progress.clone())).await;
         let driver = aggregator.driver.take().unwrap();
@@ -186,7 +211,9 @@ async fn roster_evidence_that_is_stale_or_anothers() {
             let options = world.worker_options(&world.node(name), &aggregator.address, Arc::new(Remembered::default()));
             tokio::spawn(worker::run(options, Box::new(AddingWork::new(1.0, 10))));
         }
-        let mut member = RawMember::join(&world.node("worker-a"), &aggregator.address).await.unwrap();
+        let mut member = RawMember::join(&world.node("worker-a"), &aggregator.address)
+            .await
+            .unwrap();
         let (epoch, challenge) = member.challenged().await;
         let mut evidence = member.evidence(epoch, &if stale { [1; 32] } else { challenge }).await;
         if !stale {

@@ -36,13 +36,19 @@ async fn refused(world: &World, change: impl FnOnce(&mut NodeChange), rule: &str
     let refusal = error.refusal().unwrap_or_else(|| panic!("{error}"));
     assert!(refusal.names(rule), "{rule} not in {refusal}");
     let log = log(&aggregator).await;
-    assert!(log.contains(rule) && log.contains("seen") && log.contains("wanted"), "{log}");
+    assert!(
+        log.contains(rule) && log.contains("seen") && log.contains("wanted"),
+        "{log}"
+    );
     error.to_string()
 }
 
 fn with_entry(change: &mut NodeChange, role: EntryRole, name: &str) {
     let mut entries = change.claims.measurement.entries().to_vec();
-    let entry = entries.iter_mut().find(|entry| entry.role == role && entry.name == name).unwrap();
+    let entry = entries
+        .iter_mut()
+        .find(|entry| entry.role == role && entry.name == name)
+        .unwrap();
     entry.digest = Digest::of(b"something else");
     change.claims.measurement = Measurement::new(entries).unwrap();
 }
@@ -50,7 +56,11 @@ fn with_entry(change: &mut NodeChange, role: EntryRole, name: &str) {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_with_another_module_graph_or_data() {
     let world = World::new(WorldOptions::default());
-    for (role, name) in [(EntryRole::Module, "train-sgd"), (EntryRole::Graph, "train"), (EntryRole::Data, "train")] {
+    for (role, name) in [
+        (EntryRole::Module, "train-sgd"),
+        (EntryRole::Graph, "train"),
+        (EntryRole::Data, "train"),
+    ] {
         let rule = format!("measurement.{role}.{name}");
         let text = refused(&world, |change| with_entry(change, role, name), &rule).await;
         assert!(text.contains(&Digest::of(b"something else").to_string()), "{text}");
@@ -60,13 +70,21 @@ async fn a_worker_with_another_module_graph_or_data() {
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_under_another_policy() {
     let world = World::new(WorldOptions::default());
-    refused(&world, |change| change.claims.policy_digest = Digest::of(b"another policy"), "policy.digest").await;
+    refused(
+        &world,
+        |change| change.claims.policy_digest = Digest::of(b"another policy"),
+        "policy.digest",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn another_mrtd_and_a_debug_td() {
     let mrtd = cloister_attestation::encoding::hex(&cloister_attestation::simulated::TdValues::default().mrtd);
-    let world = World::new(WorldOptions { attestation: format!("mrtd = [\"{mrtd}\"]"), ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        attestation: format!("mrtd = [\"{mrtd}\"]"),
+        ..WorldOptions::default()
+    });
     let text = refused(&world, |change| change.values.mrtd = [5; 48], "attestation.mrtd").await;
     assert!(text.contains(&mrtd), "{text}");
     let aggregator = listening(&world).await;
@@ -80,8 +98,18 @@ async fn another_mrtd_and_a_debug_td() {
 async fn no_credential_and_anothers_name() {
     let world = World::new(WorldOptions::default());
     refused(&world, |change| change.credential.clear(), "credential").await;
-    refused(&world, |change| change.claims.node = "worker-b".to_owned(), "credential.node").await;
-    refused(&world, |change| change.key = SigningKey::generate().unwrap(), "claims.signature").await;
+    refused(
+        &world,
+        |change| change.claims.node = "worker-b".to_owned(),
+        "credential.node",
+    )
+    .await;
+    refused(
+        &world,
+        |change| change.key = SigningKey::generate().unwrap(),
+        "claims.signature",
+    )
+    .await;
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -90,7 +118,9 @@ async fn an_aggregator_that_is_none() {
     let impostor = world.serve(world.node("worker-b").local, None).await;
     let worker = world.node("worker-a");
     let error = connect(&worker.local, &dial(&impostor.address)).await.unwrap_err();
-    let SessionError::RefusedPeer { refusal, .. } = &error else { panic!("{error}") };
+    let SessionError::RefusedPeer { refusal, .. } = &error else {
+        panic!("{error}")
+    };
     assert!(refusal.names("peer.role"), "{error}");
     // The other end is told as well.
     assert!(log(&impostor).await.contains("peer.role"));
@@ -118,7 +148,9 @@ async fn a_stolen_certificate_needs_its_key() {
         assert!(attacker::read_frame(&mut stream).await.is_none());
     }
     // The evidence in a certificate of one's own, over a key of one's own.
-    let SelfSide::Node(mut side) = world.node("worker-a").local.own else { panic!() };
+    let SelfSide::Node(mut side) = world.node("worker-a").local.own else {
+        panic!()
+    };
     side.identity = std::sync::Arc::new(RaTlsIdentity {
         cert_der: thief.cert_der.clone(),
         key_pkcs8: thief.key_pkcs8.clone(),
@@ -127,8 +159,12 @@ async fn a_stolen_certificate_needs_its_key() {
         node: victim.node.clone(),
         credential: victim.credential.clone(),
     });
-    let error = connect(&world.local(SelfSide::Node(side)), &dial(&aggregator.address)).await.unwrap_err();
-    let SessionError::RefusedByPeer { refusal, .. } = &error else { panic!("{error}") };
+    let error = connect(&world.local(SelfSide::Node(side)), &dial(&aggregator.address))
+        .await
+        .unwrap_err();
+    let SessionError::RefusedByPeer { refusal, .. } = &error else {
+        panic!("{error}")
+    };
     assert!(refusal.names("session.claims"), "{error}");
 }
 
@@ -138,8 +174,12 @@ async fn a_relay_that_ends_tls_can_pass_no_evidence_on() {
     let aggregator = listening(&world).await;
     // The attacker has a genuine node's certificate and key, and stands between two others.
     let owned = world.node("worker-b").side.identity;
-    let (relay, task) =
-        attacker::relay(aggregator.address.clone(), owned.cert_der.clone(), owned.key_pkcs8.to_vec()).await;
+    let (relay, task) = attacker::relay(
+        aggregator.address.clone(),
+        owned.cert_der.clone(),
+        owned.key_pkcs8.to_vec(),
+    )
+    .await;
     let worker = world.node("worker-a");
     let error = connect(&worker.local, &dial(&relay)).await.unwrap_err();
     let log = log(&aggregator).await;
@@ -162,7 +202,9 @@ fn hello(identity: &RaTlsIdentity, nonce: [u8; 32]) -> Hello {
 async fn verdict_on(world: &World, make: impl FnOnce(&RaTlsIdentity, &Hello) -> Evidence) -> Verdict {
     let aggregator = listening(world).await;
     let identity = world.node("worker-a").side.identity;
-    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8).await.unwrap();
+    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8)
+        .await
+        .unwrap();
     let theirs = cloister_wire::decode::<Hello>(&attacker::read_frame(&mut stream).await.unwrap(), "Hello").unwrap();
     attacker::send_frame(&mut stream, &hello(&identity, [3; 32])).await;
     attacker::send_frame(&mut stream, &make(&identity, &theirs)).await;
@@ -195,14 +237,19 @@ async fn a_nonce_that_comes_back_is_refused() {
     let world = World::new(WorldOptions::default());
     let aggregator = listening(&world).await;
     let identity = world.node("worker-a").side.identity;
-    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8).await.unwrap();
+    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8)
+        .await
+        .unwrap();
     let theirs = cloister_wire::decode::<Hello>(&attacker::read_frame(&mut stream).await.unwrap(), "Hello").unwrap();
     let mut reflected = hello(&identity, [0; 32]);
     reflected.nonce = theirs.nonce;
     attacker::send_frame(&mut stream, &reflected).await;
     let verdict: Verdict =
         cloister_wire::decode(&attacker::read_frame(&mut stream).await.expect("a verdict"), "Verdict").unwrap();
-    assert!(!verdict.accepted && verdict.rules[0].rule == "session.nonce", "{verdict:?}");
+    assert!(
+        !verdict.accepted && verdict.rules[0].rule == "session.nonce",
+        "{verdict:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
@@ -210,9 +257,15 @@ async fn a_silent_dialler_is_cut_off() {
     let world = World::new(WorldOptions::default());
     let aggregator = listening(&world).await;
     let identity = world.node("worker-a").side.identity;
-    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8).await.unwrap();
+    let mut stream = attacker::tls_dial(&aggregator.address, &identity.cert_der, &identity.key_pkcs8)
+        .await
+        .unwrap();
     assert!(attacker::read_frame(&mut stream).await.is_some());
     let end = tokio::time::timeout(Duration::from_secs(15), attacker::read_frame(&mut stream)).await;
     assert!(end.unwrap().is_none());
-    assert!(log(&aggregator).await.contains("did not finish the attested handshake within 10 s"));
+    assert!(
+        log(&aggregator)
+            .await
+            .contains("did not finish the attested handshake within 10 s")
+    );
 }

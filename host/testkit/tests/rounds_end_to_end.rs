@@ -55,7 +55,10 @@ async fn two_workers_train_and_the_numbers_add_up() {
         assert_eq!(worker.model, Some(end.records[2].receipt.model_after));
     }
     let both = vec!["worker-a".to_owned(), "worker-b".to_owned()];
-    assert_eq!(*work.folded.lock().unwrap(), (1..=3).map(|round| (round, both.clone())).collect::<Vec<_>>());
+    assert_eq!(
+        *work.folded.lock().unwrap(),
+        (1..=3).map(|round| (round, both.clone())).collect::<Vec<_>>()
+    );
     // The chain of receipts, as kept and as told.
     let kept = work.kept.lock().unwrap().clone();
     let told = receipts.lock().unwrap().clone();
@@ -65,16 +68,32 @@ async fn two_workers_train_and_the_numbers_add_up() {
         assert_eq!(record.receipt, told[index].receipt);
         let previous = index.checked_sub(1).map(|before| kept[before].receipt.digest());
         assert_eq!(record.receipt.previous, previous);
-        assert_eq!(record.receipt.updates.iter().map(|update| update.rows).collect::<Vec<_>>(), [100, 200]);
+        assert_eq!(
+            record
+                .receipt
+                .updates
+                .iter()
+                .map(|update| update.rows)
+                .collect::<Vec<_>>(),
+            [100, 200]
+        );
     }
     let lines = progress.lines();
-    assert!(lines.contains("round 3/3  loss 0.091  accuracy 0.900  train "), "{lines}");
+    assert!(
+        lines.contains("round 3/3  loss 0.091  accuracy 0.900  train "),
+        "{lines}"
+    );
     assert!(lines.contains("verified worker worker-a (SIMULATED)"), "{lines}");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_larger_model_crosses_in_chunks_and_arrival_order_does_not_matter() {
-    let world = World::new(WorldOptions { workers: 3, quorum: 3, rounds: 1, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        workers: 3,
+        quorum: 3,
+        rounds: 1,
+        ..WorldOptions::default()
+    });
     let tensor = |n: usize| Tensor::from_f32(&[n], (0..n).map(|i| (i % 97) as f32).collect()).unwrap();
     let model = TensorMap::from([
         ("a".to_owned(), tensor(1_000_003)),
@@ -108,8 +127,13 @@ async fn a_larger_model_crosses_in_chunks_and_arrival_order_does_not_matter() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_late_worker_is_dropped_and_comes_back() {
-    let world =
-        World::new(WorldOptions { workers: 3, quorum: 2, rounds: 4, deadline_s: 1, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        workers: 3,
+        quorum: 2,
+        rounds: 4,
+        deadline_s: 1,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
     let mut aggregator = start(&world, small_model(0.0), &progress).await;
     let driver = aggregator.driver.take().unwrap();
@@ -130,7 +154,13 @@ async fn a_late_worker_is_dropped_and_comes_back() {
     assert_eq!(takers[0], 2, "{}", progress.lines());
     assert_eq!(takers[3], 3, "{}", progress.lines());
     assert_eq!(end.records[0].receipt.drops[0].code, "late");
-    assert!(progress.lines().contains("dropped worker-a: late: no update after 1.0 s"), "{}", progress.lines());
+    assert!(
+        progress
+            .lines()
+            .contains("dropped worker-a: late: no update after 1.0 s"),
+        "{}",
+        progress.lines()
+    );
     for worker in workers {
         assert!(worker.await.unwrap().unwrap().finished);
     }
@@ -138,12 +168,28 @@ async fn a_late_worker_is_dropped_and_comes_back() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_worker_that_dies_amid_its_upload_is_dropped_and_the_round_goes_on() {
-    let world = World::new(WorldOptions { workers: 3, quorum: 2, rounds: 2, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        workers: 3,
+        quorum: 2,
+        rounds: 2,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
-    let model = TensorMap::from([("w".to_owned(), Tensor::from_f32(&[500_000], vec![1.0; 500_000]).unwrap())]);
+    let model = TensorMap::from([(
+        "w".to_owned(),
+        Tensor::from_f32(&[500_000], vec![1.0; 500_000]).unwrap(),
+    )]);
     let mut aggregator = start(&world, model.clone(), &progress).await;
     let driver = aggregator.driver.take().unwrap();
-    let link = Link::open(&aggregator.address, Faults { cut_after: 1 << 20, cuts: 1, ..Faults::default() }).await;
+    let link = Link::open(
+        &aggregator.address,
+        Faults {
+            cut_after: 1 << 20,
+            cuts: 1,
+            ..Faults::default()
+        },
+    )
+    .await;
     let workers = [
         start_worker(&world, "worker-a", &link.address, AddingWork::new(1.0, 10)),
         start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10)),
@@ -160,7 +206,10 @@ async fn a_worker_that_dies_amid_its_upload_is_dropped_and_the_round_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn below_the_quorum_the_aggregator_says_why_it_waits() {
-    let world = World::new(WorldOptions { rounds: 1, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        rounds: 1,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
     let mut aggregator = start(&world, small_model(0.0), &progress).await;
     let driver = aggregator.driver.take().unwrap();
@@ -168,7 +217,9 @@ async fn below_the_quorum_the_aggregator_says_why_it_waits() {
     let first = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
     tokio::time::sleep(Duration::from_millis(500)).await;
     assert!(
-        progress.lines().contains("waiting for workers: 1 here, 2 needed; missing worker-b"),
+        progress
+            .lines()
+            .contains("waiting for workers: 1 here, 2 needed; missing worker-b"),
         "{}",
         progress.lines()
     );
@@ -179,7 +230,10 @@ async fn below_the_quorum_the_aggregator_says_why_it_waits() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn modules_that_fail_are_named_and_the_round_is_tried_again() {
-    let world = World::new(WorldOptions { rounds: 2, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        rounds: 2,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
     let mut aggregator = start(&world, small_model(0.0), &progress).await;
     let driver = aggregator.driver.take().unwrap();
@@ -189,7 +243,10 @@ async fn modules_that_fail_are_named_and_the_round_is_tried_again() {
         start_worker(&world, "worker-a", &aggregator.address, failing),
         start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10)),
     ];
-    let work = AveragingWork { fails: vec![2], ..AveragingWork::default() };
+    let work = AveragingWork {
+        fails: vec![2],
+        ..AveragingWork::default()
+    };
     let end = driver.run(Box::new(work)).await.unwrap();
     assert!(close(&end.model, &small_model(2.0)));
     let lines = progress.lines();
@@ -202,12 +259,33 @@ async fn modules_that_fail_are_named_and_the_round_is_tried_again() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn through_a_connect_proxy_and_a_slow_link() {
-    let world = World::new(WorldOptions { rounds: 1, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        rounds: 1,
+        ..WorldOptions::default()
+    });
     let mut aggregator = start(&world, small_model(0.0), &Remembered::default()).await;
     let driver = aggregator.driver.take().unwrap();
-    let proxy = Link::open("", Faults { connect: true, ..Faults::default() }).await;
-    let slow = Link::open(&aggregator.address, Faults { delay: Duration::from_millis(5), ..Faults::default() }).await;
-    let mut options = world.worker_options(&world.node("worker-a"), &aggregator.address, Arc::new(Remembered::default()));
+    let proxy = Link::open(
+        "",
+        Faults {
+            connect: true,
+            ..Faults::default()
+        },
+    )
+    .await;
+    let slow = Link::open(
+        &aggregator.address,
+        Faults {
+            delay: Duration::from_millis(5),
+            ..Faults::default()
+        },
+    )
+    .await;
+    let mut options = world.worker_options(
+        &world.node("worker-a"),
+        &aggregator.address,
+        Arc::new(Remembered::default()),
+    );
     options.dial.proxy = Some(format!("http://{}", proxy.address).parse::<Proxy>().unwrap());
     let first = tokio::spawn(worker::run(options, Box::new(AddingWork::new(1.0, 1))));
     let second = start_worker(&world, "worker-b", &slow.address, AddingWork::new(1.0, 1));
@@ -218,7 +296,10 @@ async fn through_a_connect_proxy_and_a_slow_link() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn told_to_stop_a_worker_leaves_and_the_aggregator_ends() {
-    let world = World::new(WorldOptions { rounds: 1000, ..WorldOptions::default() });
+    let world = World::new(WorldOptions {
+        rounds: 1000,
+        ..WorldOptions::default()
+    });
     let progress = Remembered::default();
     let mut aggregator = start(&world, small_model(0.0), &progress).await;
     let driver = aggregator.driver.take().unwrap();
@@ -228,13 +309,21 @@ async fn told_to_stop_a_worker_leaves_and_the_aggregator_ends() {
     let cancel = options.cancel.clone();
     let leaving = tokio::spawn(worker::run(options, Box::new(AddingWork::new(0.0, 1))));
     let staying = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(0.0, 1));
-    while !progress.all().iter().any(|happening| matches!(happening, Happening::RoundDone(_))) {
+    while !progress
+        .all()
+        .iter()
+        .any(|happening| matches!(happening, Happening::RoundDone(_)))
+    {
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     cancel.cancel();
     assert!(!leaving.await.unwrap().unwrap().finished);
     tokio::time::sleep(Duration::from_millis(200)).await;
-    assert!(progress.lines().contains("dropped worker-a: left: the node stops"), "{}", progress.lines());
+    assert!(
+        progress.lines().contains("dropped worker-a: left: the node stops"),
+        "{}",
+        progress.lines()
+    );
     aggregator.cancel.cancel();
     assert!(matches!(rounds.await.unwrap(), Err(ExchangeError::Cancelled)));
     staying.abort();

@@ -6,28 +6,25 @@ use std::time::Duration;
 
 use cloister_attestation::identity::Role;
 use cloister_policy::{Appraiser, Expected};
-use cloister_rounds::aggregator::RoundSummary;
-use cloister_rounds::receipt::{ReceiptDrop, ReceiptUpdate};
-use cloister_rounds::{Action, Aggregator, DropReason, Event, Receipt, UpdateRefusal};
+use cloister_rounds::{Action, Aggregator, DropReason, Event, UpdateRefusal};
 use cloister_tensor::{Digest, TensorMap};
 use cloister_wire::federation::{self as wire, aggregator_message::Body};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use crate::convert;
 use crate::error::ExchangeError;
-use crate::progress::{Happening, RoundLine};
+use crate::progress::Happening;
 use crate::roster;
-use crate::work::{AggregatorWork, FoldMessage, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerUpdate};
+use crate::work::{AggregatorWork, FoldMessage, RoundRecord, WorkError, WorkerUpdate};
 
-use super::labour::{self, Aggregated, Order};
+use super::labour::{self, Order};
 use super::member::{Input, Link, Outgoing, Said, Slot};
+use super::running::Running;
 use super::{AggregatorOptions, rounds_config};
 
 /// How long members get to hang up by themselves after the last message.
 const GOODBYE: Duration = Duration::from_secs(5);
-/// Most metrics of a receipt.
-const MAX_METRICS: usize = 64;
 
 /// How the rounds ended.
 #[derive(Clone, Debug)]
@@ -40,31 +37,19 @@ pub struct AggregatorEnd {
 
 /// Runs the rounds.
 pub struct Driver {
-    options: AggregatorOptions,
+    pub(super) options: AggregatorOptions,
     machine: Aggregator,
     inputs: mpsc::Receiver<Input>,
-    sender: mpsc::Sender<Input>,
+    pub(super) sender: mpsc::Sender<Input>,
     started: Instant,
     links: HashMap<String, Link>,
     challenge: [u8; 32],
     evidence: BTreeMap<String, wire::RosterEvidence>,
-    model: Arc<TensorMap>,
-    model_digest: Digest,
-    previous: Option<Digest>,
-    round: Option<Running>,
-    records: Vec<RoundRecord>,
-}
-
-/// What belongs to the attempt that runs.
-struct Running {
-    info: RoundInfo,
-    roster_digest: Digest,
-    updates: mpsc::UnboundedSender<FoldMessage>,
-    received: HashMap<String, TensorMap>,
-    result: Option<Aggregated>,
-    started: Instant,
-    train_s: f64,
-    folded_s: f64,
+    pub(super) model: Arc<TensorMap>,
+    pub(super) model_digest: Digest,
+    pub(super) previous: Option<Digest>,
+    pub(super) round: Option<Running>,
+    pub(super) records: Vec<RoundRecord>,
 }
 
 impl Driver {
@@ -118,14 +103,20 @@ impl Driver {
         }
         result?;
         let model = Arc::try_unwrap(self.model).unwrap_or_else(|shared| (*shared).clone());
-        Ok(AggregatorEnd { model, records: self.records })
+        Ok(AggregatorEnd {
+            model,
+            records: self.records,
+        })
     }
 
     async fn work_through(&mut self, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
         let cancel = self.options.cancel.clone();
         self.handle(Event::Tick, orders).await?;
         while !self.machine.finished() {
-            let deadline = self.machine.next_deadline_ms().map(|ms| self.started + Duration::from_millis(ms));
+            let deadline = self
+                .machine
+                .next_deadline_ms()
+                .map(|ms| self.started + Duration::from_millis(ms));
             tokio::select! {
                 () = cancel.cancelled() => return Err(ExchangeError::Cancelled),
                 Some(input) = self.inputs.recv() => self.input(input, orders).await?,
@@ -143,11 +134,23 @@ impl Driver {
 
     async fn input(&mut self, input: Input, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
         let event = match input {
-            Input::Join { node, nonce, link, answer } => {
+            Input::Join {
+                node,
+                nonce,
+                link,
+                answer,
+            } => {
                 let replaced = self.links.contains_key(&node);
                 if replaced {
                     let cause = "the same node opened a new session".to_owned();
-                    self.handle(Event::Lost { node: node.clone(), cause }, orders).await?;
+                    self.handle(
+                        Event::Lost {
+                            node: node.clone(),
+                            cause,
+                        },
+                        orders,
+                    )
+                    .await?;
                 }
                 let verdict = self.machine.may_join(&node);
                 let refused = verdict.is_err();
@@ -181,7 +184,9 @@ impl Driver {
                 Event::Folded { node }
             }
             Input::Aggregated { round, attempt, result } => {
-                let Some(running) = self.running(round, attempt) else { return Ok(()) };
+                let Some(running) = self.running(round, attempt) else {
+                    return Ok(());
+                };
                 match result {
                     Ok(result) => {
                         running.result = Some(result);
@@ -195,7 +200,9 @@ impl Driver {
     }
 
     fn running(&mut self, round: u64, attempt: u32) -> Option<&mut Running> {
-        self.round.as_mut().filter(|running| (running.info.round, running.info.attempt) == (round, attempt))
+        self.round
+            .as_mut()
+            .filter(|running| (running.info.round, running.info.attempt) == (round, attempt))
     }
 
     fn said(&mut self, node: String, said: Said) -> Option<Event> {
@@ -203,23 +210,49 @@ impl Driver {
             Said::Evidence(evidence) => self.member_evidence(node, evidence),
             Said::Accepted { epoch, digest } => Event::Accepted { node, epoch, digest },
             Said::RefusesMember { node: refused, rules } => Event::RefusesMember { node, refused, rules },
-            Said::Ready { round, attempt, rows, digest, metrics, train_s } => {
+            Said::Ready {
+                round,
+                attempt,
+                rows,
+                digest,
+                metrics,
+                train_s,
+            } => {
                 if let Some(running) = self.running(round, attempt) {
                     running.train_s = running.train_s.max(train_s);
                 }
                 for (name, value) in metrics {
                     tracing::debug!(node, round, name, value, "a worker's metric");
                 }
-                Event::Ready { node, round, attempt, rows, digest }
+                Event::Ready {
+                    node,
+                    round,
+                    attempt,
+                    rows,
+                    digest,
+                }
             }
-            Said::Received { round, attempt, tensors } => {
+            Said::Received {
+                round,
+                attempt,
+                tensors,
+            } => {
                 self.running(round, attempt)?.received.insert(node.clone(), tensors);
                 Event::Received { node, round, attempt }
             }
             Said::Refused(refusal) => Event::Refused { node, refusal },
-            Said::ModuleFailed { round, attempt, code, module } => {
-                Event::ModuleFailed { node, round, attempt, code, module }
-            }
+            Said::ModuleFailed {
+                round,
+                attempt,
+                code,
+                module,
+            } => Event::ModuleFailed {
+                node,
+                round,
+                attempt,
+                code,
+                module,
+            },
             Said::Left { reason } => Event::Left { node, reason },
             Said::Lost { cause } => Event::Lost { node, cause },
         })
@@ -227,7 +260,11 @@ impl Driver {
 
     /// The aggregator verifies what it relays: a member that shows bad evidence goes, not those who would refuse it.
     fn member_evidence(&mut self, node: String, evidence: wire::RosterEvidence) -> Event {
-        let expected = Expected { role: Some(Role::Worker), node: Some(node.clone()), ..Expected::default() };
+        let expected = Expected {
+            role: Some(Role::Worker),
+            node: Some(node.clone()),
+            ..Expected::default()
+        };
         let appraiser = Appraiser::new(Arc::clone(&self.options.policy)).expecting(expected);
         let now = (self.options.clock)();
         let named = evidence.node == node;
@@ -238,13 +275,23 @@ impl Driver {
                 if !named || self.links.get(&node).is_none_or(|link| link.entry != entry) {
                     let seen = format!("roster evidence of {}", convert::tame(&evidence.node));
                     let wanted = "the evidence of its own session".to_owned();
-                    return Event::Refused { refusal: UpdateRefusal::OutOfTurn { node: node.clone(), seen, wanted }, node };
+                    return Event::Refused {
+                        refusal: UpdateRefusal::OutOfTurn {
+                            node: node.clone(),
+                            seen,
+                            wanted,
+                        },
+                        node,
+                    };
                 }
                 let epoch = evidence.epoch;
                 self.evidence.insert(node.clone(), evidence);
                 Event::Evidence { node, epoch, entry }
             }
-            Err(refusal) => Event::EvidenceRefused { node, rules: convert::rules_seen(&refusal) },
+            Err(refusal) => Event::EvidenceRefused {
+                node,
+                rules: convert::rules_seen(&refusal),
+            },
         }
     }
 
@@ -265,7 +312,11 @@ impl Driver {
                 }
                 self.shows(Happening::Waiting { why });
             }
-            Action::Challenge { epoch, nonces, challenge } => {
+            Action::Challenge {
+                epoch,
+                nonces,
+                challenge,
+            } => {
                 self.challenge = challenge;
                 self.evidence.clear();
                 let list: Vec<wire::RosterNonce> = nonces
@@ -276,23 +327,43 @@ impl Driver {
                     })
                     .collect();
                 for (node, _) in &nonces {
-                    let body = wire::RosterChallenge { epoch, nonces: list.clone() };
+                    let body = wire::RosterChallenge {
+                        epoch,
+                        nonces: list.clone(),
+                    };
                     self.send(node, Body::RosterChallenge(body));
                 }
             }
             Action::Relay { epoch, members, .. } => {
-                let evidence: Vec<wire::RosterEvidence> =
-                    members.iter().filter_map(|node| self.evidence.get(node).cloned()).collect();
+                let evidence: Vec<wire::RosterEvidence> = members
+                    .iter()
+                    .filter_map(|node| self.evidence.get(node).cloned())
+                    .collect();
                 for node in &members {
-                    self.send(node, Body::Roster(wire::Roster { epoch, members: evidence.clone() }));
+                    self.send(
+                        node,
+                        Body::Roster(wire::Roster {
+                            epoch,
+                            members: evidence.clone(),
+                        }),
+                    );
                 }
             }
-            Action::StartRound { round, attempt, participants, roster_digest } => {
+            Action::StartRound {
+                round,
+                attempt,
+                participants,
+                roster_digest,
+            } => {
                 self.start_round(round, attempt, &participants, roster_digest, orders);
             }
             Action::Grant { node, round, attempt } => {
                 if let Some(link) = self.links.get(&node) {
-                    link.set_slot(Slot { round, attempt, live: true });
+                    link.set_slot(Slot {
+                        round,
+                        attempt,
+                        live: true,
+                    });
                 }
                 self.send(&node, Body::Grant(wire::Grant { round, attempt }));
             }
@@ -301,7 +372,9 @@ impl Driver {
                     && let Some(tensors) = running.received.remove(&node)
                 {
                     // An aggregation that ended early says so by its result.
-                    let _ = running.updates.send(FoldMessage::Update(Box::new(WorkerUpdate { node, rows, tensors })));
+                    let _ = running
+                        .updates
+                        .send(FoldMessage::Update(Box::new(WorkerUpdate { node, rows, tensors })));
                 }
             }
             Action::Close { .. } => {
@@ -325,127 +398,15 @@ impl Driver {
                     receipt: self.previous.as_ref().map(convert::digest_bytes).unwrap_or_default(),
                 };
                 let nodes: Vec<String> = self.links.keys().cloned().collect();
-                nodes.iter().for_each(|node| self.send(node, Body::Finish(finish.clone())));
+                nodes
+                    .iter()
+                    .for_each(|node| self.send(node, Body::Finish(finish.clone())));
                 self.shows(Happening::Finished { rounds });
             }
             Action::Fail { round, failures, cause } => {
                 return Err(ExchangeError::Aggregation { round, failures, cause });
             }
         }
-        Ok(())
-    }
-
-    fn start_round(
-        &mut self,
-        round: u64,
-        attempt: u32,
-        participants: &[String],
-        roster_digest: Digest,
-        orders: &mpsc::UnboundedSender<Order>,
-    ) {
-        let policy = &self.options.policy;
-        let rounds = u64::from(policy.rounds.count);
-        let info = RoundInfo { round, rounds, attempt, seed: round_seed(policy.rounds.seed, round) };
-        // The layout was taken from this model when the driver was made.
-        let manifest = cloister_rounds::Layout::of(&self.model).map(|layout| convert::manifest(&layout)).ok();
-        let start = wire::RoundStart {
-            round,
-            rounds,
-            attempt,
-            seed: info.seed,
-            roster_digest: convert::digest_bytes(&roster_digest),
-            manifest,
-            model_digest: convert::digest_bytes(&self.model_digest),
-            previous_receipt: self.previous.as_ref().map(convert::digest_bytes).unwrap_or_default(),
-            deadline_s: policy.rounds.deadline_s as f64,
-        };
-        let (updates, queue) = mpsc::unbounded_channel();
-        let inputs = self.sender.clone();
-        let folded = Box::new(move |node| {
-            // A driver that is gone needs to hear nothing.
-            let _ = inputs.blocking_send(Input::Folded { round, attempt, node });
-        });
-        let stream = Box::new(UpdateStream::new(queue, folded));
-        // The thread lives as long as this driver; its end shows when it is joined.
-        let _ = orders.send(Order::Aggregate { info, model: Arc::clone(&self.model), updates: stream });
-        for node in participants {
-            self.queue(node, Outgoing::Round(Box::new(start.clone()), Arc::clone(&self.model)));
-        }
-        self.round = Some(Running {
-            info,
-            roster_digest,
-            updates,
-            received: HashMap::new(),
-            result: None,
-            started: Instant::now(),
-            train_s: 0.0,
-            folded_s: 0.0,
-        });
-        let participants = participants.len();
-        self.shows(Happening::RoundStarted { round, rounds, attempt, participants });
-    }
-
-    async fn round_done(
-        &mut self,
-        summary: RoundSummary,
-        orders: &mpsc::UnboundedSender<Order>,
-    ) -> Result<(), ExchangeError> {
-        let Some(Running { info, roster_digest, result: Some(mut result), started, train_s, folded_s, .. }) =
-            self.round.take()
-        else {
-            return Ok(());
-        };
-        result.metrics.retain(|(_, value)| value.is_finite());
-        result.metrics.truncate(MAX_METRICS);
-        let drops: Vec<(String, String)> =
-            summary.drops.iter().map(|(node, reason)| (node.clone(), reason.code().to_owned())).collect();
-        let updates = summary.updates.into_iter().map(|(node, rows, digest)| ReceiptUpdate { node, rows, digest });
-        let receipt = Receipt {
-            federation: self.options.policy.name.clone(),
-            policy_digest: self.options.policy.digest(),
-            round: info.round,
-            attempt: info.attempt,
-            roster_digest,
-            previous: self.previous,
-            model_before: self.model_digest,
-            model_after: result.digest,
-            updates: updates.collect(),
-            drops: drops.iter().map(|(node, code)| ReceiptDrop { node: node.clone(), code: code.clone() }).collect(),
-            metrics: result.metrics.clone(),
-        };
-        let signature = self.options.identity.key.sign(&receipt.signed_bytes());
-        let record = RoundRecord { receipt, signature };
-        let model = Arc::new(result.model);
-        // Kept first, told after: what a member has a receipt of is never forgotten.
-        let (kept, keeping) = oneshot::channel();
-        let order = Order::Keep { record: Box::new(record.clone()), model: Arc::clone(&model), kept };
-        let gone = || WorkError::new("keeping the round", "the thread that keeps has ended");
-        orders.send(order).map_err(|_| gone())?;
-        keeping.await.map_err(|_| gone())??;
-        self.model = model;
-        self.model_digest = result.digest;
-        self.previous = Some(record.receipt.digest());
-        let exchange_s = (folded_s - train_s).max(0.0);
-        let line = RoundLine {
-            round: info.round,
-            rounds: info.rounds,
-            metrics: result.metrics,
-            train_s,
-            exchange_s,
-            aggregate_s: started.elapsed().as_secs_f64() - folded_s,
-            updates: record.receipt.updates.len(),
-            drops,
-        };
-        let body = wire::RoundResult {
-            receipt: Some(convert::receipt_message(&record.receipt)),
-            signature: bytes::Bytes::copy_from_slice(&record.signature),
-            exchange_s,
-        };
-        for update in &record.receipt.updates {
-            self.send(&update.node, Body::RoundResult(body.clone()));
-        }
-        self.records.push(record);
-        self.shows(Happening::RoundDone(line));
         Ok(())
     }
 
@@ -459,15 +420,18 @@ impl Driver {
         };
         self.send(node, Body::Dropped(goodbye));
         self.links.remove(node);
-        self.shows(Happening::Dropped { node: node.to_owned(), reason });
+        self.shows(Happening::Dropped {
+            node: node.to_owned(),
+            reason,
+        });
     }
 
-    fn send(&self, node: &str, body: Body) {
+    pub(super) fn send(&self, node: &str, body: Body) {
         self.queue(node, Outgoing::Message(body));
     }
 
     /// A full queue is a member that does not read; its deadline ends it.
-    fn queue(&self, node: &str, outgoing: Outgoing) {
+    pub(super) fn queue(&self, node: &str, outgoing: Outgoing) {
         if let Some(link) = self.links.get(node)
             && link.out.try_send(outgoing).is_err()
         {
@@ -475,7 +439,7 @@ impl Driver {
         }
     }
 
-    fn shows(&self, happening: Happening) {
+    pub(super) fn shows(&self, happening: Happening) {
         self.options.progress.happened(&happening);
     }
 
@@ -483,7 +447,9 @@ impl Driver {
     async fn say_goodbye(&mut self, goodbye: Option<wire::Dropped>) {
         let nodes: Vec<String> = self.links.keys().cloned().collect();
         if let Some(goodbye) = goodbye {
-            nodes.iter().for_each(|node| self.send(node, Body::Dropped(goodbye.clone())));
+            nodes
+                .iter()
+                .for_each(|node| self.send(node, Body::Dropped(goodbye.clone())));
         }
         let outs: Vec<mpsc::Sender<Outgoing>> = self.links.drain().map(|(_, link)| link.out).collect();
         // Each member closes its end once it has read the last message; its queue's receiver goes with that.
@@ -495,13 +461,4 @@ impl Driver {
         // A member that does not hang up is cut off.
         let _ = tokio::time::timeout(GOODBYE, closed).await;
     }
-}
-
-/// The seed of a round: the first 8 bytes, big-endian, of SHA-256("cloister/round-seed/v1" | seed | round).
-fn round_seed(seed: u64, round: u64) -> u64 {
-    let mut message = b"cloister/round-seed/v1".to_vec();
-    message.extend_from_slice(&seed.to_be_bytes());
-    message.extend_from_slice(&round.to_be_bytes());
-    let digest = Digest::of(&message);
-    digest.as_bytes().iter().take(8).fold(0, |seed, &byte| seed << 8 | u64::from(byte))
 }

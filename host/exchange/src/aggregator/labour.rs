@@ -12,8 +12,16 @@ use super::member::Input;
 
 /// What the driver has done.
 pub(super) enum Order {
-    Aggregate { info: RoundInfo, model: Arc<TensorMap>, updates: Box<UpdateStream> },
-    Keep { record: Box<RoundRecord>, model: Arc<TensorMap>, kept: oneshot::Sender<Result<(), WorkError>> },
+    Aggregate {
+        info: RoundInfo,
+        model: Arc<TensorMap>,
+        updates: Box<UpdateStream>,
+    },
+    Keep {
+        record: Box<RoundRecord>,
+        model: Arc<TensorMap>,
+        kept: oneshot::Sender<Result<(), WorkError>>,
+    },
 }
 
 /// A finished aggregation.
@@ -34,7 +42,11 @@ pub(super) fn run(
             Order::Aggregate { info, model, updates } => {
                 let result = aggregate(&mut *work, &info, &model, *updates).map_err(|error| error.to_string());
                 drop(model);
-                let input = Input::Aggregated { round: info.round, attempt: info.attempt, result };
+                let input = Input::Aggregated {
+                    round: info.round,
+                    attempt: info.attempt,
+                    result,
+                };
                 if inputs.blocking_send(input).is_err() {
                     return;
                 }
@@ -56,11 +68,18 @@ fn aggregate(
     let aggregate = work.aggregate(info, model, &mut updates)?;
     drop(updates);
     let bad = |error: LayoutError| WorkError::new("the aggregate", error);
-    Layout::of(model).map_err(bad)?.require(&Layout::of(&aggregate.model).map_err(bad)?).map_err(bad)?;
+    Layout::of(model)
+        .map_err(bad)?
+        .require(&Layout::of(&aggregate.model).map_err(bad)?)
+        .map_err(bad)?;
     cloister_rounds::reception::require_finite(&aggregate.model)
         .map_err(|refusal| WorkError::new("the aggregate", refusal))?;
     let mut metrics = work.evaluate(info, &aggregate.model)?;
     metrics.extend(aggregate.metrics);
     let digest = Layout::model_digest(&aggregate.model).map_err(bad)?;
-    Ok(Aggregated { model: aggregate.model, digest, metrics })
+    Ok(Aggregated {
+        model: aggregate.model,
+        digest,
+        metrics,
+    })
 }

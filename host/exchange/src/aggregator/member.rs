@@ -69,23 +69,66 @@ fn lock(slot: &Mutex<Option<Slot>>) -> MutexGuard<'_, Option<Slot>> {
 
 /// What the driver is told.
 pub(super) enum Input {
-    Join { node: String, nonce: [u8; 32], link: Link, answer: oneshot::Sender<Result<(), String>> },
-    Said { node: String, connection: u64, said: Said },
-    Folded { round: u64, attempt: u32, node: String },
-    Aggregated { round: u64, attempt: u32, result: Result<super::labour::Aggregated, String> },
+    Join {
+        node: String,
+        nonce: [u8; 32],
+        link: Link,
+        answer: oneshot::Sender<Result<(), String>>,
+    },
+    Said {
+        node: String,
+        connection: u64,
+        said: Said,
+    },
+    Folded {
+        round: u64,
+        attempt: u32,
+        node: String,
+    },
+    Aggregated {
+        round: u64,
+        attempt: u32,
+        result: Result<super::labour::Aggregated, String>,
+    },
 }
 
 /// What a member said, checked as far as one message can be.
 pub(super) enum Said {
     Evidence(wire::RosterEvidence),
-    Accepted { epoch: u64, digest: Digest },
-    RefusesMember { node: String, rules: Vec<RuleSeen> },
-    Ready { round: u64, attempt: u32, rows: u64, digest: Digest, metrics: Vec<(String, f64)>, train_s: f64 },
-    Received { round: u64, attempt: u32, tensors: TensorMap },
+    Accepted {
+        epoch: u64,
+        digest: Digest,
+    },
+    RefusesMember {
+        node: String,
+        rules: Vec<RuleSeen>,
+    },
+    Ready {
+        round: u64,
+        attempt: u32,
+        rows: u64,
+        digest: Digest,
+        metrics: Vec<(String, f64)>,
+        train_s: f64,
+    },
+    Received {
+        round: u64,
+        attempt: u32,
+        tensors: TensorMap,
+    },
     Refused(UpdateRefusal),
-    ModuleFailed { round: u64, attempt: u32, code: String, module: Option<Digest> },
-    Left { reason: String },
-    Lost { cause: String },
+    ModuleFailed {
+        round: u64,
+        attempt: u32,
+        code: String,
+        module: Option<Digest>,
+    },
+    Left {
+        reason: String,
+    },
+    Lost {
+        cause: String,
+    },
 }
 
 /// What the gRPC service hands its members' calls to.
@@ -100,7 +143,13 @@ pub struct AggregatorHandle {
 
 impl AggregatorHandle {
     pub(super) fn new(inputs: mpsc::Sender<Input>, layout: Layout, sink: Arc<dyn ModelSink>, clock: Clock) -> Self {
-        Self { inputs, layout: Arc::new(layout), sink, clock, connections: Arc::default() }
+        Self {
+            inputs,
+            layout: Arc::new(layout),
+            sink,
+            clock,
+            connections: Arc::default(),
+        }
     }
 
     /// Takes a member's call: reads its join and asks the driver. The peer is a worker that was attested.
@@ -117,8 +166,11 @@ impl AggregatorHandle {
         let Some(member_message::Body::Join(join)) = messages.message().await?.and_then(|message| message.body) else {
             return Err(Status::invalid_argument("a member begins with its join"));
         };
-        let nonce: [u8; 32] =
-            join.nonce.as_ref().try_into().map_err(|_| Status::invalid_argument("a join's nonce has 32 bytes"))?;
+        let nonce: [u8; 32] = join
+            .nonce
+            .as_ref()
+            .try_into()
+            .map_err(|_| Status::invalid_argument("a join's nonce has 32 bytes"))?;
         let connection = self.connections.fetch_add(1, Ordering::Relaxed);
         let (out, queue) = mpsc::channel(OUT_QUEUE);
         let slot = Arc::new(Mutex::new(None));
@@ -133,10 +185,18 @@ impl AggregatorHandle {
         let (answer, answered) = oneshot::channel();
         let stopped = || Status::unavailable("the aggregator has stopped");
         self.inputs
-            .send(Input::Join { node: node.clone(), nonce, link, answer })
+            .send(Input::Join {
+                node: node.clone(),
+                nonce,
+                link,
+                answer,
+            })
             .await
             .map_err(|_| stopped())?;
-        answered.await.map_err(|_| stopped())?.map_err(Status::failed_precondition)?;
+        answered
+            .await
+            .map_err(|_| stopped())?
+            .map_err(Status::failed_precondition)?;
         let (encoded, sending) = mpsc::channel(SEND_AHEAD);
         let reader = Reader {
             node,
@@ -177,7 +237,11 @@ async fn send_all(mut queue: mpsc::Receiver<Outgoing>, encoded: mpsc::Sender<Res
             Outgoing::Round(start, model) => {
                 let chunks = Chunks::new(&model);
                 drop(model);
-                if encoded.send(message(aggregator_message::Body::RoundStart(*start))).await.is_err() {
+                if encoded
+                    .send(message(aggregator_message::Body::RoundStart(*start)))
+                    .await
+                    .is_err()
+                {
                     return;
                 }
                 for data in chunks {
@@ -244,7 +308,9 @@ impl Reader {
                         Ok(Some(said)) => said,
                         Ok(None) => continue,
                         Err(UploadError::Refusal(refusal)) => Said::Refused(refusal),
-                        Err(UploadError::Sink(error)) => Said::Lost { cause: error.to_string() },
+                        Err(UploadError::Sink(error)) => Said::Lost {
+                            cause: error.to_string(),
+                        },
                     };
                     let over = matches!(said, Said::Refused(_) | Said::Left { .. } | Said::Lost { .. });
                     self.say(said).await;
@@ -261,49 +327,84 @@ impl Reader {
     }
 
     async fn say(&mut self, said: Said) {
-        let input = Input::Said { node: self.node.clone(), connection: self.connection, said };
+        let input = Input::Said {
+            node: self.node.clone(),
+            connection: self.connection,
+            said,
+        };
         // A driver that is gone needs to hear nothing.
         let _ = self.inputs.send(input).await;
     }
 
     fn out_of_turn(&self, seen: &str, wanted: &str) -> UpdateRefusal {
-        UpdateRefusal::OutOfTurn { node: self.node.clone(), seen: seen.to_owned(), wanted: wanted.to_owned() }
+        UpdateRefusal::OutOfTurn {
+            node: self.node.clone(),
+            seen: seen.to_owned(),
+            wanted: wanted.to_owned(),
+        }
     }
 
     async fn take(&mut self, body: member_message::Body) -> Result<Option<Said>, UploadError> {
         let malformed = |this: &Self, error: &ExchangeError| this.out_of_turn(&error.to_string(), "a valid message");
         if self.upload.is_some()
-            && !matches!(body, member_message::Body::UpdateChunk(_) | member_message::Body::Leave(_))
+            && !matches!(
+                body,
+                member_message::Body::UpdateChunk(_) | member_message::Body::Leave(_)
+            )
         {
-            return Err(self.out_of_turn("another message amid its upload", "the upload's chunks").into());
+            return Err(self
+                .out_of_turn("another message amid its upload", "the upload's chunks")
+                .into());
         }
         Ok(Some(match body {
             member_message::Body::Join(_) => return Err(self.out_of_turn("a second join", "one a call").into()),
             member_message::Body::RosterEvidence(evidence) => Said::Evidence(evidence),
             member_message::Body::RosterAccepted(accepted) => {
                 let digest = convert::digest(&accepted.roster_digest, "a roster's acceptance");
-                Said::Accepted { epoch: accepted.epoch, digest: digest.map_err(|error| malformed(self, &error))? }
+                Said::Accepted {
+                    epoch: accepted.epoch,
+                    digest: digest.map_err(|error| malformed(self, &error))?,
+                }
             }
-            member_message::Body::RosterRefused(refused) => {
-                Said::RefusesMember { node: convert::tame(&refused.node), rules: convert::rules(&refused.rules) }
-            }
+            member_message::Body::RosterRefused(refused) => Said::RefusesMember {
+                node: convert::tame(&refused.node),
+                rules: convert::rules(&refused.rules),
+            },
             member_message::Body::UpdateReady(ready) => {
                 let layout = convert::layout(ready.manifest, u64::MAX).map_err(UpdateRefusal::from)?;
                 self.check_layout(&layout)?;
                 let digest = convert::digest(&ready.digest, "an update").map_err(|error| malformed(self, &error))?;
                 let (round, attempt) = (ready.round, ready.attempt);
                 self.announced = Some(Announced { round, attempt, digest });
-                let train_s = if ready.train_s.is_finite() { ready.train_s.max(0.0) } else { 0.0 };
-                Said::Ready { round, attempt, rows: ready.rows, digest, metrics: convert::metrics(ready.metrics), train_s }
+                let train_s = if ready.train_s.is_finite() {
+                    ready.train_s.max(0.0)
+                } else {
+                    0.0
+                };
+                Said::Ready {
+                    round,
+                    attempt,
+                    rows: ready.rows,
+                    digest,
+                    metrics: convert::metrics(ready.metrics),
+                    train_s,
+                }
             }
             member_message::Body::UpdateChunk(chunk) => return self.chunk(&chunk.data).await,
             member_message::Body::ModuleFailed(failed) => {
                 let module = convert::optional_digest(&failed.module_digest, "a module's failure")
                     .map_err(|error| malformed(self, &error))?;
                 let (round, attempt) = (failed.round, failed.attempt);
-                Said::ModuleFailed { round, attempt, code: convert::word(&failed.code), module }
+                Said::ModuleFailed {
+                    round,
+                    attempt,
+                    code: convert::word(&failed.code),
+                    module,
+                }
             }
-            member_message::Body::Leave(leave) => Said::Left { reason: convert::tame(&leave.reason) },
+            member_message::Body::Leave(leave) => Said::Left {
+                reason: convert::tame(&leave.reason),
+            },
         }))
     }
 
@@ -311,7 +412,10 @@ impl Reader {
     fn check_layout(&self, seen: &Layout) -> Result<(), UpdateRefusal> {
         let (seen_bytes, wanted) = (seen.wire_bytes(), self.layout.wire_bytes());
         if seen.specs().len() == self.layout.specs().len() && seen_bytes != wanted {
-            return Err(UpdateRefusal::WrongLength { seen: seen_bytes, wanted });
+            return Err(UpdateRefusal::WrongLength {
+                seen: seen_bytes,
+                wanted,
+            });
         }
         Ok(self.layout.require(seen)?)
     }
@@ -323,13 +427,22 @@ impl Reader {
                 slot.is_some_and(|slot| (slot.round, slot.attempt) == (announced.round, announced.attempt))
             });
             let Some(Announced { round, attempt, digest }) = granted else {
-                return Err(self.out_of_turn("an update's bytes", "an announced update and a grant for it").into());
+                return Err(self
+                    .out_of_turn("an update's bytes", "an announced update and a grant for it")
+                    .into());
             };
             let reception = Reception::new((*self.layout).clone(), digest);
             let buffer = self.sink.create(self.layout.buffer_bytes())?;
-            self.upload = Some(Upload { round, attempt, reception, buffer: Some(buffer) });
+            self.upload = Some(Upload {
+                round,
+                attempt,
+                reception,
+                buffer: Some(buffer),
+            });
         }
-        let Some(upload) = &mut self.upload else { return Ok(None) };
+        let Some(upload) = &mut self.upload else {
+            return Ok(None);
+        };
         let live = slot.is_some_and(|slot| slot.live && (slot.round, slot.attempt) == (upload.round, upload.attempt));
         if !live {
             upload.buffer = None;
@@ -342,7 +455,15 @@ impl Reader {
         if !upload.reception.complete() {
             return Ok(None);
         }
-        let Some(Upload { round, attempt, reception, buffer }) = self.upload.take() else { return Ok(None) };
+        let Some(Upload {
+            round,
+            attempt,
+            reception,
+            buffer,
+        }) = self.upload.take()
+        else {
+            return Ok(None);
+        };
         let (layout, _) = reception.finish()?;
         let Some(buffer) = buffer else { return Ok(None) };
         let checked = tokio::task::spawn_blocking(move || {
@@ -350,7 +471,14 @@ impl Reader {
             require_finite(&tensors)?;
             Ok::<_, UploadError>(tensors)
         });
-        let tensors = checked.await.map_err(|error| SinkError { bytes: 0, cause: error.to_string() })??;
-        Ok(Some(Said::Received { round, attempt, tensors }))
+        let tensors = checked.await.map_err(|error| SinkError {
+            bytes: 0,
+            cause: error.to_string(),
+        })??;
+        Ok(Some(Said::Received {
+            round,
+            attempt,
+            tensors,
+        }))
     }
 }

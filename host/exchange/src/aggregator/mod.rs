@@ -5,6 +5,7 @@
 mod driver;
 mod labour;
 mod member;
+mod running;
 
 use std::sync::Arc;
 
@@ -74,7 +75,12 @@ pub fn prepare(options: AggregatorOptions) -> Result<(AggregatorHandle, Driver),
     let layout = Layout::of(&options.start.model).map_err(bad_model)?;
     let model_digest = Layout::model_digest(&options.start.model).map_err(bad_model)?;
     let (sender, receiver) = mpsc::channel(INPUT_QUEUE);
-    let handle = AggregatorHandle::new(sender.clone(), layout, Arc::clone(&options.sink), Arc::clone(&options.clock));
+    let handle = AggregatorHandle::new(
+        sender.clone(),
+        layout,
+        Arc::clone(&options.sink),
+        Arc::clone(&options.clock),
+    );
     Ok((handle, Driver::new(options, model_digest, sender, receiver)))
 }
 
@@ -82,7 +88,11 @@ pub fn prepare(options: AggregatorOptions) -> Result<(AggregatorHandle, Driver),
 pub(crate) fn rounds_config(options: &AggregatorOptions) -> RoundsConfig {
     let rounds = &options.policy.rounds;
     let deadline_ms = rounds.deadline_s.saturating_mul(1000);
-    let workers = options.policy.nodes.iter().filter(|node| node.role == cloister_attestation::identity::Role::Worker);
+    let workers = options
+        .policy
+        .nodes
+        .iter()
+        .filter(|node| node.role == cloister_attestation::identity::Role::Worker);
     RoundsConfig {
         rounds: u64::from(rounds.count),
         needed: needed(&options.policy),

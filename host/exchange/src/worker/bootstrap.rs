@@ -48,7 +48,9 @@ pub async fn fetch_all(
         }
         let pause = retry.next(&why)?;
         if why != last {
-            progress.happened(&Happening::Waiting { why: format!("waiting for content: {why}") });
+            progress.happened(&Happening::Waiting {
+                why: format!("waiting for content: {why}"),
+            });
             last = why;
         }
         tokio::select! {
@@ -69,8 +71,13 @@ async fn fetch_more(
         return Ok(());
     }
     let mut client = Client::new(connect(local, dial).await?).await?;
-    let present: Vec<Digest> =
-        client.list().await?.into_iter().filter(|entry| entry.present).map(|entry| entry.digest).collect();
+    let present: Vec<Digest> = client
+        .list()
+        .await?
+        .into_iter()
+        .filter(|entry| entry.present)
+        .map(|entry| entry.digest)
+        .collect();
     for object in wanted {
         if present.contains(&object.digest) && !fetched.contains_key(&object.digest) {
             let content = client.fetch(&object.digest, limit_bytes).await?;

@@ -2,6 +2,7 @@
 
 mod bootstrap;
 mod session;
+mod step;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -87,7 +88,10 @@ pub(crate) enum SessionEnd {
 /// again, and the log should end with them.
 pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<WorkerEnd, ExchangeError> {
     let SelfSide::Node(node) = options.local.own.clone() else {
-        return Err(SessionError::Own { cause: "a visitor takes no part in rounds".to_owned() }.into());
+        return Err(SessionError::Own {
+            cause: "a visitor takes no part in rounds".to_owned(),
+        }
+        .into());
     };
     let config = worker_config(&options, &node);
     let mut chain = Chain::default();
@@ -106,7 +110,10 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
             return Err(WorkError::new("training", "its thread panicked").into());
         }
         let pause = backoff.next(&why)?;
-        options.progress.happened(&Happening::Reconnecting { why, after_s: pause.as_secs_f64() });
+        options.progress.happened(&Happening::Reconnecting {
+            why,
+            after_s: pause.as_secs_f64(),
+        });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
             () = options.cancel.cancelled() => return Ok(end(&chain, false)),
@@ -115,7 +122,11 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
 }
 
 fn end(chain: &Chain, finished: bool) -> WorkerEnd {
-    WorkerEnd { rounds: chain.round, model: chain.model, finished }
+    WorkerEnd {
+        rounds: chain.round,
+        model: chain.model,
+        finished,
+    }
 }
 
 fn worker_config(options: &WorkerOptions, node: &NodeSide) -> WorkerConfig {
@@ -143,7 +154,14 @@ pub(crate) fn retryable(error: &ExchangeError) -> bool {
                 | SessionError::Http { .. }
         ),
         ExchangeError::Call { code, .. } => {
-            matches!(code, tonic::Code::Unavailable | tonic::Code::Unknown | tonic::Code::Cancelled | tonic::Code::Internal | tonic::Code::NotFound)
+            matches!(
+                code,
+                tonic::Code::Unavailable
+                    | tonic::Code::Unknown
+                    | tonic::Code::Cancelled
+                    | tonic::Code::Internal
+                    | tonic::Code::NotFound
+            )
         }
         _ => false,
     }
@@ -158,7 +176,11 @@ pub(crate) struct Retry {
 
 impl Retry {
     pub(crate) fn new(backoff: Backoff) -> Self {
-        Self { pause: backoff.first, since: Instant::now(), backoff }
+        Self {
+            pause: backoff.first,
+            since: Instant::now(),
+            backoff,
+        }
     }
 
     /// A session came up: patience begins anew.
@@ -168,7 +190,10 @@ impl Retry {
 
     pub(crate) fn next(&mut self, why: &str) -> Result<Duration, ExchangeError> {
         if self.since.elapsed() >= self.backoff.give_up {
-            return Err(ExchangeError::GaveUp { seconds: self.backoff.give_up.as_secs(), last: why.to_owned() });
+            return Err(ExchangeError::GaveUp {
+                seconds: self.backoff.give_up.as_secs(),
+                last: why.to_owned(),
+            });
         }
         let pause = self.pause;
         self.pause = (self.pause * 2).min(self.backoff.most);

@@ -7,24 +7,22 @@ use bytes::Bytes;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::{PeerEvidence, State};
 use cloister_policy::{Appraiser, Expected};
-use cloister_rounds::reception::require_finite;
 use cloister_rounds::worker::{Chain, RoundHead, WorkerConfig};
-use cloister_rounds::{Layout, Reception, RosterEntry, UpdateRefusal, Worker};
+use cloister_rounds::{Layout, RosterEntry, Worker};
 use cloister_session::{NodeSide, SessionError, connect};
-use cloister_tensor::{Digest, TensorMap};
+use cloister_tensor::TensorMap;
 use cloister_wire::federation::{self as wire, aggregator_message, member_message};
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
-use crate::chunks::Chunks;
 use crate::client::Client;
 use crate::convert;
 use crate::error::ExchangeError;
 use crate::progress::{Happening, RoundLine};
 use crate::roster;
-use crate::sink::SinkError;
-use crate::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, WorkError, WorkerWork};
+use crate::work::{RoundInfo, RoundRecord, WorkError, WorkerWork};
 
+use super::step::Trained;
 use super::{Retry, SessionEnd, WorkerOptions};
 
 /// Messages that wait to be sent.
@@ -32,7 +30,7 @@ const SEND_QUEUE: usize = 2;
 /// How long the goodbye may take to get through.
 const GOODBYE: Duration = Duration::from_secs(2);
 
-type Inbound = Streaming<wire::AggregatorMessage>;
+pub(super) type Inbound = Streaming<wire::AggregatorMessage>;
 
 /// Connects, joins and works until the connection or the federation ends.
 pub(super) async fn run(
@@ -56,7 +54,12 @@ pub(super) async fn run(
             }
             (roster::entry(evidence), evidence.node_key(), evidence.simulated())
         }
-        _ => return Err(SessionError::Own { cause: "the peer that was dialled is no aggregator".to_owned() }.into()),
+        _ => {
+            return Err(SessionError::Own {
+                cause: "the peer that was dialled is no aggregator".to_owned(),
+            }
+            .into());
+        }
     };
     let measurement = hex(&aggregator.measurement_root);
     options.progress.happened(&Happening::Verified {
@@ -65,47 +68,57 @@ pub(super) async fn run(
         measurement,
         simulated,
     });
+    let permit_ends_unix_s = dialled
+        .peer()
+        .permit()
+        .map_or(0, cloister_policy::Permit::expiry_unix_s);
     let nonce = fresh_nonce()?;
     let mut client = Client::new(dialled).await?;
     let (out, queue) = mpsc::channel(SEND_QUEUE);
     // The call opens when the first message is there.
-    let join = member_message::Body::Join(wire::Join { nonce: Bytes::copy_from_slice(&nonce) });
+    let join = member_message::Body::Join(wire::Join {
+        nonce: Bytes::copy_from_slice(&nonce),
+    });
     let _ = out.send(wire::MemberMessage { body: Some(join) }).await;
     let inbound = client.member(queue).await?;
     retry.succeeded();
     let machine = Worker::new(config.clone(), nonce, chain.clone());
-    let mut session =
-        Session { options, node, machine, aggregator, aggregator_key, out, stash: None, layout: None, running: None };
+    let mut session = Session {
+        options,
+        node,
+        machine,
+        aggregator,
+        aggregator_key,
+        permit_ends_unix_s,
+        out,
+        stash: None,
+        layout: None,
+        running: None,
+    };
     let result = session.work_through(inbound, work).await;
     *chain = session.machine.chain().clone();
     result
 }
 
-struct Session<'a> {
-    options: &'a WorkerOptions,
+pub(super) struct Session<'a> {
+    pub(super) options: &'a WorkerOptions,
     node: &'a NodeSide,
     machine: Worker,
     aggregator: RosterEntry,
     aggregator_key: PublicKey,
+    permit_ends_unix_s: u64,
     out: mpsc::Sender<wire::MemberMessage>,
     /// A message that came while the training ran.
-    stash: Option<aggregator_message::Body>,
+    pub(super) stash: Option<aggregator_message::Body>,
     layout: Option<Layout>,
-    running: Option<Running>,
+    pub(super) running: Option<Running>,
 }
 
-struct Running {
+pub(super) struct Running {
     info: RoundInfo,
-    update: Option<TensorMap>,
+    pub(super) update: Option<TensorMap>,
     started: Instant,
     train_s: f64,
-}
-
-/// How the training ended.
-enum Trained {
-    Done(Result<(LocalUpdate, Digest, Layout), ModuleFailure>, f64),
-    /// The connection said something final meanwhile.
-    Ended(SessionEnd),
 }
 
 impl Session<'_> {
@@ -148,7 +161,9 @@ impl Session<'_> {
     ) -> Result<Option<SessionEnd>, ExchangeError> {
         match body {
             aggregator_message::Body::Waiting(waiting) => {
-                self.shows(Happening::Waiting { why: convert::tame(&waiting.reason) });
+                self.shows(Happening::Waiting {
+                    why: convert::tame(&waiting.reason),
+                });
             }
             aggregator_message::Body::RosterChallenge(challenge) => self.challenged(challenge).await?,
             aggregator_message::Body::Roster(roster) => self.roster(&roster, inbound).await?,
@@ -162,7 +177,8 @@ impl Session<'_> {
             }
             aggregator_message::Body::RoundResult(result) => self.result(result, work).await?,
             aggregator_message::Body::Finish(finish) => {
-                self.machine.finished(convert::optional_digest(&finish.receipt, "the end")?)?;
+                self.machine
+                    .finished(convert::optional_digest(&finish.receipt, "the end")?)?;
                 self.shows(Happening::Finished { rounds: finish.rounds });
                 self.leave("all rounds are done", inbound).await?;
                 return Ok(Some(SessionEnd::Finished));
@@ -186,8 +202,10 @@ impl Session<'_> {
 
     async fn roster(&mut self, roster: &wire::Roster, inbound: &mut Inbound) -> Result<(), ExchangeError> {
         let local = &self.options.local;
-        let appraiser = Appraiser::new(Arc::clone(&local.policy))
-            .expecting(Expected { role: Some(Role::Worker), ..Expected::default() });
+        let appraiser = Appraiser::new(Arc::clone(&local.policy)).expecting(Expected {
+            role: Some(Role::Worker),
+            ..Expected::default()
+        });
         let own = roster::own_entry(&self.node.identity);
         let mut entries = Vec::with_capacity(roster.members.len());
         for evidence in &roster.members {
@@ -203,7 +221,10 @@ impl Session<'_> {
                             simulated: verified.simulated(),
                         });
                     } else if entry != own {
-                        return Err(out_of_place("a roster", "it shows other evidence under this node's name"));
+                        return Err(out_of_place(
+                            "a roster",
+                            "it shows other evidence under this node's name",
+                        ));
                     }
                     entries.push(entry);
                 }
@@ -221,8 +242,10 @@ impl Session<'_> {
             }
         }
         let digest = self.machine.roster(roster.epoch, &self.aggregator, &entries)?;
-        let accepted =
-            wire::RosterAccepted { epoch: roster.epoch, roster_digest: convert::digest_bytes(&digest) };
+        let accepted = wire::RosterAccepted {
+            epoch: roster.epoch,
+            roster_digest: convert::digest_bytes(&digest),
+        };
         self.send(member_message::Body::RosterAccepted(accepted)).await;
         Ok(())
     }
@@ -234,6 +257,11 @@ impl Session<'_> {
         work: &mut Option<Box<dyn WorkerWork>>,
     ) -> Result<Option<SessionEnd>, ExchangeError> {
         let started = Instant::now();
+        if (self.options.local.clock)() >= self.permit_ends_unix_s {
+            let why = "the permit of this session has expired".to_owned();
+            self.leave(&why, inbound).await?;
+            return Ok(Some(SessionEnd::Again { why }));
+        }
         let head = RoundHead {
             round: start.round,
             attempt: start.attempt,
@@ -242,7 +270,12 @@ impl Session<'_> {
             previous: convert::optional_digest(&start.previous_receipt, "a round's start")?,
         };
         self.machine.round_start(head)?;
-        let info = RoundInfo { round: start.round, rounds: start.rounds, attempt: start.attempt, seed: start.seed };
+        let info = RoundInfo {
+            round: start.round,
+            rounds: start.rounds,
+            attempt: start.attempt,
+            seed: start.seed,
+        };
         self.shows(Happening::RoundStarted {
             round: info.round,
             rounds: info.rounds,
@@ -256,7 +289,9 @@ impl Session<'_> {
         }
         self.layout = Some(layout.clone());
         let Some(model) = self.receive(layout, head.model_digest, inbound).await? else {
-            return Ok(Some(SessionEnd::Again { why: "the aggregator ended the call amid a model".to_owned() }));
+            return Ok(Some(SessionEnd::Again {
+                why: "the aggregator ended the call amid a model".to_owned(),
+            }));
         };
         let (result, train_s) = match self.train(info, model, inbound, work).await? {
             Trained::Done(result, train_s) => (result, train_s),
@@ -265,7 +300,12 @@ impl Session<'_> {
         if matches!(self.stash, Some(aggregator_message::Body::RoundStart(_))) {
             return Ok(None); // the attempt was given up meanwhile
         }
-        self.running = Some(Running { info, update: None, started, train_s });
+        self.running = Some(Running {
+            info,
+            update: None,
+            started,
+            train_s,
+        });
         match result {
             Ok((update, digest, layout)) => {
                 let ready = wire::UpdateReady {
@@ -298,106 +338,23 @@ impl Session<'_> {
         Ok(None)
     }
 
-    /// Receives the model into a buffer of the node's sink; `None` if the call ended amid it.
-    async fn receive(
-        &mut self,
-        layout: Layout,
-        announced: Digest,
-        inbound: &mut Inbound,
-    ) -> Result<Option<TensorMap>, ExchangeError> {
-        let mut buffer = self.options.sink.create(layout.buffer_bytes())?;
-        let mut reception = Reception::new(layout, announced);
-        while !reception.complete() {
-            let chunk = match next(inbound).await? {
-                Some(aggregator_message::Body::ModelChunk(chunk)) => chunk,
-                Some(aggregator_message::Body::Dropped(dropped)) => {
-                    dropped_end(&dropped)?;
-                    return Ok(None);
-                }
-                Some(_) => return Err(out_of_place("another message", "a model was on its way")),
-                None => return Ok(None),
-            };
-            reception.accept(&chunk.data, |bytes| buffer.write(bytes).map_err(ReceiveError::Sink))?;
-        }
-        let (layout, _) = reception.finish().map_err(ReceiveError::Refusal)?;
-        let checked = tokio::task::spawn_blocking(move || {
-            let tensors = layout.tensors(&buffer.finish()?).map_err(UpdateRefusal::from)?;
-            require_finite(&tensors)?;
-            Ok::<_, ReceiveError>(tensors)
-        });
-        let tensors = checked.await.map_err(|error| WorkError::new("checking the model", error))??;
-        Ok(Some(tensors))
-    }
-
-    /// Trains on another thread. Meanwhile one message of the aggregator is read ahead: if it ends things, they end now.
-    async fn train(
-        &mut self,
-        info: RoundInfo,
-        model: TensorMap,
-        inbound: &mut Inbound,
-        work: &mut Option<Box<dyn WorkerWork>>,
-    ) -> Result<Trained, ExchangeError> {
-        let panicked = || WorkError::new("training", "its thread panicked");
-        let mut worker = work.take().ok_or_else(panicked)?;
-        let mut training = tokio::task::spawn_blocking(move || {
-            let started = Instant::now();
-            let layout = Layout::of(&model);
-            let result = worker.train(&info, model);
-            let train_s = started.elapsed().as_secs_f64();
-            let result = result.and_then(|update| announce(update, layout));
-            (worker, result, train_s)
-        });
-        let cancel = self.options.cancel.clone();
-        let mut end = None;
-        let (worker, result, train_s) = loop {
-            tokio::select! {
-                trained = &mut training => break trained.map_err(|_| panicked())?,
-                body = next(inbound), if self.stash.is_none() && end.is_none() => match body {
-                    Ok(Some(aggregator_message::Body::Dropped(dropped))) => end = Some(dropped_end(&dropped)),
-                    Ok(Some(body)) => self.stash = Some(body),
-                    Ok(None) => {
-                        let why = "the aggregator ended the call during training".to_owned();
-                        end = Some(Ok(SessionEnd::Again { why }));
-                    }
-                    Err(error) => end = Some(Err(error)),
-                },
-                () = cancel.cancelled(), if end.is_none() => {
-                    end = Some(self.leave("the node stops", inbound).await);
-                }
-            }
-        };
-        *work = Some(worker);
-        match end {
-            Some(end) => end.map(Trained::Ended),
-            None => Ok(Trained::Done(result, train_s)),
-        }
-    }
-
-    async fn upload(&mut self) -> Result<Option<SessionEnd>, ExchangeError> {
-        let update = self.running.as_mut().and_then(|running| running.update.take());
-        let Some(update) = update else { return Err(out_of_place("a grant", "no update waits")) };
-        let chunks = Chunks::new(&update);
-        drop(update);
-        for data in chunks {
-            if !self.send(member_message::Body::UpdateChunk(wire::Chunk { data })).await {
-                break; // the stream has ended; reading it says how
-            }
-        }
-        Ok(None)
-    }
-
     async fn result(
         &mut self,
         result: wire::RoundResult,
         work: &mut Option<Box<dyn WorkerWork>>,
     ) -> Result<(), ExchangeError> {
-        let receipt = result.receipt.ok_or_else(|| out_of_place("a result", "it has no receipt"))?;
+        let receipt = result
+            .receipt
+            .ok_or_else(|| out_of_place("a result", "it has no receipt"))?;
         let receipt = convert::receipt(receipt)?;
         if !self.aggregator_key.verify(&receipt.signed_bytes(), &result.signature) {
             return Err(out_of_place("a receipt", "the aggregator's node key did not sign it"));
         }
-        let signature: [u8; 64] =
-            result.signature.as_ref().try_into().map_err(|_| out_of_place("a receipt", "its signature is cut"))?;
+        let signature: [u8; 64] = result
+            .signature
+            .as_ref()
+            .try_into()
+            .map_err(|_| out_of_place("a receipt", "its signature is cut"))?;
         self.machine.result(&receipt)?;
         let running = self.running.take();
         let record = RoundRecord { receipt, signature };
@@ -408,10 +365,18 @@ impl Session<'_> {
                 rounds: running.info.rounds,
                 metrics: receipt.metrics.clone(),
                 train_s: running.train_s,
-                exchange_s: if result.exchange_s.is_finite() { result.exchange_s } else { 0.0 },
+                exchange_s: if result.exchange_s.is_finite() {
+                    result.exchange_s
+                } else {
+                    0.0
+                },
                 aggregate_s: (running.started.elapsed().as_secs_f64() - running.train_s).max(0.0),
                 updates: receipt.updates.len(),
-                drops: receipt.drops.iter().map(|drop| (convert::tame(&drop.node), convert::word(&drop.code))).collect(),
+                drops: receipt
+                    .drops
+                    .iter()
+                    .map(|drop| (convert::tame(&drop.node), convert::word(&drop.code)))
+                    .collect(),
             }));
         }
         let panicked = || WorkError::new("keeping a receipt", "its thread panicked");
@@ -426,14 +391,17 @@ impl Session<'_> {
     }
 
     /// Sends; gives whether the stream still takes messages.
-    async fn send(&self, body: member_message::Body) -> bool {
+    pub(super) async fn send(&self, body: member_message::Body) -> bool {
         self.out.send(wire::MemberMessage { body: Some(body) }).await.is_ok()
     }
 
     /// Says goodbye, closes this side, and reads the other side to its end, for a bounded time.
-    async fn leave(&mut self, reason: &str, inbound: &mut Inbound) -> Result<SessionEnd, ExchangeError> {
+    pub(super) async fn leave(&mut self, reason: &str, inbound: &mut Inbound) -> Result<SessionEnd, ExchangeError> {
         let goodbye = async {
-            self.send(member_message::Body::Leave(wire::Leave { reason: convert::tame(reason) })).await;
+            self.send(member_message::Body::Leave(wire::Leave {
+                reason: convert::tame(reason),
+            }))
+            .await;
             let (closed, _) = mpsc::channel(1);
             self.out = closed;
             while let Ok(Some(_)) = inbound.message().await {}
@@ -448,48 +416,7 @@ impl Session<'_> {
     }
 }
 
-/// Digest and layout of an update, and the checks that the aggregator would make as well.
-fn announce(
-    update: LocalUpdate,
-    wanted: Result<Layout, cloister_rounds::LayoutError>,
-) -> Result<(LocalUpdate, Digest, Layout), ModuleFailure> {
-    let failure = |code: &str, message: String| ModuleFailure { code: code.to_owned(), module: None, message };
-    let wrong_shape = |error: cloister_rounds::LayoutError| failure("wrong-shape", error.to_string());
-    let layout = Layout::of(&update.tensors).map_err(wrong_shape)?;
-    wanted.and_then(|wanted| wanted.require(&layout)).map_err(wrong_shape)?;
-    require_finite(&update.tensors).map_err(|refusal| failure("not-finite", refusal.to_string()))?;
-    let digest = Layout::model_digest(&update.tensors).map_err(wrong_shape)?;
-    Ok((update, digest, layout))
-}
-
-/// Why a model was not taken.
-enum ReceiveError {
-    Refusal(UpdateRefusal),
-    Sink(SinkError),
-}
-
-impl From<UpdateRefusal> for ReceiveError {
-    fn from(refusal: UpdateRefusal) -> Self {
-        Self::Refusal(refusal)
-    }
-}
-
-impl From<SinkError> for ReceiveError {
-    fn from(error: SinkError) -> Self {
-        Self::Sink(error)
-    }
-}
-
-impl From<ReceiveError> for ExchangeError {
-    fn from(error: ReceiveError) -> Self {
-        match error {
-            ReceiveError::Refusal(refusal) => out_of_place("a model", refusal),
-            ReceiveError::Sink(error) => error.into(),
-        }
-    }
-}
-
-async fn next(inbound: &mut Inbound) -> Result<Option<aggregator_message::Body>, ExchangeError> {
+pub(super) async fn next(inbound: &mut Inbound) -> Result<Option<aggregator_message::Body>, ExchangeError> {
     match inbound.message().await {
         Ok(Some(message)) => match message.body {
             Some(body) => Ok(Some(body)),
@@ -500,16 +427,21 @@ async fn next(inbound: &mut Inbound) -> Result<Option<aggregator_message::Body>,
     }
 }
 
-fn dropped_end(dropped: &wire::Dropped) -> Result<SessionEnd, ExchangeError> {
+pub(super) fn dropped_end(dropped: &wire::Dropped) -> Result<SessionEnd, ExchangeError> {
     let (code, reason) = (convert::word(&dropped.code), convert::tame(&dropped.reason));
     if dropped.may_rejoin {
-        return Ok(SessionEnd::Again { why: format!("the aggregator dropped this node ({code}): {reason}") });
+        return Ok(SessionEnd::Again {
+            why: format!("the aggregator dropped this node ({code}): {reason}"),
+        });
     }
     Err(ExchangeError::Dropped { code, reason })
 }
 
-fn out_of_place(what: &'static str, cause: impl std::fmt::Display) -> ExchangeError {
-    ExchangeError::Message { what, cause: cause.to_string() }
+pub(super) fn out_of_place(what: &'static str, cause: impl std::fmt::Display) -> ExchangeError {
+    ExchangeError::Message {
+        what,
+        cause: cause.to_string(),
+    }
 }
 
 fn fresh_nonce() -> Result<[u8; 32], ExchangeError> {

@@ -246,7 +246,12 @@ pub struct Waiting {
 
 impl fmt::Display for Waiting {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "waiting for workers: {} here, {} needed", self.present.len(), self.needed)?;
+        write!(
+            f,
+            "waiting for workers: {} here, {} needed",
+            self.present.len(),
+            self.needed
+        )?;
         if !self.missing.is_empty() {
             write!(f, "; missing {}", self.missing.join(", "))?;
         }

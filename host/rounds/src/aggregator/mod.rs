@@ -9,6 +9,7 @@
 //! bytes. Memory stays bounded because an update is sent only into a granted slot; one slot is always kept for the
 //! update that is next in order, so slots can't lock each other.
 
+mod advance;
 mod event;
 mod round;
 
@@ -17,7 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use cloister_tensor::Digest;
 
 use crate::refusal::{DropReason, UpdateRefusal};
-use crate::roster::{self, RosterEntry};
+use crate::roster::RosterEntry;
 
 pub use event::{Action, Event, RoundSummary, Waiting};
 use round::Round;
@@ -126,8 +127,15 @@ impl Aggregator {
         if !self.config.workers.contains(node) {
             return Err(format!("the policy names no worker {node:?}"));
         }
-        if self.strikes.get(node).is_some_and(|&strikes| strikes >= self.config.max_strikes) {
-            return Err(format!("{node} misbehaved {} times in this federation", self.config.max_strikes));
+        if self
+            .strikes
+            .get(node)
+            .is_some_and(|&strikes| strikes >= self.config.max_strikes)
+        {
+            return Err(format!(
+                "{node} misbehaved {} times in this federation",
+                self.config.max_strikes
+            ));
         }
         match self.phase {
             Phase::Finished => Err("the federation has finished its rounds".to_owned()),
@@ -164,7 +172,13 @@ impl Aggregator {
     pub fn waiting(&self) -> Option<Waiting> {
         matches!(self.phase, Phase::Gathering { .. }).then(|| Waiting {
             present: self.members.keys().cloned().collect(),
-            missing: self.config.workers.iter().filter(|node| !self.members.contains_key(*node)).cloned().collect(),
+            missing: self
+                .config
+                .workers
+                .iter()
+                .filter(|node| !self.members.contains_key(*node))
+                .cloned()
+                .collect(),
             needed: self.config.needed,
         })
     }
@@ -187,10 +201,24 @@ impl Aggregator {
             Event::RefusesMember { node, refused, rules } => {
                 self.drop_node(&node, DropReason::RefusesMember { node: refused, rules }, &mut out);
             }
-            Event::Ready { node, round, attempt, rows, digest } => {
-                self.answer(&node, (round, attempt), "an update", &mut out, |round| round.ready(&node, rows, digest));
+            Event::Ready {
+                node,
+                round,
+                attempt,
+                rows,
+                digest,
+            } => {
+                self.answer(&node, (round, attempt), "an update", &mut out, |round| {
+                    round.ready(&node, rows, digest)
+                });
             }
-            Event::ModuleFailed { node, round, attempt, code, module } => {
+            Event::ModuleFailed {
+                node,
+                round,
+                attempt,
+                code,
+                module,
+            } => {
                 let reason = DropReason::ModuleFailed { code, module };
                 self.answer(&node, (round, attempt), "a module's failure", &mut out, |_| Err(reason));
             }
@@ -231,8 +259,19 @@ impl Aggregator {
         if self.members.is_empty() && self.roster.is_none() {
             self.phase = Phase::Gathering { since_ms: now_ms };
         }
-        self.members.insert(node, Member { nonce, started: None, answered: None });
-        out.extend(self.waiting().map(Action::Wait));
+        self.members.insert(
+            node,
+            Member {
+                nonce,
+                started: None,
+                answered: None,
+            },
+        );
+        out.extend(
+            self.waiting()
+                .filter(|waiting| !waiting.missing.is_empty())
+                .map(Action::Wait),
+        );
     }
 
     /// Takes a node out of everything and says so once.
@@ -259,7 +298,10 @@ impl Aggregator {
             Phase::Round(round) => round.drop_node(node, &reason),
             Phase::Gathering { .. } | Phase::Finished | Phase::Failed => {}
         }
-        out.push(Action::Drop { node: node.to_owned(), reason });
+        out.push(Action::Drop {
+            node: node.to_owned(),
+            reason,
+        });
         out.extend(self.waiting().map(Action::Wait));
     }
 
@@ -282,7 +324,12 @@ impl Aggregator {
         if !self.members.contains_key(&node) || epoch < self.epoch {
             return;
         }
-        if let Phase::Confirm { digest, accepted, waiting, .. } = &mut self.phase
+        if let Phase::Confirm {
+            digest,
+            accepted,
+            waiting,
+            ..
+        } = &mut self.phase
             && epoch == self.epoch
             && waiting.remove(&node)
         {
@@ -294,12 +341,20 @@ impl Aggregator {
             }
             return;
         }
-        self.out_of_turn(node, "a roster's acceptance", "one for the roster that was relayed", out);
+        self.out_of_turn(
+            node,
+            "a roster's acceptance",
+            "one for the roster that was relayed",
+            out,
+        );
     }
 
     fn out_of_turn(&mut self, node: String, seen: &str, wanted: &str, out: &mut Vec<Action>) {
-        let refusal =
-            UpdateRefusal::OutOfTurn { node: node.clone(), seen: seen.to_owned(), wanted: wanted.to_owned() };
+        let refusal = UpdateRefusal::OutOfTurn {
+            node: node.clone(),
+            seen: seen.to_owned(),
+            wanted: wanted.to_owned(),
+        };
         self.drop_node(&node, DropReason::Refused(refusal), out);
     }
 
@@ -313,9 +368,14 @@ impl Aggregator {
         take: impl FnOnce(&mut Round) -> Result<(), DropReason>,
     ) {
         let finished = self.finished() || self.failed();
-        let Some(member) = self.members.get_mut(node) else { return };
+        let Some(member) = self.members.get_mut(node) else {
+            return;
+        };
         let reason = if member.answered.is_some_and(|answered| at <= answered) {
-            DropReason::Refused(UpdateRefusal::Twice { node: node.to_owned(), round: at.0 })
+            DropReason::Refused(UpdateRefusal::Twice {
+                node: node.to_owned(),
+                round: at.0,
+            })
         } else if finished {
             DropReason::Refused(UpdateRefusal::AfterEnd { node: node.to_owned() })
         } else if member.started.is_none_or(|started| at > started) {
@@ -356,121 +416,21 @@ impl Aggregator {
             return;
         }
         self.aggregate_failures += 1;
-        out.push(Action::Abort { round, attempt, reason: format!("the aggregation failed: {cause}") });
+        out.push(Action::Abort {
+            round,
+            attempt,
+            reason: format!("the aggregation failed: {cause}"),
+        });
         if self.aggregate_failures >= self.config.max_aggregate_failures {
             self.phase = Phase::Failed;
-            out.push(Action::Fail { round, failures: self.aggregate_failures, cause });
+            out.push(Action::Fail {
+                round,
+                failures: self.aggregate_failures,
+                cause,
+            });
         } else {
             self.next_attempt = attempt.saturating_add(1);
             self.phase = Phase::Gathering { since_ms: now_ms };
         }
-    }
-
-    /// Lets time and counts decide until nothing changes. Each turn goes one phase on or ends the loop.
-    fn settle(&mut self, now_ms: u64, out: &mut Vec<Action>) {
-        loop {
-            self.drop_late(now_ms, out);
-            let again = match &mut self.phase {
-                Phase::Gathering { .. } => self.leave_gathering(now_ms, out),
-                Phase::Challenge { waiting, .. } => waiting.is_empty() && self.relay(now_ms, out),
-                Phase::Confirm { waiting, .. } => waiting.is_empty() && self.confirm(now_ms, out),
-                Phase::Round(round) => {
-                    round.advance(now_ms, self.config.update_slots, self.config.needed, out);
-                    match round.given_up(self.config.needed) {
-                        Some(reason) => {
-                            out.push(Action::Abort { round: round.index(), attempt: round.attempt(), reason });
-                            self.next_attempt = round.attempt().saturating_add(1);
-                            self.back_to_gathering(now_ms, out)
-                        }
-                        None => false,
-                    }
-                }
-                Phase::Finished | Phase::Failed => false,
-            };
-            if !again {
-                return;
-            }
-        }
-    }
-
-    fn drop_late(&mut self, now_ms: u64, out: &mut Vec<Action>) {
-        let deadline_ms = self.config.deadline_ms;
-        let late: Vec<(String, &'static str)> = match &self.phase {
-            Phase::Challenge { waiting, since_ms, .. } if now_ms >= since_ms.saturating_add(deadline_ms) => {
-                waiting.iter().map(|node| (node.clone(), "roster evidence")).collect()
-            }
-            Phase::Confirm { waiting, since_ms, .. } if now_ms >= since_ms.saturating_add(deadline_ms) => {
-                waiting.iter().map(|node| (node.clone(), "answer to the roster")).collect()
-            }
-            Phase::Round(round) => round.late(now_ms, deadline_ms),
-            _ => Vec::new(),
-        };
-        for (node, wanted) in late {
-            self.drop_node(&node, DropReason::Late { wanted, waited_ms: deadline_ms }, out);
-        }
-    }
-
-    fn back_to_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
-        self.phase = Phase::Gathering { since_ms: now_ms };
-        if self.members.len() < self.config.needed {
-            out.extend(self.waiting().map(Action::Wait));
-            return false;
-        }
-        true
-    }
-
-    /// Starts a round where the roster in force covers all members, else a new roster.
-    fn leave_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
-        let Phase::Gathering { since_ms } = self.phase else { return false };
-        if self.members.len() < self.config.needed {
-            return false;
-        }
-        if let Some((digest, accepted)) = &self.roster
-            && self.members.keys().all(|node| accepted.contains(node))
-        {
-            let (round, attempt, digest) = (self.next_round, self.next_attempt, *digest);
-            let participants: Vec<String> = self.members.keys().cloned().collect();
-            for member in self.members.values_mut() {
-                member.started = Some((round, attempt));
-            }
-            self.phase = Phase::Round(Round::new(round, attempt, now_ms, &participants));
-            out.push(Action::StartRound { round, attempt, participants, roster_digest: digest });
-            return false;
-        }
-        let all_here = self.members.len() == self.config.workers.len();
-        if self.roster.is_none() && !all_here && now_ms < since_ms.saturating_add(self.config.gather_ms) {
-            return false;
-        }
-        self.epoch += 1;
-        let nonces: Vec<(String, [u8; 32])> =
-            self.members.iter().map(|(node, member)| (node.clone(), member.nonce)).collect();
-        // Names come out of a sorted map, so only a federation above the limit of members has no challenge.
-        let Some(challenge) = roster::challenge(self.epoch, &nonces) else { return false };
-        let waiting = self.members.keys().cloned().collect();
-        self.phase = Phase::Challenge { challenge, entries: BTreeMap::new(), waiting, since_ms: now_ms };
-        out.push(Action::Challenge { epoch: self.epoch, nonces, challenge });
-        false
-    }
-
-    fn relay(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
-        let Phase::Challenge { challenge, entries, .. } = &mut self.phase else { return false };
-        let entries: Vec<RosterEntry> = std::mem::take(entries).into_values().collect();
-        let digest = roster::digest(self.epoch, challenge, &self.config.aggregator, &entries);
-        let (Some(digest), true) = (digest, entries.len() >= self.config.needed) else {
-            return self.back_to_gathering(now_ms, out);
-        };
-        let members: Vec<String> = entries.into_iter().map(|entry| entry.node).collect();
-        let waiting = members.iter().cloned().collect();
-        self.phase = Phase::Confirm { digest, accepted: BTreeSet::new(), waiting, since_ms: now_ms };
-        out.push(Action::Relay { epoch: self.epoch, members, digest });
-        false
-    }
-
-    fn confirm(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
-        let Phase::Confirm { digest, accepted, .. } = &mut self.phase else { return false };
-        if accepted.len() >= self.config.needed {
-            self.roster = Some((*digest, std::mem::take(accepted)));
-        }
-        self.back_to_gathering(now_ms, out)
     }
 }

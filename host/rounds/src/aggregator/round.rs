@@ -47,9 +47,26 @@ pub(super) struct Round {
 
 impl Round {
     pub(super) fn new(index: u64, attempt: u32, now_ms: u64, participants: &[String]) -> Self {
-        let parts =
-            participants.iter().map(|node| (node.clone(), Part { state: State::Training, update: None })).collect();
-        Self { index, attempt, started_ms: now_ms, parts, drops: BTreeMap::new(), closing: false }
+        let parts = participants
+            .iter()
+            .map(|node| {
+                (
+                    node.clone(),
+                    Part {
+                        state: State::Training,
+                        update: None,
+                    },
+                )
+            })
+            .collect();
+        Self {
+            index,
+            attempt,
+            started_ms: now_ms,
+            parts,
+            drops: BTreeMap::new(),
+            closing: false,
+        }
     }
 
     pub(super) fn is(&self, index: u64, attempt: u32) -> bool {
@@ -71,12 +88,20 @@ impl Round {
 
     pub(super) fn ready(&mut self, node: &str, rows: u64, digest: Digest) -> Result<(), DropReason> {
         if rows == 0 || rows > MAX_ROWS {
-            return Err(DropReason::Refused(UpdateRefusal::WrongRows { seen: rows, wanted: MAX_ROWS }));
+            return Err(DropReason::Refused(UpdateRefusal::WrongRows {
+                seen: rows,
+                wanted: MAX_ROWS,
+            }));
         }
         // A member that joined while the round ran is no part of it, and was not asked.
-        let Some(part) = self.parts.get_mut(node) else { return Ok(()) };
+        let Some(part) = self.parts.get_mut(node) else {
+            return Ok(());
+        };
         if part.state == State::Training {
-            *part = Part { state: State::Ready, update: Some((rows, digest)) };
+            *part = Part {
+                state: State::Ready,
+                update: Some((rows, digest)),
+            };
         }
         Ok(())
     }
@@ -99,8 +124,7 @@ impl Round {
 
     /// An update that is here whole stays: it was valid when it came. Anything less goes with its node.
     pub(super) fn drop_node(&mut self, node: &str, reason: &DropReason) {
-        let here =
-            |part: &Part| matches!(part.state, State::Received | State::Folding | State::Folded);
+        let here = |part: &Part| matches!(part.state, State::Received | State::Folding | State::Folded);
         if self.parts.get(node).is_some_and(|part| !here(part)) {
             self.parts.remove(node);
             self.drops.insert(node.to_owned(), reason.clone());
@@ -137,16 +161,25 @@ impl Round {
             return;
         }
         let folding = self.parts.values().any(|part| part.state == State::Folding);
-        let next = self.parts.iter_mut().find(|(_, part)| !matches!(part.state, State::Folded | State::Folding));
+        let next = self
+            .parts
+            .iter_mut()
+            .find(|(_, part)| !matches!(part.state, State::Folded | State::Folding));
         match next {
             None if !folding => {
                 self.closing = true;
-                out.push(Action::Close { round: self.index, attempt: self.attempt });
+                out.push(Action::Close {
+                    round: self.index,
+                    attempt: self.attempt,
+                });
             }
             Some((node, part)) if !folding && part.state == State::Received => {
                 part.state = State::Folding;
                 let rows = part.update.map_or(0, |(rows, _)| rows);
-                out.push(Action::Fold { node: node.clone(), rows });
+                out.push(Action::Fold {
+                    node: node.clone(),
+                    rows,
+                });
             }
             _ => {}
         }
@@ -165,7 +198,11 @@ impl Round {
             if part.state == State::Ready && held + kept < slots {
                 part.state = State::Granted { since_ms: now_ms };
                 held += 1;
-                out.push(Action::Grant { node: node.clone(), round: self.index, attempt: self.attempt });
+                out.push(Action::Grant {
+                    node: node.clone(),
+                    round: self.index,
+                    attempt: self.attempt,
+                });
             } else if first && !part.state.holds_slot() {
                 kept = 1;
             }
@@ -176,8 +213,16 @@ impl Round {
     /// Why the round can't be done any more, if so.
     pub(super) fn given_up(&self, needed: usize) -> Option<String> {
         (!self.closing && self.parts.len() < needed).then(|| {
-            let drops: Vec<String> = self.drops.iter().map(|(node, reason)| format!("{node} {reason}")).collect();
-            format!("{} updates can still come, {needed} are needed ({})", self.parts.len(), drops.join("; "))
+            let drops: Vec<String> = self
+                .drops
+                .iter()
+                .map(|(node, reason)| format!("{node} {reason}"))
+                .collect();
+            format!(
+                "{} updates can still come, {needed} are needed ({})",
+                self.parts.len(),
+                drops.join("; ")
+            )
         })
     }
 
@@ -187,7 +232,16 @@ impl Round {
             .iter()
             .filter_map(|(node, part)| part.update.map(|(rows, digest)| (node.clone(), rows, digest)))
             .collect();
-        let drops = self.drops.iter().map(|(node, reason)| (node.clone(), reason.clone())).collect();
-        RoundSummary { round: self.index, attempt: self.attempt, updates, drops }
+        let drops = self
+            .drops
+            .iter()
+            .map(|(node, reason)| (node.clone(), reason.clone()))
+            .collect();
+        RoundSummary {
+            round: self.index,
+            attempt: self.attempt,
+            updates,
+            drops,
+        }
     }
 }
