@@ -2,6 +2,9 @@
 
 use serde::{Deserialize, Serialize};
 
+use cloister_attestation::RaTlsIdentity;
+
+use crate::keeper::Keeper;
 use crate::ui::Ui;
 
 /// Something that happened at a node. The JSON form carries the name in `event`.
@@ -51,36 +54,38 @@ pub enum Event {
         /// Whether the peer's TD is a simulated one.
         simulated: bool,
     },
-    /// The members of the next rounds verified each other.
-    Roster {
-        /// The roster's digest, bound into rounds and receipts.
-        digest: String,
-        /// The workers in it.
-        members: Vec<String>,
-    },
     /// A round ended.
     Round {
         /// Which, from 1.
-        round: u32,
+        round: u64,
         /// Of how many.
-        rounds: u32,
+        rounds: u64,
         /// Mean loss over the held-out rows.
         loss: Option<f64>,
         /// Share of the held-out rows that the model names right.
         accuracy: Option<f64>,
         /// The slowest worker's training time.
         train_s: f64,
-        /// The rest of the round: moving, folding, evaluating.
+        /// What moving the model and the updates took beyond that.
         exchange_s: f64,
+        /// Folding the last update, evaluating, sealing.
+        aggregate_s: f64,
         /// How many updates went in.
-        workers: u32,
+        workers: usize,
         /// Who was dropped, and why.
         dropped: Vec<String>,
+    },
+    /// A node no longer takes part.
+    Dropped {
+        /// Which.
+        node: String,
+        /// Why.
+        reason: String,
     },
     /// All rounds are done and the model is sealed.
     Finished {
         /// How many rounds.
-        rounds: u32,
+        rounds: u64,
         /// Digest of the model as safetensors.
         model: String,
         /// Final loss over the held-out rows.
@@ -88,6 +93,25 @@ pub enum Event {
         /// Final accuracy over the held-out rows.
         accuracy: Option<f64>,
     },
+}
+
+impl Event {
+    /// The node's processes run, with this engine.
+    pub fn started(keeper: &Keeper, engine: &str) -> Self {
+        let fields = &keeper.identity.credential.fields;
+        Self::Started {
+            node: fields.node.clone(),
+            role: fields.role.to_string(),
+            simulated: keeper.quotes.simulated(),
+            engine: engine.to_owned(),
+            policy: keeper.policy.digest().to_string(),
+        }
+    }
+
+    /// The node is measured and has a certificate.
+    pub fn measured(state: &str, certificate: &RaTlsIdentity) -> Self {
+        Self::Measured { state: state.to_owned(), measurement: certificate.node.measurement.root().to_string() }
+    }
 }
 
 /// Tells events on stdout.
@@ -131,7 +155,6 @@ pub fn words(event: &Event) -> String {
             first(measurement, 16),
             if *simulated { " SIMULATED" } else { "" }
         ),
-        Event::Roster { digest, members } => format!("roster {}: {}", first(digest, 12), members.join(", ")),
         Event::Round { round, rounds, loss, accuracy, train_s, exchange_s, dropped, .. } => {
             let mut line = format!("round {round}/{rounds}");
             if let Some(loss) = loss {
@@ -146,6 +169,7 @@ pub fn words(event: &Event) -> String {
             }
             line
         }
+        Event::Dropped { node, reason } => format!("dropped {node}: {reason}"),
         Event::Finished { rounds, model, accuracy, .. } => {
             let accuracy = accuracy.map_or(String::new(), |accuracy| format!(", accuracy {accuracy:.4}"));
             format!("finished after {rounds} rounds{accuracy}: model {}", first(model, 12))

@@ -2,11 +2,16 @@
 #![forbid(unsafe_code)]
 
 mod commands;
+mod demo;
+mod events;
+mod keeper;
+mod process;
+mod roles;
 mod ui;
 
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use ui::{Exit, Ui};
 
@@ -20,6 +25,10 @@ struct Cli {
 
 #[derive(Subcommand, Debug)]
 enum Command {
+    /// Run a whole federation on this machine: an aggregator and workers, each a simulated TD.
+    Demo(demo::DemoArgs),
+    Aggregator(roles::aggregator::AggregatorArgs),
+    Worker(roles::worker::WorkerArgs),
     /// Make, show and run training graphs.
     Graph(commands::graph::GraphArgs),
     /// Keys and credentials of participants and nodes.
@@ -35,12 +44,27 @@ enum Command {
     Peer(commands::peer::PeerArgs),
     /// Look into a sealed vault.
     Vault(commands::vault::VaultArgs),
+    /// Print shell completions.
+    Completions {
+        /// For which shell.
+        shell: clap_complete::Shell,
+    },
+    /// A keeper's runner; not for people.
+    #[command(hide = true)]
+    Runner,
 }
 
 fn main() -> ExitCode {
     let cli = Cli::parse();
+    if let Command::Runner = cli.command {
+        return cloister_runner::runner_main();
+    }
+    process::start_log("info");
     let mut out = Ui::default();
     let result = match cli.command {
+        Command::Demo(args) => demo::run(args, &mut out),
+        Command::Aggregator(args) => roles::aggregator::run(args, &mut out),
+        Command::Worker(args) => roles::worker::run(args, &mut out),
         Command::Graph(args) => commands::graph::run(args, &mut out),
         Command::Identity(args) => commands::identity::run(args, &mut out),
         Command::Policy(args) => commands::policy::run(args, &mut out),
@@ -49,6 +73,11 @@ fn main() -> ExitCode {
         Command::Quote(args) => commands::quote::run(args, &mut out),
         Command::Peer(args) => commands::peer::run(args, &mut out),
         Command::Vault(args) => commands::vault::run(args, &mut out),
+        Command::Completions { shell } => {
+            clap_complete::generate(shell, &mut Cli::command(), "cloister", &mut std::io::stdout());
+            Ok(Exit::Done)
+        }
+        Command::Runner => Ok(Exit::Failed), // ran above, before the log was started
     };
     match result {
         Ok(exit) => ExitCode::from(exit.code()),

@@ -43,8 +43,8 @@ pub fn own_binary() -> PathBuf {
 pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, ProcessError> {
     let mut files = vec![("cloister".to_owned(), digest_of(&own_binary())?)];
     if let Some(folder) = openvino {
-        for library in cloister_engine::openvino::LIBRARIES {
-            files.push(((*library).to_owned(), digest_of(&folder.join(library))?));
+        for library in cloister_engine::openvino::LIBRARY_FILES {
+            files.push((library.to_owned(), digest_of(&folder.join(library))?));
         }
     }
     Ok(files)
@@ -66,4 +66,20 @@ pub fn start_log(default: &str) {
         .with_writer(std::io::stderr)
         .with_target(false)
         .try_init();
+}
+
+/// Cancels at SIGTERM or SIGINT, so that the node leaves in order.
+pub async fn until_signal(cancel: tokio_util::sync::CancellationToken) {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+        tracing::warn!("signals cannot be caught: the node ends without leaving its federation first");
+        return;
+    };
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+        () = cancel.cancelled() => return,
+    }
+    tracing::info!("asked to end: leaving");
+    cancel.cancel();
 }

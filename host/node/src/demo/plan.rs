@@ -5,7 +5,6 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cloister_policy::dataset::InputSpec;
 use serde::Deserialize;
 
 /// No plan is larger than this.
@@ -279,5 +278,3 @@ fn shuffle(rows: &mut Vec<&str>, seed: u64) {
     *rows = keyed.into_iter().map(|(_, row)| row).collect();
 }
 
-#[allow(dead_code)]
-fn _unused(_: InputSpec) {}

@@ -1,0 +1,242 @@
+//! The keeper: a node's process with keys, evidence, vault and network. It reads the node file and the policy, shows who the
+//! node is, and starts the runner, which has the modules, the engine and the rows, and nothing else.
+
+pub mod config;
+pub mod contents;
+pub mod models;
+pub mod runner;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role, SigningKey};
+use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
+use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
+use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
+use cloister_policy::{Policy, SignedPolicy, Signatures};
+use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide};
+
+use crate::process;
+use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
+use config::{NodeConfig, Simulated};
+
+/// No policy or file of signatures is larger than this.
+const MAX_POLICY_BYTES: u64 = 4 * 1024 * 1024;
+/// No key file is larger than this.
+const MAX_KEY_BYTES: u64 = 16 * 1024;
+
+/// A node's own side: what it agreed to, who it is, what it verifies with.
+pub struct Keeper {
+    /// The node file.
+    pub config: NodeConfig,
+    /// The agreement.
+    pub policy: Arc<Policy>,
+    /// Who signed it.
+    pub signers: Vec<String>,
+    /// The node's key and credential.
+    pub identity: Arc<NodeIdentity>,
+    /// The one way to the quote provider.
+    pub quotes: QuoteService,
+    /// Verifies peers' quotes under the root that the policy names.
+    pub verifier: Arc<Verifier>,
+    /// The native files that the host runs.
+    host_files: Vec<Entry>,
+    /// Where OpenVINO's libraries lie, if they are used.
+    pub openvino_dir: Option<PathBuf>,
+    provider: Arc<SimulatedTd>,
+}
+
+impl Keeper {
+    /// Reads everything that a node of this role starts from, and refuses what doesn't fit together.
+    pub fn open(config_path: &Path, role: Role) -> Result<Self, miette::Report> {
+        process::harden().map_err(|error| fail(Exit::Failed, error))?;
+        let config = NodeConfig::load(config_path).map_err(unreadable)?;
+        let signed = load_policy(&config.policy)?;
+        let policy = Arc::clone(signed.policy());
+        let identity = Arc::new(load_identity(&config)?);
+        check_own_place(&config, &policy, &identity, role)?;
+        let now = now_unix_s();
+        let simulated = config.simulated.as_ref().ok_or_else(|| {
+            failed(Exit::Usage, "this node file names no quote provider that this machine has", Some("add [simulated]".into()))
+        })?;
+        if !policy.attestation.simulated {
+            return Err(failed(
+                Exit::Denied,
+                "the policy demands Intel's root, and this node's quotes are simulated",
+                Some("run the node in a TD, or agree on a policy with `simulated = true` for trials".into()),
+            ));
+        }
+        let authority = simulated.authority.as_path();
+        reissue_if_stale(authority, now).map_err(|error| fail(Exit::Failed, error))?;
+        let verifier = load_verifier(authority, &policy)?;
+        let provider = Arc::new(simulated_td(simulated)?);
+        let openvino_dir = runner::openvino_folder(&config.engine)?;
+        let host_files = process::host_files(openvino_dir.as_deref())
+            .map_err(|error| fail(Exit::Failed, error))?
+            .into_iter()
+            .map(|(name, digest)| Entry::new(EntryRole::Host, name, digest))
+            .collect();
+        Ok(Self {
+            config,
+            signers: signed.signers().to_vec(),
+            identity,
+            quotes: QuoteService::new(Arc::clone(&provider) as Arc<_>),
+            verifier: Arc::new(verifier),
+            policy,
+            host_files,
+            openvino_dir,
+            provider,
+        })
+    }
+
+    /// The wall clock, as sessions want it.
+    pub fn clock(&self) -> Clock {
+        Arc::new(now_unix_s)
+    }
+
+    /// Measures the node in a state and makes its certificate. Takes one quote: not to be called on an async thread.
+    pub fn certificate(&self, state: State) -> Result<Arc<RaTlsIdentity>, miette::Report> {
+        let mut entries = self.host_files.clone();
+        let expected = self.policy.expected_entries(&self.config.name, state).ok_or_else(|| {
+            failed(Exit::Denied, format!("the policy names no node {}", self.config.name), None)
+        })?;
+        entries.extend(expected);
+        let measurement = Measurement::new(entries).map_err(|error| fail(Exit::Failed, error))?;
+        let identity = RaTlsIdentity::new(
+            self.provider.as_ref(),
+            &self.identity,
+            state,
+            measurement,
+            self.policy.digest(),
+            now_unix_s(),
+        )
+        .map_err(|error| fail(Exit::Failed, error))?;
+        Ok(Arc::new(identity))
+    }
+
+    /// This side of sessions, showing that certificate.
+    pub fn side(&self, certificate: &Arc<RaTlsIdentity>) -> NodeSide {
+        NodeSide { identity: Arc::clone(certificate), quotes: self.quotes.clone() }
+    }
+
+    /// Everything that sessions need, showing that certificate.
+    pub fn local(&self, certificate: &Arc<RaTlsIdentity>) -> Local {
+        Local {
+            own: SelfSide::Node(self.side(certificate)),
+            verifier: Arc::clone(&self.verifier),
+            policy: Arc::clone(&self.policy),
+            clock: self.clock(),
+        }
+    }
+}
+
+/// Reads a file of at most `limit` bytes; errors name it and end with exit code 2.
+pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, miette::Report> {
+    let shown = path.display();
+    let cannot = |cause: std::io::Error| failed(Exit::Usage, format!("{shown} cannot be read: {cause}"), None);
+    let bytes = std::fs::metadata(path).map_err(cannot)?.len();
+    if bytes > limit {
+        return Err(failed(Exit::Usage, format!("{shown} has {bytes} bytes; at most {limit} are read"), None));
+    }
+    std::fs::read(path).map_err(cannot)
+}
+
+/// Reads a policy and the signatures beside it, and verifies them.
+pub fn load_policy(path: &Path) -> Result<SignedPolicy, miette::Report> {
+    let policy = Policy::parse(&read_bounded(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
+    let beside = path.with_added_extension("sigs");
+    let signatures = if beside.exists() {
+        Signatures::parse(&read_bounded(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string()).map_err(unreadable)?
+    } else {
+        Signatures::default()
+    };
+    SignedPolicy::new(policy, &signatures).map_err(|error| fail(Exit::Denied, error))
+}
+
+/// A verifier under the root in a folder of `cloister quote authority` (its public part suffices), which must be the policy's.
+pub fn load_verifier(trust_root: &Path, policy: &Policy) -> Result<Verifier, miette::Report> {
+    let root = TrustRoot::from_file(trust_root).map_err(unreadable)?;
+    if root.key_id() != &policy.attestation.root_key_id || root.simulated() != policy.attestation.simulated {
+        let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
+        return Err(failed(
+            Exit::Refused,
+            format!(
+                "the trust root in {} has the key id {}, the policy names {}",
+                trust_root.display(),
+                hex(root.key_id()),
+                hex(&policy.attestation.root_key_id)
+            ),
+            Some("take the trust root that the federation agreed on".into()),
+        ));
+    }
+    let collateral = Collateral::from_file(trust_root).map_err(unreadable)?;
+    Ok(Verifier::new(root, collateral))
+}
+
+fn load_identity(config: &NodeConfig) -> Result<NodeIdentity, miette::Report> {
+    let pem = zeroize::Zeroizing::new(read_bounded(&config.node_key, MAX_KEY_BYTES)?);
+    let text = std::str::from_utf8(&pem)
+        .map_err(|_| failed(Exit::Usage, format!("{} is not a PEM file", config.node_key.display()), None))?;
+    let key = SigningKey::from_pem(text).map_err(unreadable)?;
+    let text = read_bounded(&config.credential, MAX_CREDENTIAL_BYTES as u64)?;
+    let text = String::from_utf8(text)
+        .map_err(|_| failed(Exit::Usage, format!("{} is not text", config.credential.display()), None))?;
+    let credential = Credential::parse(&text).map_err(unreadable)?;
+    Ok(NodeIdentity { key, credential })
+}
+
+/// Peers would refuse all of these; saying so at start saves the search.
+fn check_own_place(config: &NodeConfig, policy: &Policy, identity: &NodeIdentity, role: Role) -> Result<(), miette::Report> {
+    let denied = |message: String, help: &str| Err(failed(Exit::Denied, message, Some(help.to_owned())));
+    let fields = &identity.credential.fields;
+    let Some(node) = policy.node(&config.name) else {
+        return denied(format!("the policy names no node {}", config.name), "check `name` in the node file");
+    };
+    if node.role != role {
+        return denied(
+            format!("the policy gives {} the role {}, but it was started as {role}", node.name, node.role),
+            "start it by the command of its role",
+        );
+    }
+    if fields.node != node.name || fields.participant != node.participant || fields.federation != policy.name {
+        return denied(
+            format!(
+                "the credential is for node {} of {} in {}, the node file and policy say {} of {} in {}",
+                fields.node, fields.participant, fields.federation, node.name, node.participant, policy.name
+            ),
+            "have the participant endorse this node: cloister identity endorse",
+        );
+    }
+    Ok(())
+}
+
+fn simulated_td(simulated: &Simulated) -> Result<SimulatedTd, miette::Report> {
+    let authority = SimulatedAuthority::load(&simulated.authority).map_err(unreadable)?;
+    let mut values = TdValues::default();
+    for (key, text, register) in [
+        ("mrtd", &simulated.mrtd, &mut values.mrtd),
+        ("mrseam", &simulated.mrseam, &mut values.mrseam),
+        ("mrconfigid", &simulated.mrconfigid, &mut values.mrconfigid),
+    ] {
+        set_register(key, text.as_deref(), register)?;
+    }
+    let texts = [&simulated.rtmr0, &simulated.rtmr1, &simulated.rtmr2, &simulated.rtmr3];
+    for ((key, text), register) in ["rtmr0", "rtmr1", "rtmr2", "rtmr3"].into_iter().zip(texts).zip(&mut values.rtmr) {
+        set_register(key, text.as_deref(), register)?;
+    }
+    set_register("attributes", simulated.attributes.as_deref(), &mut values.attributes)?;
+    let td = SimulatedTd::new(&authority, values).map_err(|error| fail(Exit::Failed, error))?;
+    Ok(td.with_latency_ms(simulated.quote_latency_ms))
+}
+
+fn set_register<const N: usize>(key: &str, text: Option<&str>, register: &mut [u8; N]) -> Result<(), miette::Report> {
+    let Some(text) = text else { return Ok(()) };
+    let bad = || failed(Exit::Usage, format!("[simulated] {key}: {N} bytes in hexadecimal are wanted"), None);
+    if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(bad());
+    }
+    for (at, byte) in register.iter_mut().enumerate() {
+        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| bad())?;
+    }
+    Ok(())
+}

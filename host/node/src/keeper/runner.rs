@@ -1,0 +1,171 @@
+//! The runner of a node: started, loaded with what the policy names, asked for a round's work.
+
+use std::collections::BTreeSet;
+use std::fs::File;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use cloister_data::{Format, salt};
+use cloister_exchange::content::ContentKind;
+use cloister_policy::agreement::{Module, ScalarRange as Range};
+use cloister_policy::{ModuleRole, Policy, Scalar};
+use cloister_runner::{BackendChoice, Runner, RunnerOptions};
+use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAccess};
+
+use super::Keeper;
+use super::config::{Engine, EngineChoice};
+use super::contents::Contents;
+use crate::process::own_binary;
+use crate::ui::{Exit, fail, failed, unreadable};
+
+/// Where OpenVINO's libraries lie, if this node shall use them: the node file's folder, or `CLOISTER_OPENVINO_DIR`.
+pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Report> {
+    if engine.backend == EngineChoice::Tract {
+        return Ok(None);
+    }
+    let named = engine.openvino_dir.clone().or_else(|| std::env::var_os("CLOISTER_OPENVINO_DIR").map(PathBuf::from));
+    match named {
+        Some(folder) if folder.is_dir() => Ok(Some(folder)),
+        Some(folder) => Err(failed(
+            Exit::Usage,
+            format!("OpenVINO's folder {} is not there", folder.display()),
+            Some("`cargo xtask setup` fetches it; `backend = \"tract\"` does without".into()),
+        )),
+        None if engine.backend == EngineChoice::Openvino => Err(failed(
+            Exit::Usage,
+            "`backend = \"openvino\"` wants a folder with its libraries",
+            Some("give `openvino_dir` in [engine] or CLOISTER_OPENVINO_DIR".into()),
+        )),
+        None => Ok(None),
+    }
+}
+
+impl Keeper {
+    /// Starts the node's runner.
+    pub fn start_runner(&self) -> Result<Runner, miette::Report> {
+        let mut options = RunnerOptions::new(own_binary());
+        options.backend = match (self.config.engine.backend, &self.openvino_dir) {
+            (EngineChoice::Tract, _) | (EngineChoice::Auto, None) => BackendChoice::Tract,
+            (EngineChoice::Openvino, _) => BackendChoice::OpenVino,
+            (EngineChoice::Auto, Some(_)) => BackendChoice::Auto,
+        };
+        options.openvino_dir = self.openvino_dir.clone();
+        options.threads = usize::from(self.config.engine.threads);
+        options.limits.tensor_bytes = self.policy.limits.update_mib << 20;
+        options.limits.file_bytes = self.policy.limits.content_mib << 20;
+        let runner = Runner::start(options).map_err(|error| fail(Exit::Failed, error))?;
+        match runner.note() {
+            Some(note) => tracing::info!("runner computes with {}: {note}", runner.backend()),
+            None => tracing::info!("runner computes with {}", runner.backend()),
+        }
+        Ok(runner)
+    }
+
+    /// Opens this node's datasets in the runner and compares each commitment with the policy's.
+    pub fn open_datasets(&self, runner: &mut Runner) -> Result<(), miette::Report> {
+        for dataset in self.policy.datasets_for(&self.config.name) {
+            let name = dataset.name();
+            let file = self.config.data.get(name).ok_or_else(|| {
+                failed(
+                    Exit::Usage,
+                    format!("the policy gives this node the dataset {name}, but the node file names no file for it"),
+                    Some(format!("add [data.{name}] with `path`")),
+                )
+            })?;
+            let shown = file.path.display().to_string();
+            let format = Format::of_name(&shown).ok_or_else(|| {
+                failed(Exit::Usage, format!("{shown}: a name that ends in .csv or .parquet is wanted"), None)
+            })?;
+            let salt = salt::read(&file.salt_path()).map_err(unreadable)?;
+            let open = File::open(&file.path)
+                .map_err(|cause| failed(Exit::Usage, format!("{shown} cannot be opened: {cause}"), None))?;
+            let info = runner.open_dataset(&shown, open, format, &dataset.spec, &salt).map_err(|error| fail(Exit::Usage, error))?;
+            if info.commitment != dataset.commitment {
+                return Err(failed(
+                    Exit::Denied,
+                    format!("{shown} is not the dataset {name} of the policy: commitment seen {}, wanted {}", info.commitment, dataset.commitment),
+                    Some("put back the file (and its salt) that was committed to, or agree on a new policy".into()),
+                ));
+            }
+            tracing::info!("dataset {name}: {} rows, as committed", info.rows);
+        }
+        Ok(())
+    }
+
+    /// Loads modules and graphs into the runner. Their digests were compared with the policy when they were read.
+    pub fn load(&self, runner: &mut Runner, contents: &Contents) -> Result<(), miette::Report> {
+        for (item, bytes) in contents {
+            match item.kind {
+                ContentKind::Module => {
+                    let info = runner.load_module(&item.name, bytes).map_err(|error| fail(Exit::Failed, error))?;
+                    tracing::info!("module {} ({}), {}", item.name, info.world, item.digest.short());
+                }
+                ContentKind::Graph => {
+                    runner.load_graph(&item.name, bytes).map_err(|error| fail(Exit::Failed, error))?;
+                    tracing::info!("graph {}, {}", item.name, item.digest.short());
+                }
+                ContentKind::Weights => {}
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The one module of a role that a node runs.
+pub fn only_module<'a>(policy: &'a Policy, node: &str, role: ModuleRole) -> Result<&'a Module, miette::Report> {
+    let mut modules = policy.modules_for(node).into_iter().filter(|module| module.role == role);
+    match (modules.next(), modules.next()) {
+        (Some(module), None) => Ok(module),
+        (None, _) => Err(failed(Exit::Denied, format!("the policy gives {node} no module with the role {}", role.as_str()), None)),
+        (Some(first), Some(second)) => Err(failed(
+            Exit::Denied,
+            format!("the policy gives {node} two modules with the role {}: {} and {}", role.as_str(), first.name, second.name),
+            Some("name the `nodes` of each".into()),
+        )),
+    }
+}
+
+/// A module's settings as the sandbox takes them.
+pub fn settings(module: &Module) -> std::collections::BTreeMap<String, SettingValue> {
+    let value = |scalar: &Scalar| match scalar {
+        Scalar::Boolean(value) => SettingValue::Boolean(*value),
+        Scalar::Integer(value) => SettingValue::Integer(*value),
+        Scalar::Float(value) => SettingValue::Number(*value),
+        Scalar::Text(value) => SettingValue::Text(value.clone()),
+    };
+    module.settings.iter().map(|(name, scalar)| (name.clone(), value(scalar))).collect()
+}
+
+/// What the policy grants a module, as the sandbox takes it.
+pub fn grants(module: &Module) -> Grants {
+    let range = |range: &Range| ScalarRange { min: range.min, max: range.max };
+    Grants {
+        tensor_access: TensorAccess { read: module.tensor_access.may_read(), write: module.tensor_access.may_write() },
+        scalars: module.scalars.iter().map(|(name, allowed)| (name.clone(), range(allowed))).collect(),
+        reads: module.reads.iter().cloned().collect(),
+    }
+}
+
+/// The policy's limits of one call.
+pub fn call_limits(policy: &Policy) -> CallLimits {
+    let limits = &policy.limits;
+    CallLimits {
+        guest_memory_bytes: usize::try_from(limits.guest_memory_mib << 20).unwrap_or(usize::MAX),
+        tensor_memory_bytes: limits.tensor_memory_mib << 20,
+        instances: limits.instances as usize,
+        call: Duration::from_secs(limits.round_s),
+        compute: Duration::from_secs(limits.call_s),
+        log_bytes: usize::try_from(limits.log_bytes).unwrap_or(usize::MAX),
+        ..CallLimits::default()
+    }
+}
+
+/// How long the keeper waits for the runner in a round before it ends it: the sandbox's own limit, and time to answer.
+pub fn round_timeout(policy: &Policy) -> Duration {
+    Duration::from_secs(policy.limits.round_s.saturating_add(10))
+}
+
+/// The graphs among a node's whose names start with `base`.
+pub fn graphs_named(policy: &Policy, node: &str, base: &str) -> BTreeSet<String> {
+    policy.graphs_for(node).into_iter().filter(|graph| graph.base_name() == base).map(|graph| graph.name.clone()).collect()
+}

@@ -1,0 +1,388 @@
+//! `cloister aggregator`: collects what the participants submit, then runs the rounds, evaluates, and seals the model.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use cloister_attestation::State;
+use cloister_attestation::identity::Role;
+use cloister_exchange::aggregator::{AggregatorOptions, StartingPoint, prepare};
+use cloister_exchange::content::{ContentKind, ContentStore};
+use cloister_exchange::service::{FederationService, serve};
+use cloister_exchange::work::{Aggregate, AggregatorWork, RoundInfo, RoundRecord, UpdateStream, WorkError};
+use cloister_graph::EngineGraph;
+use cloister_graph::PortKind;
+use cloister_policy::ModuleRole;
+use cloister_policy::agreement::Module;
+use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, SharedTensors, WorkerUpdate};
+use cloister_session::{ListenLimits, Listener};
+use cloister_tensor::safetensors;
+use cloister_tensor::{Digest, ReadLimits, TensorMap};
+use cloister_vault::{Access, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultKey};
+use tokio_util::sync::CancellationToken;
+
+use super::watch::Watch;
+use crate::events::{Event, Teller};
+use crate::keeper::contents::{self, Contents};
+use crate::keeper::models::SharedSink;
+use crate::keeper::{Keeper, runner as tools};
+use crate::process::until_signal;
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
+
+/// Names of the sealed files.
+const MODEL_FILE: &str = "model.safetensors";
+const ONNX_FILE: &str = "model.onnx";
+const RECEIPT_FILE: &str = "receipt.bin";
+/// How often the store is looked at while content is missing.
+const LOOK_EVERY: Duration = Duration::from_millis(100);
+/// How long members may take to leave once the last round is done.
+const FAREWELL: Duration = Duration::from_secs(10);
+
+/// Run an aggregator: collect modules and graphs, run the rounds of the policy, seal the model.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cloister aggregator --config aggregator.toml
+  cloister aggregator --config aggregator.toml -o json   one JSON object a line: listening, peers, rounds, the end")]
+pub struct AggregatorArgs {
+    /// The node file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command.
+pub fn run(args: AggregatorArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
+    let teller = Teller::new(args.output.json());
+    let keeper = Keeper::open(&args.config, Role::Aggregator)?;
+    let mut runner = keeper.start_runner()?;
+    teller.tell(&Event::started(&keeper, runner.backend()));
+    keeper.open_datasets(&mut runner)?;
+    let vault = open_vault(&keeper)?;
+    let bootstrap = keeper.certificate(State::Bootstrap)?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
+    runtime.block_on(async {
+        let cancel = CancellationToken::new();
+        tokio::spawn(until_signal(cancel.clone()));
+        let address = collect(&keeper, &bootstrap, teller, &cancel).await?;
+        if cancel.is_cancelled() {
+            return Ok(Exit::Done);
+        }
+        federate(Arc::new(keeper), address, runner, vault, teller, cancel).await
+    })
+}
+
+fn open_vault(keeper: &Keeper) -> Result<Option<Vault>, miette::Report> {
+    let Some(files) = &keeper.config.vault else { return Ok(None) };
+    let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
+    let counter = || files.last_seen.as_ref().map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>);
+    let vault = if files.path.join("index").exists() {
+        Vault::open(&files.path, key, counter(), Access::Write)
+    } else {
+        Vault::create(&files.path, key, counter())
+    };
+    let vault = vault.map_err(|error| fail(Exit::Failed, error))?;
+    match vault.freshness() {
+        Freshness::Proven => tracing::info!("vault version {}: fresh", vault.index().version),
+        Freshness::NotProven => tracing::warn!("vault version {}: freshness not proven", vault.index().version),
+    }
+    Ok(Some(vault))
+}
+
+/// Serves the content store with a bootstrap certificate until everything that the policy names is there.
+async fn collect(
+    keeper: &Keeper,
+    certificate: &Arc<cloister_attestation::RaTlsIdentity>,
+    teller: Teller,
+    cancel: &CancellationToken,
+) -> Result<SocketAddr, miette::Report> {
+    let address = keeper.config.listen.ok_or_else(|| failed(Exit::Usage, "an aggregator's node file wants `listen`", None))?;
+    let store = open_store(keeper).await?;
+    let named = contents::named(&keeper.policy);
+    let missing = || contents::from_folders(&keeper.config, &keeper.policy, &named).map(|(_, missing)| missing);
+    if missing()?.is_empty() {
+        return Ok(address);
+    }
+    let listener = listen(keeper, address, certificate).await?;
+    // With port 0 the system chose one; the members that were told of it must find the aggregator there again.
+    let address = listener.address();
+    teller.tell(&Event::measured("bootstrap", &certificate));
+    teller.tell(&Event::Listening { address: address.to_string() });
+    let done = CancellationToken::new();
+    let service = FederationService {
+        policy: Arc::clone(&keeper.policy),
+        clock: keeper.clock(),
+        store: store.clone(),
+        aggregator: None,
+    };
+    let serving = tokio::spawn(serve(listener, service, done.clone().cancelled_owned()));
+    let mut said = String::new();
+    loop {
+        let mut still = Vec::new();
+        for item in &named {
+            let there = store.stored(&item.digest).await;
+            if there.is_none() {
+                still.push(item.clone());
+            }
+        }
+        if still.is_empty() || cancel.is_cancelled() {
+            break;
+        }
+        let words = format!("submission of {}", contents::in_words(&still));
+        if words != said {
+            teller.tell(&Event::Waiting { what: words.clone() });
+            said = words;
+        }
+        tokio::select! {
+            () = tokio::time::sleep(LOOK_EVERY) => {}
+            () = cancel.cancelled() => {}
+        }
+    }
+    done.cancel();
+    // Connections that are still open are cut when the server is dropped: members come back to the new certificate.
+    let _ = tokio::time::timeout(Duration::from_secs(2), serving).await;
+    Ok(address)
+}
+
+async fn open_store(keeper: &Keeper) -> Result<ContentStore, miette::Report> {
+    let limit = keeper.policy.limits.content_mib << 20;
+    ContentStore::open(keeper.config.content.dir.clone(), contents::named(&keeper.policy), limit)
+        .await
+        .map_err(|error| fail(Exit::Failed, error))
+}
+
+async fn listen(
+    keeper: &Keeper,
+    address: SocketAddr,
+    certificate: &Arc<cloister_attestation::RaTlsIdentity>,
+) -> Result<Listener, miette::Report> {
+    let refused: cloister_session::OnRefused = Arc::new(|error| tracing::warn!("not let in: {error}"));
+    Listener::bind(keeper.local(certificate), &address.to_string(), ListenLimits::default(), refused)
+        .await
+        .map_err(|error| fail(Exit::Failed, error))
+}
+
+/// As a member: all content is there, loaded and measured; runs the rounds.
+async fn federate(
+    keeper: Arc<Keeper>,
+    address: SocketAddr,
+    mut runner: Runner,
+    vault: Option<Vault>,
+    teller: Teller,
+    cancel: CancellationToken,
+) -> Result<Exit, miette::Report> {
+    let (contents, missing) = contents::from_folders(&keeper.config, &keeper.policy, &contents::named(&keeper.policy))?;
+    if !missing.is_empty() {
+        return Err(failed(Exit::Failed, format!("content vanished: {}", contents::in_words(&missing)), None));
+    }
+    let weights = initial_weights(&keeper, &contents)?;
+    let name = keeper.config.name.clone();
+    let needed = contents::needed(&keeper.policy, &name, Role::Aggregator);
+    let own: Contents = contents.into_iter().filter(|(item, _)| needed.contains(item)).collect();
+    let evaluation = evaluation_graph(&own)?;
+    keeper.load(&mut runner, &own)?;
+    let certificate = {
+        let keeper = Arc::clone(&keeper);
+        tokio::task::spawn_blocking(move || keeper.certificate(State::Member))
+            .await
+            .map_err(|error| failed(Exit::Failed, format!("measuring: {error}"), None))??
+    };
+    teller.tell(&Event::measured("member", &certificate));
+    let module = tools::only_module(&keeper.policy, &name, ModuleRole::Aggregator)?.clone();
+    let dataset = keeper.policy.datasets_for(&name).first().map(|dataset| dataset.name().to_owned());
+    let work = Work {
+        statistics: statistics(evaluation.as_ref()),
+        evaluation,
+        runner,
+        keeper: Arc::clone(&keeper),
+        module,
+        dataset,
+        vault,
+        teller,
+    };
+    let options = AggregatorOptions {
+        policy: Arc::clone(&keeper.policy),
+        node: keeper.side(&certificate),
+        identity: Arc::clone(&keeper.identity),
+        verifier: Arc::clone(&keeper.verifier),
+        clock: keeper.clock(),
+        start: StartingPoint { model: weights, next_round: 1, previous: None },
+        gather_ms: None,
+        update_slots: 2,
+        sink: Arc::new(SharedSink::new(keeper.policy.limits.update_mib << 20)),
+        progress: Arc::new(Watch(teller)),
+        cancel: cancel.clone(),
+    };
+    let (handle, driver) = prepare(options).map_err(|error| fail(Exit::Failed, error))?;
+    let listener = listen(&keeper, address, &certificate).await?;
+    teller.tell(&Event::Listening { address: listener.address().to_string() });
+    let service = FederationService {
+        policy: Arc::clone(&keeper.policy),
+        clock: keeper.clock(),
+        store: open_store(&keeper).await?,
+        aggregator: Some(handle),
+    };
+    let stop = CancellationToken::new();
+    let serving = tokio::spawn(serve(listener, service, stop.clone().cancelled_owned()));
+    let end = driver.run(Box::new(work)).await;
+    stop.cancel();
+    let _ = tokio::time::timeout(FAREWELL, serving).await;
+    end.map_err(|error| fail(Exit::Failed, error))?;
+    Ok(Exit::Done)
+}
+
+fn initial_weights(keeper: &Keeper, contents: &Contents) -> Result<TensorMap, miette::Report> {
+    let bytes = contents
+        .iter()
+        .find(|(item, _)| item.kind == ContentKind::Weights)
+        .map(|(_, bytes)| bytes.clone())
+        .ok_or_else(|| failed(Exit::Failed, "the initial weights are missing", None))?;
+    let limits = ReadLimits { max_bytes: keeper.policy.limits.update_mib << 20, ..ReadLimits::default() };
+    safetensors::read(bytes, &limits).map_err(unreadable)
+}
+
+fn evaluation_graph(contents: &Contents) -> Result<Option<EngineGraph>, miette::Report> {
+    let graph = contents.iter().find(|(item, _)| item.kind == ContentKind::Graph && item.name == "evaluate");
+    graph.map(|(_, bytes)| EngineGraph::load(bytes).map_err(unreadable)).transpose()
+}
+
+fn statistics(evaluation: Option<&EngineGraph>) -> BTreeSet<String> {
+    let ports = evaluation.map(EngineGraph::inputs).unwrap_or_default();
+    ports
+        .iter()
+        .filter_map(|port| match &port.kind {
+            PortKind::Statistic(name) => Some(name.clone()),
+            _ => None,
+        })
+        .collect()
+}
+
+struct Work {
+    keeper: Arc<Keeper>,
+    runner: Runner,
+    module: Module,
+    dataset: Option<String>,
+    evaluation: Option<EngineGraph>,
+    statistics: BTreeSet<String>,
+    vault: Option<Vault>,
+    teller: Teller,
+}
+
+impl Work {
+    /// Brings a runner that died back, so that the next round finds one.
+    fn revive(&mut self, error: &RunnerError) {
+        if self.runner.pid().is_none()
+            && let Err(again) = self.runner.restart()
+        {
+            tracing::error!("the runner died ({error}) and did not come back: {again}");
+        }
+    }
+}
+
+impl AggregatorWork for Work {
+    fn aggregate(&mut self, round: &RoundInfo, model: &TensorMap, updates: &mut UpdateStream) -> Result<Aggregate, WorkError> {
+        let policy = &self.keeper.policy;
+        let request = AggregateRequest {
+            module: self.module.name.clone(),
+            settings: tools::settings(&self.module),
+            model: SharedTensors::copy_of(model).map_err(|error| WorkError::new("sharing the model", error))?,
+            statistics: self.statistics.clone(),
+            round: call_round(round, &self.keeper.config.name),
+            limits: tools::call_limits(policy),
+            timeout: tools::round_timeout(policy),
+        };
+        let mut next = || match updates.next() {
+            Ok(None) => Ok(None),
+            Ok(Some(update)) => Ok(Some(WorkerUpdate {
+                node: update.node,
+                rows: update.rows,
+                tensors: SharedTensors::copy_of(&update.tensors).map_err(|error| error.to_string())?,
+            })),
+            Err(given_up) => Err(given_up.to_string()),
+        };
+        let reply = self.runner.aggregate(&request, &mut next).map_err(|error| {
+            self.revive(&error);
+            WorkError::new("aggregating", error)
+        })?;
+        for line in &reply.log {
+            tracing::info!("module {}: {line}", self.module.name);
+        }
+        let model = reply.tensors.to_map().map_err(|error| WorkError::new("reading the aggregate", error))?;
+        Ok(Aggregate { model, metrics: reply.metrics })
+    }
+
+    fn evaluate(&mut self, _round: &RoundInfo, model: &TensorMap) -> Result<Vec<(String, f64)>, WorkError> {
+        let Some(dataset) = &self.dataset else { return Ok(Vec::new()) };
+        let policy = &self.keeper.policy;
+        let graphs = tools::graphs_named(policy, &self.keeper.config.name, "evaluate");
+        if graphs.is_empty() {
+            return Ok(Vec::new());
+        }
+        let request = EvaluateRequest {
+            graphs,
+            dataset: dataset.clone(),
+            model: SharedTensors::copy_of(model).map_err(|error| WorkError::new("sharing the model", error))?,
+            compute: Duration::from_secs(policy.limits.call_s),
+            timeout: tools::round_timeout(policy),
+        };
+        let reply = self.runner.evaluate(&request).map_err(|error| {
+            self.revive(&error);
+            WorkError::new("evaluating", error)
+        })?;
+        Ok(vec![("loss".into(), reply.loss), ("accuracy".into(), reply.accuracy())])
+    }
+
+    fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError> {
+        let metadata = BTreeMap::from([("cloister.round".to_owned(), record.receipt.round.to_string())]);
+        let file = safetensors::write(model, &metadata).map_err(|error| WorkError::new("writing the model", error))?;
+        let last = record.receipt.round == u64::from(self.keeper.policy.rounds.count);
+        if let Some(vault) = &mut self.vault {
+            seal(vault, MODEL_FILE, &file)?;
+            let mut receipt = record.receipt.signed_bytes();
+            receipt.extend_from_slice(&record.signature);
+            seal(vault, RECEIPT_FILE, &receipt)?;
+            if let (true, Some(evaluation)) = (last, &self.evaluation) {
+                let onnx = cloister_graph::export_forward(evaluation, model)
+                    .map_err(|error| WorkError::new("writing the model as ONNX", error))?;
+                seal(vault, ONNX_FILE, &onnx)?;
+            }
+        }
+        if last {
+            let metric = |wanted: &str| record.receipt.metrics.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+            self.teller.tell(&Event::Finished {
+                rounds: record.receipt.round,
+                model: Digest::of(&Bytes::from(file)).to_string(),
+                loss: metric("loss"),
+                accuracy: metric("accuracy"),
+            });
+        }
+        Ok(())
+    }
+}
+
+fn seal(vault: &mut Vault, name: &str, content: &[u8]) -> Result<(), WorkError> {
+    let sealing = |error| WorkError::new("sealing the model", error);
+    let name: FileName = name.parse().map_err(sealing)?;
+    vault.put(&name, &mut &*content).map(drop).map_err(sealing)
+}
+
+/// A call's round: the seed differs by node, and is the same again when the round is run again.
+pub(super) fn call_round(round: &RoundInfo, node: &str) -> cloister_sandbox::RoundInfo {
+    let mut seed = round.seed.to_be_bytes().to_vec();
+    seed.extend_from_slice(node.as_bytes());
+    let digest = Digest::of(&seed);
+    let bytes = digest.as_bytes();
+    cloister_sandbox::RoundInfo {
+        index: u32::try_from(round.round).unwrap_or(u32::MAX),
+        count: u32::try_from(round.rounds).unwrap_or(u32::MAX),
+        seed: u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]),
+    }
+}

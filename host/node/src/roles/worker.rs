@@ -1,0 +1,184 @@
+//! `cloister worker`: fetches what the policy names for it, trains on its own rows round by round.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use cloister_attestation::State;
+use cloister_attestation::identity::Role;
+use cloister_exchange::ExchangeError;
+use cloister_exchange::progress::Progress;
+use cloister_exchange::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, WorkError, WorkerWork};
+use cloister_exchange::worker::{Backoff, WorkerOptions, fetch_all, run as take_part};
+use cloister_policy::ModuleRole;
+use cloister_policy::agreement::Module;
+use cloister_runner::{Runner, RunnerError, SharedTensors, TrainRequest};
+use cloister_session::{DialOptions, Proxy};
+use cloister_tensor::TensorMap;
+use tokio_util::sync::CancellationToken;
+
+use super::aggregator::call_round;
+use super::watch::Watch;
+use crate::events::{Event, Teller};
+use crate::keeper::models::SharedSink;
+use crate::keeper::{Keeper, contents, runner as tools};
+use crate::process::until_signal;
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
+
+/// Run a worker: attest the aggregator and the other workers, train on this node's rows.
+#[derive(clap::Args, Debug)]
+#[command(after_help = "\
+Examples:
+  cloister worker --config worker.toml
+  cloister worker --config worker.toml -o json   one JSON object a line: peers, rounds, the end")]
+pub struct WorkerArgs {
+    /// The node file.
+    #[arg(long, value_name = "FILE")]
+    config: PathBuf,
+    /// Give up after this many seconds without a session.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600)]
+    give_up_s: u64,
+    #[command(flatten)]
+    output: OutputArgs,
+}
+
+/// Runs the command.
+pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
+    let teller = Teller::new(args.output.json());
+    let keeper = Arc::new(Keeper::open(&args.config, Role::Worker)?);
+    let mut runner = keeper.start_runner()?;
+    teller.tell(&Event::started(&keeper, runner.backend()));
+    keeper.open_datasets(&mut runner)?;
+    let module = tools::only_module(&keeper.policy, &keeper.config.name, ModuleRole::Trainer)?.clone();
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
+    let cancel = CancellationToken::new();
+    let dial = dial(&keeper)?;
+    let backoff = Backoff { give_up: Duration::from_secs(args.give_up_s), ..Backoff::default() };
+    let progress: Arc<dyn Progress> = Arc::new(Watch(teller));
+    runtime.spawn(until_signal(cancel.clone()));
+
+    let wanted = contents::needed(&keeper.policy, &keeper.config.name, Role::Worker);
+    let (mut found, missing) = contents::from_folders(&keeper.config, &keeper.policy, &wanted)?;
+    if !missing.is_empty() {
+        let certificate = keeper.certificate(State::Bootstrap)?;
+        teller.tell(&Event::measured("bootstrap", &certificate));
+        let limit = keeper.policy.limits.content_mib << 20;
+        let local = keeper.local(&certificate);
+        let fetched = match runtime.block_on(fetch_all(&local, &dial, &missing, limit, backoff, &progress, &cancel)) {
+            Ok(fetched) => fetched,
+            Err(ExchangeError::Cancelled) => return Ok(Exit::Done),
+            Err(error) => return Err(refused_or_failed(error)),
+        };
+        for item in missing {
+            if let Some(bytes) = fetched.get(&item.digest) {
+                contents::keep(&keeper.config.content.dir, &item.digest, bytes)?;
+                found.insert(item, bytes.clone());
+            }
+        }
+    }
+    keeper.load(&mut runner, &found)?;
+    let certificate = keeper.certificate(State::Member)?;
+    teller.tell(&Event::measured("member", &certificate));
+    let model_limit_bytes = keeper.policy.limits.update_mib << 20;
+    let options = WorkerOptions {
+        local: keeper.local(&certificate),
+        dial,
+        initial_model: None,
+        model_limit_bytes,
+        backoff,
+        sink: Arc::new(SharedSink::new(model_limit_bytes)),
+        progress,
+        cancel,
+    };
+    let work = Work { keeper: Arc::clone(&keeper), runner, module };
+    let end = runtime.block_on(take_part(options, Box::new(work))).map_err(refused_or_failed)?;
+    if end.finished {
+        tracing::info!("the federation has come to its end after {} rounds", end.rounds);
+    } else {
+        tracing::info!("left after {} rounds", end.rounds);
+    }
+    Ok(Exit::Done)
+}
+
+fn dial(keeper: &Keeper) -> Result<DialOptions, miette::Report> {
+    let address = keeper
+        .config
+        .aggregator
+        .clone()
+        .ok_or_else(|| failed(Exit::Usage, "a worker's node file wants `aggregator = \"HOST:PORT\"`", None))?;
+    let proxy = keeper.config.proxy.as_deref().map(str::parse::<Proxy>).transpose().map_err(unreadable)?;
+    Ok(DialOptions { address, proxy, role: Some(Role::Aggregator) })
+}
+
+/// The exit code of an exchange that ended: 3 where evidence was refused, 4 where the policy denied, else 1.
+fn refused_or_failed(error: ExchangeError) -> miette::Report {
+    let exit = if error.refusal().is_some() {
+        Exit::Refused
+    } else if error.denied() {
+        Exit::Denied
+    } else {
+        Exit::Failed
+    };
+    fail(exit, error)
+}
+
+struct Work {
+    keeper: Arc<Keeper>,
+    runner: Runner,
+    module: Module,
+}
+
+impl Work {
+    fn failure(&mut self, error: &RunnerError) -> ModuleFailure {
+        if self.runner.pid().is_none()
+            && let Err(again) = self.runner.restart()
+        {
+            tracing::error!("the runner died and did not come back: {again}");
+        }
+        tracing::error!("module {} ({}): {error}", self.module.name, self.module.sha256.short());
+        ModuleFailure { code: code(error), module: Some(self.module.sha256), message: error.to_string() }
+    }
+}
+
+/// The word that peers get for a runner's error.
+fn code(error: &RunnerError) -> String {
+    match error {
+        RunnerError::Module(error) => error.kind.code().to_owned(),
+        RunnerError::Died { .. } => "runner-died".into(),
+        _ => "runner".into(),
+    }
+}
+
+impl WorkerWork for Work {
+    fn train(&mut self, round: &RoundInfo, model: TensorMap) -> Result<LocalUpdate, ModuleFailure> {
+        let policy = Arc::clone(&self.keeper.policy);
+        let name = &self.keeper.config.name;
+        let own = |message: String| ModuleFailure { code: "host".into(), module: None, message };
+        let request = TrainRequest {
+            module: self.module.name.clone(),
+            settings: tools::settings(&self.module),
+            grants: tools::grants(&self.module),
+            graphs: policy.graphs_for(name).into_iter().map(|graph| graph.name.clone()).collect(),
+            datasets: policy.datasets_for(name).into_iter().map(|dataset| dataset.name().to_owned()).collect(),
+            model: SharedTensors::copy_of(&model).map_err(|error| own(error.to_string()))?,
+            round: call_round(round, name),
+            limits: tools::call_limits(&policy),
+            timeout: tools::round_timeout(&policy),
+        };
+        let reply = self.runner.train(&request).map_err(|error| self.failure(&error))?;
+        for line in &reply.log {
+            tracing::info!("module {}: {line}", self.module.name);
+        }
+        let tensors = reply.tensors.to_map().map_err(|error| own(error.to_string()))?;
+        Ok(LocalUpdate { tensors, rows: reply.rows, metrics: reply.metrics })
+    }
+
+    fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
+        tracing::debug!("receipt of round {}: {}", record.receipt.round, record.receipt.digest());
+        Ok(())
+    }
+}
