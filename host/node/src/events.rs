@@ -86,7 +86,7 @@ pub enum Event {
     Finished {
         /// How many rounds.
         rounds: u64,
-        /// Digest of the model as safetensors.
+        /// Digest of the model, as the last receipt names it.
         model: String,
         /// Final loss over the held-out rows.
         loss: Option<f64>,
@@ -110,7 +110,10 @@ impl Event {
 
     /// The node is measured and has a certificate.
     pub fn measured(state: &str, certificate: &RaTlsIdentity) -> Self {
-        Self::Measured { state: state.to_owned(), measurement: certificate.node.measurement.root().to_string() }
+        Self::Measured {
+            state: state.to_owned(),
+            measurement: certificate.node.measurement.root().to_string(),
+        }
     }
 }
 
@@ -142,20 +145,45 @@ impl Teller {
 /// The event in words.
 pub fn words(event: &Event) -> String {
     match event {
-        Event::Started { node, role, simulated, engine, policy } => format!(
+        Event::Started {
+            node,
+            role,
+            simulated,
+            engine,
+            policy,
+        } => format!(
             "{node} ({role}) runs on {engine}, policy {}{}",
             first(policy, 12),
-            if *simulated { "\nSIMULATED: the trust root is a simulator's; nothing here is protected by hardware" } else { "" }
+            if *simulated {
+                "\nSIMULATED: the trust root is a simulator's; nothing here is protected by hardware"
+            } else {
+                ""
+            }
         ),
         Event::Listening { address } => format!("listening at {address}"),
         Event::Waiting { what } => format!("waiting for {what}"),
         Event::Measured { state, measurement } => format!("{state}, measurement {}", first(measurement, 16)),
-        Event::Peer { name, role, verdict, measurement, simulated } => format!(
+        Event::Peer {
+            name,
+            role,
+            verdict,
+            measurement,
+            simulated,
+        } => format!(
             "{verdict} {name} ({role}), measurement {}{}",
             first(measurement, 16),
             if *simulated { " SIMULATED" } else { "" }
         ),
-        Event::Round { round, rounds, loss, accuracy, train_s, exchange_s, dropped, .. } => {
+        Event::Round {
+            round,
+            rounds,
+            loss,
+            accuracy,
+            train_s,
+            exchange_s,
+            dropped,
+            ..
+        } => {
             let mut line = format!("round {round}/{rounds}");
             if let Some(loss) = loss {
                 line.push_str(&format!("  loss {loss:.3}"));
@@ -170,7 +198,12 @@ pub fn words(event: &Event) -> String {
             line
         }
         Event::Dropped { node, reason } => format!("dropped {node}: {reason}"),
-        Event::Finished { rounds, model, accuracy, .. } => {
+        Event::Finished {
+            rounds,
+            model,
+            accuracy,
+            ..
+        } => {
             let accuracy = accuracy.map_or(String::new(), |accuracy| format!(", accuracy {accuracy:.4}"));
             format!("finished after {rounds} rounds{accuracy}: model {}", first(model, 12))
         }

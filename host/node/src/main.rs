@@ -82,7 +82,9 @@ fn main() -> ExitCode {
     match result {
         Ok(exit) => ExitCode::from(exit.code()),
         Err(report) => {
-            let exit = report.downcast_ref::<ui::Failure>().map_or(Exit::Failed, |failure| failure.exit);
+            let exit = report
+                .downcast_ref::<ui::Failure>()
+                .map_or(Exit::Failed, |failure| failure.exit);
             out.note(format!("{report:?}"));
             ExitCode::from(exit.code())
         }

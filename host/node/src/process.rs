@@ -28,10 +28,21 @@ pub enum ProcessError {
 
 /// Switches core dumps and ptrace by other processes of this user off: both would carry keys and rows out.
 pub fn harden() -> Result<(), ProcessError> {
-    rustix::process::setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) })
-        .map_err(|cause| ProcessError::Harden { what: "core dumps", cause })?;
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
-        .map_err(|cause| ProcessError::Harden { what: "ptrace (dumpable)", cause })
+    rustix::process::setrlimit(
+        Resource::Core,
+        Rlimit {
+            current: Some(0),
+            maximum: Some(0),
+        },
+    )
+    .map_err(|cause| ProcessError::Harden {
+        what: "core dumps",
+        cause,
+    })?;
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|cause| ProcessError::Harden {
+        what: "ptrace (dumpable)",
+        cause,
+    })
 }
 
 /// The path of this binary, as the kernel holds it open: it stays the same file when the name is replaced.
@@ -51,8 +62,10 @@ pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, Proc
 }
 
 fn digest_of(path: &Path) -> Result<Digest, ProcessError> {
-    let bytes = std::fs::read(path)
-        .map_err(|cause| ProcessError::Measure { path: path.display().to_string(), cause })?;
+    let bytes = std::fs::read(path).map_err(|cause| ProcessError::Measure {
+        path: path.display().to_string(),
+        cause,
+    })?;
     Ok(Digest::of(&bytes))
 }
 
@@ -71,7 +84,8 @@ pub fn start_log(default: &str) {
 /// Cancels at SIGTERM or SIGINT, so that the node leaves in order.
 pub async fn until_signal(cancel: tokio_util::sync::CancellationToken) {
     use tokio::signal::unix::{SignalKind, signal};
-    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt())) else {
+    let (Ok(mut terminate), Ok(mut interrupt)) = (signal(SignalKind::terminate()), signal(SignalKind::interrupt()))
+    else {
         tracing::warn!("signals cannot be caught: the node ends without leaving its federation first");
         return;
     };

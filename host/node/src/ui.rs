@@ -105,7 +105,12 @@ pub fn fail(exit: Exit, error: impl std::error::Error) -> miette::Report {
         }
         cause = source.source();
     }
-    Failure { exit, message, help: None }.into()
+    Failure {
+        exit,
+        message,
+        help: None,
+    }
+    .into()
 }
 
 /// An input that cannot be read: exit code 2.
@@ -115,10 +120,17 @@ pub fn unreadable(error: impl std::error::Error) -> miette::Report {
 
 /// A failure in words, with what to do about it.
 pub fn failed(exit: Exit, message: impl Into<String>, help: Option<String>) -> miette::Report {
-    Failure { exit, message: message.into(), help }.into()
+    Failure {
+        exit,
+        message: message.into(),
+        help,
+    }
+    .into()
 }
 
 /// The wall clock, in seconds since 1970; a clock before that reads 0.
 pub fn now_unix_s() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |elapsed| elapsed.as_secs())
+    SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |elapsed| elapsed.as_secs())
 }

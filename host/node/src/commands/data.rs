@@ -117,7 +117,12 @@ fn commit(args: &CommitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let commitment = dataset.commitment(&salt).to_string();
     let (name, rows) = (spec.name, dataset.rows());
     if args.output.json() {
-        out.json(&Committed { name, rows, commitment, salt: salt_path.display().to_string() });
+        out.json(&Committed {
+            name,
+            rows,
+            commitment,
+            salt: salt_path.display().to_string(),
+        });
     } else {
         out.data(format_args!("rows = {rows}"));
         out.data(format_args!("commitment = \"{commitment}\""));
@@ -136,7 +141,11 @@ fn description(args: &CommitArgs) -> Result<DatasetSpec, miette::Report> {
     };
     let policy = Policy::parse(&read_small(path)?, &path.display().to_string()).map_err(unreadable)?;
     // Several nodes may have a dataset of one name; whether it is described in one way is what counts.
-    let mut found = policy.datasets.iter().filter(|dataset| dataset.name() == name).map(|dataset| &dataset.spec);
+    let mut found = policy
+        .datasets
+        .iter()
+        .filter(|dataset| dataset.name() == name)
+        .map(|dataset| &dataset.spec);
     let spec = found.next().ok_or_else(|| {
         let known: Vec<&str> = policy.datasets.iter().map(|dataset| dataset.name()).collect();
         let help = Some(format!("the policy's datasets are: {}", known.join(", ")));
@@ -144,7 +153,11 @@ fn description(args: &CommitArgs) -> Result<DatasetSpec, miette::Report> {
     })?;
     if found.any(|other| other != spec) {
         let help = Some("give the description by --name and --input".to_owned());
-        return Err(failed(Exit::Usage, format!("{}: the nodes' datasets {name:?} differ in form", path.display()), help));
+        return Err(failed(
+            Exit::Usage,
+            format!("{}: the nodes' datasets {name:?} differ in form", path.display()),
+            help,
+        ));
     }
     Ok(spec.clone())
 }
@@ -152,8 +165,14 @@ fn description(args: &CommitArgs) -> Result<DatasetSpec, miette::Report> {
 fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let (source, format) = open(&args.file, args.format)?;
     let summary = FileSummary::of(&source, format, &DataLimits::default()).map_err(unreadable)?;
-    let columns = summary.columns.into_iter().map(|column| ShownColumn { name: column.name, holds: column.kind.to_string() });
-    let shown = Shown { rows: summary.rows, columns: columns.collect() };
+    let columns = summary.columns.into_iter().map(|column| ShownColumn {
+        name: column.name,
+        holds: column.kind.to_string(),
+    });
+    let shown = Shown {
+        rows: summary.rows,
+        columns: columns.collect(),
+    };
     if args.output.json() {
         out.json(&shown);
         return Ok(Exit::Done);
@@ -169,9 +188,21 @@ fn open(path: &Path, format: Option<Format>) -> Result<(Source, Format), miette:
     let shown = path.display().to_string();
     let format = format.or_else(|| Format::of_name(&shown)).ok_or_else(|| {
         let help = "name the format: --format csv or --format parquet".to_owned();
-        failed(Exit::Usage, format!("{shown}: the name ends with neither .csv nor .parquet"), Some(help))
+        failed(
+            Exit::Usage,
+            format!("{shown}: the name ends with neither .csv nor .parquet"),
+            Some(help),
+        )
     })?;
-    let file = File::open(path).map_err(|source| fail(Exit::Usage, Unopened { path: shown.clone(), source }))?;
+    let file = File::open(path).map_err(|source| {
+        fail(
+            Exit::Usage,
+            Unopened {
+                path: shown.clone(),
+                source,
+            },
+        )
+    })?;
     Ok((Source::from_file(shown, file).map_err(unreadable)?, format))
 }
 
@@ -185,9 +216,16 @@ struct Unopened {
 
 /// Reads a file of a description, a megabyte at most.
 fn read_small(path: &Path) -> Result<Vec<u8>, miette::Report> {
-    let unopened = |source| unreadable(Unopened { path: path.display().to_string(), source });
+    let unopened = |source| {
+        unreadable(Unopened {
+            path: path.display().to_string(),
+            source,
+        })
+    };
     let mut bytes = Vec::new();
-    File::open(path).and_then(|file| file.take(1 << 20).read_to_end(&mut bytes)).map_err(unopened)?;
+    File::open(path)
+        .and_then(|file| file.take(1 << 20).read_to_end(&mut bytes))
+        .map_err(unopened)?;
     Ok(bytes)
 }
 
@@ -199,7 +237,10 @@ fn salt_of(path: &Path, out: &mut Ui) -> Result<[u8; 32], miette::Report> {
             let random = File::open("/dev/urandom").and_then(|mut random| random.read_exact(&mut fresh));
             random.map_err(|error| fail(Exit::Failed, error))?;
             salt::create(path, &fresh).map_err(|error| fail(Exit::Failed, error))?;
-            out.note(format_args!("made the salt {}: keep it with the data and away from others", path.display()));
+            out.note(format_args!(
+                "made the salt {}: keep it with the data and away from others",
+                path.display()
+            ));
             Ok(fresh)
         }
         other => other.map_err(unreadable),
@@ -208,17 +249,29 @@ fn salt_of(path: &Path, out: &mut Ui) -> Result<[u8; 32], miette::Report> {
 
 /// The inputs of the command line as a description in TOML, which the policy's reader checks.
 fn spec_toml(name: &str, inputs: &[String], shapes: &[String]) -> Result<String, miette::Report> {
-    let usage = |text: &str, wanted: &str| failed(Exit::Usage, format!("{text:?} is not understood"), Some(format!("wanted {wanted}")));
+    let usage = |text: &str, wanted: &str| {
+        failed(
+            Exit::Usage,
+            format!("{text:?} is not understood"),
+            Some(format!("wanted {wanted}")),
+        )
+    };
     let mut text = format!("name = {}\n", toml::Value::from(name));
     for input in inputs {
         const WANTED: &str = "NAME=COLUMNS[:TYPE[:SCALE[:OFFSET]]], for instance x=p0..p63:f32:0.0625";
         let (input_name, rest) = input.split_once('=').ok_or_else(|| usage(input, WANTED))?;
         let mut parts = rest.split(':');
         let columns = parts.next().unwrap_or_default();
-        let shape = shapes.iter().filter_map(|shape| shape.split_once('=')).find(|(of, _)| *of == input_name);
+        let shape = shapes
+            .iter()
+            .filter_map(|shape| shape.split_once('='))
+            .find(|(of, _)| *of == input_name);
         text.push_str(&format!("[inputs.{}]\n", toml::Value::from(input_name)));
         if shape.is_some() || columns.contains([',']) || columns.contains("..") {
-            let list: Vec<toml::Value> = columns.split(',').map(|column| toml::Value::from(column.trim())).collect();
+            let list: Vec<toml::Value> = columns
+                .split(',')
+                .map(|column| toml::Value::from(column.trim()))
+                .collect();
             text.push_str(&format!("columns = {}\n", toml::Value::Array(list)));
         } else {
             text.push_str(&format!("column = {}\n", toml::Value::from(columns)));
@@ -241,7 +294,11 @@ fn spec_toml(name: &str, inputs: &[String], shapes: &[String]) -> Result<String,
             return Err(usage(input, WANTED));
         }
     }
-    if let Some(shape) = shapes.iter().find(|shape| !inputs.iter().any(|input| input.split('=').next() == shape.split('=').next())) {
+    if let Some(shape) = shapes.iter().find(|shape| {
+        !inputs
+            .iter()
+            .any(|input| input.split('=').next() == shape.split('=').next())
+    }) {
         return Err(usage(shape, "a shape of one of the inputs, NAME=1x8x8"));
     }
     Ok(text)
@@ -260,7 +317,10 @@ mod tests {
     #[test]
     fn inputs_of_the_command_line_are_understood() {
         let spec = spec(&["x=p0..p63:f32:0.0625", "labels=label:i64", "y=a, b"], &["x=1x8x8"]).unwrap();
-        assert_eq!((spec.inputs["x"].columns.len(), spec.inputs["x"].shape.as_slice()), (64, &[1, 8, 8][..]));
+        assert_eq!(
+            (spec.inputs["x"].columns.len(), spec.inputs["x"].shape.as_slice()),
+            (64, &[1, 8, 8][..])
+        );
         assert_eq!(spec.inputs["x"].scale[63], 0.0625);
         assert!(spec.inputs["labels"].shape.is_empty());
         assert_eq!(spec.inputs["y"].columns, ["a", "b"]);

@@ -73,22 +73,38 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
     for path in &args.feed {
         for (name, tensor) in read_tensors(path)? {
             if feed.insert(name.clone(), tensor).is_some() {
-                return Err(failed(Exit::Usage, format!("`{name}` is in more than one of the feed files"), None));
+                return Err(failed(
+                    Exit::Usage,
+                    format!("`{name}` is in more than one of the feed files"),
+                    None,
+                ));
             }
         }
     }
-    let weights = args.weights.as_deref().map(read_weights).transpose()?.unwrap_or_default();
+    let weights = args
+        .weights
+        .as_deref()
+        .map(read_weights)
+        .transpose()?
+        .unwrap_or_default();
     let graph = load_graph(&args.graph, &feed)?;
     let inputs = assemble(graph.inputs(), feed, weights).map_err(|(problems, help)| {
-        failed(Exit::Usage, format!("{} cannot run on these tensors:\n{problems}", args.graph.display()), help)
+        failed(
+            Exit::Usage,
+            format!("{} cannot run on these tensors:\n{problems}", args.graph.display()),
+            help,
+        )
     })?;
     let backend = choose_backend(&args, out)?;
     out.note(format!("engine: {}", backend.name()));
-    let mut compiled =
-        backend.compile(&graph, &CompileOptions { threads: args.threads }).map_err(|error| fail(Exit::Failed, error))?;
+    let mut compiled = backend
+        .compile(&graph, &CompileOptions { threads: args.threads })
+        .map_err(|error| fail(Exit::Failed, error))?;
     let begin = Instant::now();
     let deadline = args.deadline_s.map(|seconds| Duration::from_secs(seconds.into()));
-    let outputs = compiled.run(&inputs, deadline).map_err(|error| fail(Exit::Failed, error))?;
+    let outputs = compiled
+        .run(&inputs, deadline)
+        .map_err(|error| fail(Exit::Failed, error))?;
     out.note(format!("ran in {:.1} ms", begin.elapsed().as_secs_f64() * 1e3));
     for (name, tensor) in &outputs {
         out.data(line(name, tensor));
@@ -157,8 +173,13 @@ fn load_graph(path: &Path, feed: &TensorMap) -> Result<EngineGraph, Report> {
     if model.has_typed_ports() {
         return EngineGraph::load(&file).map_err(unreadable);
     }
-    let open = model.inputs().into_iter().find(|input| input.dims.first() == Some(&None));
-    let rows = open.and_then(|input| feed.get(&input.name)).and_then(|tensor| tensor.shape().dims().first().copied());
+    let open = model
+        .inputs()
+        .into_iter()
+        .find(|input| input.dims.first() == Some(&None));
+    let rows = open
+        .and_then(|input| feed.get(&input.name))
+        .and_then(|tensor| tensor.shape().dims().first().copied());
     match rows {
         Some(rows) => model.at_batch(rows).map_err(unreadable),
         None => EngineGraph::load(&file).map_err(unreadable),
@@ -205,7 +226,12 @@ fn assemble(
             _ => tensor,
         };
         if tensor.dtype() != port.dtype || tensor.shape().dims() != port.shape {
-            problems.push(format!("`{}` is {} {}: wanted {wanted}", port.name, tensor.dtype(), tensor.shape()));
+            problems.push(format!(
+                "`{}` is {} {}: wanted {wanted}",
+                port.name,
+                tensor.dtype(),
+                tensor.shape()
+            ));
             if tensor.dtype() != port.dtype {
                 help = Some("convert with NumPy's .astype('float32') or .astype('int64')".to_owned());
             }
@@ -213,17 +239,27 @@ fn assemble(
         }
         inputs.push((port.name.as_str(), tensor));
     }
-    problems.extend(feed.keys().map(|name| format!("`{name}` is fed, and the graph has no such input")));
+    problems.extend(
+        feed.keys()
+            .map(|name| format!("`{name}` is fed, and the graph has no such input")),
+    );
     if problems.is_empty() {
         return Ok(inputs);
     }
     let more = problems.len().saturating_sub(MAX_PROBLEMS);
     problems.truncate(MAX_PROBLEMS);
-    let mut text = problems.iter().map(|problem| format!("  {problem}")).collect::<Vec<_>>().join("\n");
+    let mut text = problems
+        .iter()
+        .map(|problem| format!("  {problem}"))
+        .collect::<Vec<_>>()
+        .join("\n");
     if more > 0 {
         let _ = write!(text, "\n  and {more} more");
     }
-    Err((text, help.or_else(|| Some("`cloister graph show` prints the graph's inputs".to_owned()))))
+    Err((
+        text,
+        help.or_else(|| Some("`cloister graph show` prints the graph's inputs".to_owned())),
+    ))
 }
 
 /// An output in a line; its value if it is one number.
@@ -245,7 +281,12 @@ mod tests {
     use super::*;
 
     fn port(name: &str, dtype: Dtype, shape: &[usize]) -> Port {
-        Port { name: name.into(), dtype, shape: shape.to_vec(), kind: PortKind::Data(name.into()) }
+        Port {
+            name: name.into(),
+            dtype,
+            shape: shape.to_vec(),
+            kind: PortKind::Data(name.into()),
+        }
     }
 
     fn tensors(names: &[(&str, &[usize])]) -> TensorMap {
@@ -257,7 +298,11 @@ mod tests {
 
     #[test]
     fn feeds_come_before_weights_and_scalars_get_their_dimension() {
-        let ports = [port("x", Dtype::F32, &[2]), port("w", Dtype::F32, &[3]), port("rate", Dtype::F32, &[1])];
+        let ports = [
+            port("x", Dtype::F32, &[2]),
+            port("w", Dtype::F32, &[3]),
+            port("rate", Dtype::F32, &[1]),
+        ];
         let weights = tensors(&[("w", &[3]), ("x", &[9]), ("unused", &[1])]);
         let inputs = assemble(&ports, tensors(&[("x", &[2]), ("rate", &[])]), weights).unwrap();
         let shapes: Vec<&[usize]> = inputs.iter().map(|(_, tensor)| tensor.shape().dims()).collect();
@@ -266,7 +311,11 @@ mod tests {
 
     #[test]
     fn all_that_is_wrong_is_said_at_once() {
-        let ports = [port("x", Dtype::F32, &[2]), port("labels", Dtype::I64, &[2]), port("w", Dtype::F32, &[3])];
+        let ports = [
+            port("x", Dtype::F32, &[2]),
+            port("labels", Dtype::I64, &[2]),
+            port("w", Dtype::F32, &[3]),
+        ];
         let feed = tensors(&[("x", &[3]), ("labels", &[2]), ("y", &[1])]);
         let (problems, help) = assemble(&ports, feed, TensorMap::new()).unwrap_err();
         for said in [

@@ -42,18 +42,28 @@ struct Printed<'a> {
 /// The file cannot be read or is no component.
 pub fn run(args: ModuleInspectArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let bytes = read(&args.file)?;
-    let inspection = inspect(&bytes).map_err(|error| {
-        failed(Exit::Usage, format!("{}: {error}", args.file.display()), None)
-    })?;
-    let stem = args.file.file_stem().map(|stem| stem.to_string_lossy().replace('_', "-"));
+    let inspection =
+        inspect(&bytes).map_err(|error| failed(Exit::Usage, format!("{}: {error}", args.file.display()), None))?;
+    let stem = args
+        .file
+        .file_stem()
+        .map(|stem| stem.to_string_lossy().replace('_', "-"));
     let name = args.name.or(stem).unwrap_or_else(|| "module".to_owned());
     let policy = inspection.world.map(|world| policy_lines(&name, world, &inspection));
     if args.output.json() {
-        out.json(&Printed { name: &name, inspection: &inspection, policy });
+        out.json(&Printed {
+            name: &name,
+            inspection: &inspection,
+            policy,
+        });
     } else {
         out.data(text(&inspection, policy.as_deref()).trim_end());
     }
-    Ok(if inspection.world.is_some() { Exit::Done } else { Exit::Failed })
+    Ok(if inspection.world.is_some() {
+        Exit::Done
+    } else {
+        Exit::Failed
+    })
 }
 
 fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
@@ -61,9 +71,15 @@ fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
     let mut bytes = Vec::new();
     let file = File::open(path).map_err(|error| {
         let message = format!("{}: {error}", path.display());
-        failed(Exit::Usage, message, Some("give the path of a built component, such as target/guests/train-sgd.wasm".into()))
+        failed(
+            Exit::Usage,
+            message,
+            Some("give the path of a built component, such as target/guests/train-sgd.wasm".into()),
+        )
     })?;
-    file.take(limit as u64 + 1).read_to_end(&mut bytes).map_err(unreadable)?;
+    file.take(limit as u64 + 1)
+        .read_to_end(&mut bytes)
+        .map_err(unreadable)?;
     if bytes.len() > limit {
         let message = format!("{}: more than {limit} bytes, which no host would load", path.display());
         return Err(failed(Exit::Usage, message, None));
@@ -85,7 +101,14 @@ fn text(inspection: &Inspection, policy: Option<&str>) -> String {
     }
     list(&mut line, "imports", inspection.imports.iter().cloned());
     list(&mut line, "exports", inspection.exports.iter().cloned());
-    list(&mut line, "settings", inspection.settings.iter().map(|(name, declared)| setting(name, declared)));
+    list(
+        &mut line,
+        "settings",
+        inspection
+            .settings
+            .iter()
+            .map(|(name, declared)| setting(name, declared)),
+    );
     if let Some(policy) = policy {
         let _ = write!(text, "\nfor the policy:\n\n{policy}");
     }
@@ -124,7 +147,10 @@ fn setting(name: &str, declared: &SettingDeclaration) -> String {
 /// The lines that a policy needs for the module, every default shown.
 fn policy_lines(name: &str, world: World, inspection: &Inspection) -> String {
     let settings = inspection.settings.iter().map(|(name, declared)| {
-        let value = declared.default.as_ref().map_or_else(|| placeholder(declared.ty).to_owned(), toml_value);
+        let value = declared
+            .default
+            .as_ref()
+            .map_or_else(|| placeholder(declared.ty).to_owned(), toml_value);
         format!("{} = {value}", toml_key(name))
     });
     let settings = settings.collect::<Vec<_>>().join(", ");
@@ -161,7 +187,10 @@ fn toml_value(value: &SettingValue) -> String {
 }
 
 fn toml_key(name: &str) -> String {
-    let bare = !name.is_empty() && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
+    let bare = !name.is_empty()
+        && name
+            .bytes()
+            .all(|byte| byte.is_ascii_alphanumeric() || b"_-".contains(&byte));
     if bare { name.to_owned() } else { toml_text(name) }
 }
 
@@ -172,7 +201,9 @@ fn toml_text(text: &str) -> String {
 
 /// Texts come out of a stranger's file: nothing of them may steer the terminal.
 fn printable(text: &str) -> String {
-    text.chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect()
+    text.chars()
+        .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
+        .collect()
 }
 
 #[cfg(test)]

@@ -81,7 +81,7 @@ struct PeerSummary {
 
 #[derive(Serialize)]
 struct ModelSummary {
-    sha256: String,
+    digest: String,
     safetensors: PathBuf,
     onnx: PathBuf,
     vault: PathBuf,
@@ -107,21 +107,35 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     ));
     for node in &plan.nodes {
         let rows = prepared.rows.get(&node.name).copied().unwrap_or(0);
-        out.note(format!("     {:<16} {:<10} {rows} rows ({})", node.name, node.role, node.dataset));
+        out.note(format!(
+            "     {:<16} {:<10} {rows} rows ({})",
+            node.name, node.role, node.dataset
+        ));
     }
     if plan.rounds.min_workers_per_aggregate < 3 {
-        out.note("   note: an aggregate of two workers lets each subtract its own part; real federations take three or more");
+        out.note(
+            "   note: an aggregate of two workers lets each subtract its own part; real federations take three or more",
+        );
     }
     let logs = folder.join("logs");
-    std::fs::create_dir_all(&logs).map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", logs.display()), None))?;
+    std::fs::create_dir_all(&logs)
+        .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", logs.display()), None))?;
     let mut processes = Processes::new(&logs);
     let address = start_aggregator(&plan, &prepared, &mut processes)?;
-    out.note(format!("2  the aggregator's TD listens at {address}; logs are in {}", logs.display()));
+    out.note(format!(
+        "2  the aggregator's TD listens at {address}; logs are in {}",
+        logs.display()
+    ));
     submit(&plan, &prepared, &address)?;
-    out.note(format!("3  submitted over an attested session: {} modules, graphs and weights", prepared.submissions.len()));
+    out.note(format!(
+        "3  submitted over an attested session: {} modules, graphs and weights",
+        prepared.submissions.len()
+    ));
     for worker in plan.workers() {
         let config = write_node_file(&prepared, worker, Some(&address))?;
-        processes.start(&worker.name, "worker", &config).map_err(|error| fail(Exit::Failed, error))?;
+        processes
+            .start(&worker.name, "worker", &config)
+            .map_err(|error| fail(Exit::Failed, error))?;
     }
     let seen = follow(&plan, &mut processes, out)?;
     processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
@@ -164,15 +178,25 @@ fn new_folder(base: &Path) -> Result<PathBuf, miette::Report> {
             Err(error) => return Err(cannot(error)),
         }
     }
-    Err(failed(Exit::Failed, format!("{} holds 10,000 runs", base.display()), Some("remove some, or name another --out".into())))
+    Err(failed(
+        Exit::Failed,
+        format!("{} holds 10,000 runs", base.display()),
+        Some("remove some, or name another --out".into()),
+    ))
 }
 
 fn start_aggregator(plan: &Plan, prepared: &Prepared, processes: &mut Processes) -> Result<String, miette::Report> {
-    let aggregator = plan.aggregator().ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
+    let aggregator = plan
+        .aggregator()
+        .ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
     let config = write_node_file(prepared, aggregator, None)?;
-    processes.start(&aggregator.name, "aggregator", &config).map_err(|error| fail(Exit::Failed, error))?;
+    processes
+        .start(&aggregator.name, "aggregator", &config)
+        .map_err(|error| fail(Exit::Failed, error))?;
     loop {
-        let (_, event) = processes.next("the aggregator's start", STEP).map_err(|error| fail(Exit::Failed, error))?;
+        let (_, event) = processes
+            .next("the aggregator's start", STEP)
+            .map_err(|error| fail(Exit::Failed, error))?;
         if let Event::Listening { address } = event {
             return Ok(address);
         }
@@ -183,27 +207,50 @@ fn start_aggregator(plan: &Plan, prepared: &Prepared, processes: &mut Processes)
 fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette::Report> {
     let policy = Arc::clone(load_policy(&prepared.policy)?.policy());
     let verifier = Arc::new(load_verifier(&prepared.authority, &policy)?);
-    let participant = plan.aggregator().map(|node| node.participant.clone()).unwrap_or_default();
-    let pem = std::fs::read_to_string(prepared.nodes.with_file_name("participants").join(format!("{participant}.pem")))
-        .map(zeroize::Zeroizing::new)
-        .map_err(|cause| failed(Exit::Failed, format!("the key of {participant} cannot be read: {cause}"), None))?;
+    let participant = plan
+        .aggregator()
+        .map(|node| node.participant.clone())
+        .unwrap_or_default();
+    let pem = std::fs::read_to_string(
+        prepared
+            .nodes
+            .with_file_name("participants")
+            .join(format!("{participant}.pem")),
+    )
+    .map(zeroize::Zeroizing::new)
+    .map_err(|cause| {
+        failed(
+            Exit::Failed,
+            format!("the key of {participant} cannot be read: {cause}"),
+            None,
+        )
+    })?;
     let key = || cloister_attestation::identity::SigningKey::from_pem(&pem).map_err(unreadable);
-    let visitor = VisitorIdentity::new(Some((participant.clone(), key()?)), now_unix_s()).map_err(|error| fail(Exit::Failed, error))?;
+    let visitor = VisitorIdentity::new(Some((participant.clone(), key()?)), now_unix_s())
+        .map_err(|error| fail(Exit::Failed, error))?;
     let local = Local {
         own: SelfSide::Visitor(Arc::new(visitor)),
         verifier,
         policy: Arc::clone(&policy),
         clock: Arc::new(now_unix_s),
     };
-    let dial = DialOptions { address: address.to_owned(), proxy: None, role: Some(Role::Aggregator) };
+    let dial = DialOptions {
+        address: address.to_owned(),
+        proxy: None,
+        role: Some(Role::Aggregator),
+    };
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
     let key = key()?;
     runtime.block_on(async {
-        let connection = connect(&local, &dial).await.map_err(|error| fail(Exit::Refused, error))?;
-        let mut client = Client::new(connection).await.map_err(|error| fail(Exit::Failed, error))?;
+        let connection = connect(&local, &dial)
+            .await
+            .map_err(|error| fail(Exit::Refused, error))?;
+        let mut client = Client::new(connection)
+            .await
+            .map_err(|error| fail(Exit::Failed, error))?;
         for item in &prepared.submissions {
             let content = std::fs::read(&item.path)
                 .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", item.path.display()), None))?;
@@ -215,7 +262,10 @@ fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette:
                 name: &item.name,
                 participant: &participant,
             };
-            client.submit(&submission, &key, content.into()).await.map_err(|error| fail(Exit::Failed, error))?;
+            client
+                .submit(&submission, &key, content.into())
+                .await
+                .map_err(|error| fail(Exit::Failed, error))?;
         }
         Ok(())
     })
@@ -240,9 +290,17 @@ fn follow(plan: &Plan, processes: &mut Processes, out: &mut Ui) -> Result<Seen, 
     }
     let mut started = false;
     loop {
-        let (node, event) = processes.next("the next round", STEP).map_err(|error| fail(Exit::Failed, error))?;
+        let (node, event) = processes
+            .next("the next round", STEP)
+            .map_err(|error| fail(Exit::Failed, error))?;
         match event {
-            Event::Peer { name, role, verdict, measurement, .. } => {
+            Event::Peer {
+                name,
+                role,
+                verdict,
+                measurement,
+                ..
+            } => {
                 let peer = seen.peers.entry(name.clone()).or_insert_with(|| PeerSummary {
                     name,
                     role,
@@ -257,7 +315,9 @@ fn follow(plan: &Plan, processes: &mut Processes, out: &mut Ui) -> Result<Seen, 
                     peer.verified_by.sort();
                 }
             }
-            Event::Round { round, loss, accuracy, .. } if node == aggregator => {
+            Event::Round {
+                round, loss, accuracy, ..
+            } if node == aggregator => {
                 if !started {
                     started = true;
                     tell_peers(&seen, out);
@@ -287,18 +347,37 @@ fn tell_peers(seen: &Seen, out: &mut Ui) {
     out.note("4  verified each other, two by two (SIMULATED evidence):");
     for peer in seen.peers.values() {
         let measurement = peer.measurement.get(..16).unwrap_or_default();
-        out.note(format!("     {} ({}) {measurement}… {} by {}", peer.name, peer.role, peer.verdict, peer.verified_by.join(", ")));
+        out.note(format!(
+            "     {} ({}) {measurement}… {} by {}",
+            peer.name,
+            peer.role,
+            peer.verdict,
+            peer.verified_by.join(", ")
+        ));
     }
 }
 
 /// The step on the trusted node: who has the vault, its key and the record of what was last seen opens it.
-fn open_on_trusted_node(plan: &Plan, prepared: &Prepared, folder: &Path, sha256: &str) -> Result<ModelSummary, miette::Report> {
-    let own = prepared.nodes.join(plan.aggregator().map(|node| node.name.as_str()).unwrap_or_default());
+fn open_on_trusted_node(
+    plan: &Plan,
+    prepared: &Prepared,
+    folder: &Path,
+    digest: &str,
+) -> Result<ModelSummary, miette::Report> {
+    let own = prepared
+        .nodes
+        .join(plan.aggregator().map(|node| node.name.as_str()).unwrap_or_default());
     let key = VaultKey::load(&own.join("vault.key")).map_err(unreadable)?;
-    let vault = Vault::open(&own.join("vault"), key, Some(Box::new(LastSeenFile::new(own.join("vault.last-seen")))), Access::Read)
-        .map_err(|error| fail(Exit::Failed, error))?;
+    let vault = Vault::open(
+        &own.join("vault"),
+        key,
+        Some(Box::new(LastSeenFile::new(own.join("vault.last-seen")))),
+        Access::Read,
+    )
+    .map_err(|error| fail(Exit::Failed, error))?;
     let released = folder.join("released");
-    std::fs::create_dir_all(&released).map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", released.display()), None))?;
+    std::fs::create_dir_all(&released)
+        .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", released.display()), None))?;
     let mut paths = Vec::new();
     for name in ["model.safetensors", "model.onnx"] {
         let sealed: FileName = name.parse().map_err(unreadable)?;
@@ -307,9 +386,17 @@ fn open_on_trusted_node(plan: &Plan, prepared: &Prepared, folder: &Path, sha256:
             .and_then(|reader| reader.read_all(MAX_MODEL_BYTES))
             .map_err(|error| fail(Exit::Failed, error))?;
         let path = released.join(name);
-        std::fs::write(&path, content).map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", path.display()), None))?;
+        std::fs::write(&path, content)
+            .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", path.display()), None))?;
         paths.push(path);
     }
-    let [safetensors, onnx] = paths.try_into().map_err(|_| failed(Exit::Failed, "the vault lacks the model", None))?;
-    Ok(ModelSummary { sha256: sha256.to_owned(), safetensors, onnx, vault: own.join("vault") })
+    let [safetensors, onnx] = paths
+        .try_into()
+        .map_err(|_| failed(Exit::Failed, "the vault lacks the model", None))?;
+    Ok(ModelSummary {
+        digest: digest.to_owned(),
+        safetensors,
+        onnx,
+        vault: own.join("vault"),
+    })
 }

@@ -177,32 +177,52 @@ impl Plan {
     pub fn load(folder: &Path) -> Result<Self, PlanError> {
         let path = folder.join("federation.toml");
         let shown = path.display().to_string();
-        let read = |cause| PlanError::Read { path: shown.clone(), cause };
+        let read = |cause| PlanError::Read {
+            path: shown.clone(),
+            cause,
+        };
         if std::fs::metadata(&path).map_err(read)?.len() > MAX_PLAN_BYTES {
-            return Err(PlanError::Meaning { path: shown, message: format!("over {MAX_PLAN_BYTES} bytes") });
+            return Err(PlanError::Meaning {
+                path: shown,
+                message: format!("over {MAX_PLAN_BYTES} bytes"),
+            });
         }
         let text = std::fs::read_to_string(&path).map_err(read)?;
-        let mut plan: Self = toml::from_str(&text)
-            .map_err(|cause| PlanError::Syntax { path: shown.clone(), cause: Box::new(cause) })?;
+        let mut plan: Self = toml::from_str(&text).map_err(|cause| PlanError::Syntax {
+            path: shown.clone(),
+            cause: Box::new(cause),
+        })?;
         plan.folder = folder.to_path_buf();
-        plan.check().map_err(|message| PlanError::Meaning { path: shown, message })?;
+        plan.check()
+            .map_err(|message| PlanError::Meaning { path: shown, message })?;
         Ok(plan)
     }
 
     fn check(&self) -> Result<(), String> {
         if self.nodes.len() > MAX_NODES {
-            return Err(format!("{} nodes; at most {MAX_NODES} run on one machine", self.nodes.len()));
+            return Err(format!(
+                "{} nodes; at most {MAX_NODES} run on one machine",
+                self.nodes.len()
+            ));
         }
         let aggregators = self.nodes.iter().filter(|node| node.role == "aggregator").count();
         if aggregators != 1 {
-            return Err(format!("{aggregators} nodes have the role aggregator; exactly one is wanted"));
+            return Err(format!(
+                "{aggregators} nodes have the role aggregator; exactly one is wanted"
+            ));
         }
         for node in &self.nodes {
             if !["aggregator", "worker"].contains(&node.role.as_str()) {
-                return Err(format!("node {} has the role {}; worker or aggregator is wanted", node.name, node.role));
+                return Err(format!(
+                    "node {} has the role {}; worker or aggregator is wanted",
+                    node.name, node.role
+                ));
             }
             if !self.participants.contains(&node.participant) {
-                return Err(format!("node {} belongs to {}, who is no participant", node.name, node.participant));
+                return Err(format!(
+                    "node {} belongs to {}, who is no participant",
+                    node.name, node.participant
+                ));
             }
             if node.share == 0 {
                 return Err(format!("node {} has no share of the rows", node.name));
@@ -228,11 +248,15 @@ impl Plan {
     pub fn deal(&self) -> Result<BTreeMap<String, Dealt>, PlanError> {
         let path = self.folder.join(&self.data.file);
         let shown = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|cause| PlanError::Read { path: shown.clone(), cause })?;
+        let text = std::fs::read_to_string(&path).map_err(|cause| PlanError::Read {
+            path: shown.clone(),
+            cause,
+        })?;
         let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-        let header = lines
-            .next()
-            .ok_or_else(|| PlanError::Meaning { path: shown, message: "the file has no header".into() })?;
+        let header = lines.next().ok_or_else(|| PlanError::Meaning {
+            path: shown,
+            message: "the file has no header".into(),
+        })?;
         let mut rows: Vec<&str> = lines.collect();
         shuffle(&mut rows, self.data.seed);
         let shares: u64 = self.nodes.iter().map(|node| u64::from(node.share)).sum();
@@ -277,4 +301,3 @@ fn shuffle(rows: &mut Vec<&str>, seed: u64) {
     keyed.sort_by_key(|(key, _)| *key);
     *rows = keyed.into_iter().map(|(_, row)| row).collect();
 }
-

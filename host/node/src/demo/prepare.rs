@@ -12,8 +12,8 @@ use cloister_data::{DataLimits, Dataset as Rows, Format, Source, salt};
 use cloister_exchange::content::ContentKind;
 use cloister_graph::{Limits as GraphLimits, Model as Forward, Optimizer, TrainOptions, samples, train};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release, ReleasedModel,
-    RoundMode, Rounds, ScalarRange,
+    Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
+    ReleasedModel, RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
 use cloister_tensor::{Digest, safetensors};
@@ -54,7 +54,13 @@ pub struct Prepared {
 }
 
 /// Does it all below `out`, which must be empty or missing.
-pub fn prepare(plan: &Plan, guests: &Path, out: &Path, openvino: Option<&Path>, now: u64) -> Result<Prepared, miette::Report> {
+pub fn prepare(
+    plan: &Plan,
+    guests: &Path,
+    out: &Path,
+    openvino: Option<&Path>,
+    now: u64,
+) -> Result<Prepared, miette::Report> {
     let authority = out.join("authority");
     let (nodes, content) = (out.join("nodes"), out.join("submissions"));
     for folder in [out, nodes.as_path(), content.as_path()] {
@@ -69,7 +75,10 @@ pub fn prepare(plan: &Plan, guests: &Path, out: &Path, openvino: Option<&Path>, 
         let own = nodes.join(&node.name);
         std::fs::create_dir_all(&own).map_err(|cause| cannot("making", &own, &cause))?;
         identity(plan, node, &keys, &own, now)?;
-        let part = dealt.remove(&node.name).unwrap_or(Dealt { text: String::new(), rows: 0 });
+        let part = dealt.remove(&node.name).unwrap_or(Dealt {
+            text: String::new(),
+            rows: 0,
+        });
         rows.insert(node.name.clone(), part.rows);
         datasets.push(dataset(plan, node, &part, &own)?);
     }
@@ -84,10 +93,18 @@ pub fn prepare(plan: &Plan, guests: &Path, out: &Path, openvino: Option<&Path>, 
         participants: plan
             .participants
             .iter()
-            .filter_map(|name| Some(Participant { name: name.clone(), public_key: keys.get(name)?.public() }))
+            .filter_map(|name| {
+                Some(Participant {
+                    name: name.clone(),
+                    public_key: keys.get(name)?.public(),
+                })
+            })
             .collect(),
         nodes: plan.nodes.iter().map(policy_node).collect::<Result<_, _>>()?,
-        model: Model { name: plan.model.name.clone(), weights },
+        model: Model {
+            name: plan.model.name.clone(),
+            weights,
+        },
         modules,
         graphs,
         datasets,
@@ -101,12 +118,22 @@ pub fn prepare(plan: &Plan, guests: &Path, out: &Path, openvino: Option<&Path>, 
         },
         limits: Limits::default(),
         attestation: attestation(&root, openvino)?,
-        release: Release { model: ReleasedModel::Final, recipients: plan.release.recipients.clone() },
+        release: Release {
+            model: ReleasedModel::Final,
+            recipients: plan.release.recipients.clone(),
+        },
     };
     let policy = out.join("policy.toml");
     write(&policy, draft(&agreement).map_err(unreadable)?.as_bytes())?;
     sign(&policy, &keys)?;
-    Ok(Prepared { policy, authority, keys, submissions, nodes, rows })
+    Ok(Prepared {
+        policy,
+        authority,
+        keys,
+        submissions,
+        nodes,
+        rows,
+    })
 }
 
 fn participants(plan: &Plan, folder: &Path) -> Result<BTreeMap<String, SigningKey>, miette::Report> {
@@ -120,7 +147,13 @@ fn participants(plan: &Plan, folder: &Path) -> Result<BTreeMap<String, SigningKe
     Ok(keys)
 }
 
-fn identity(plan: &Plan, node: &NodePlan, keys: &BTreeMap<String, SigningKey>, own: &Path, now: u64) -> Result<(), miette::Report> {
+fn identity(
+    plan: &Plan,
+    node: &NodePlan,
+    keys: &BTreeMap<String, SigningKey>,
+    own: &Path,
+    now: u64,
+) -> Result<(), miette::Report> {
     let key = SigningKey::generate().map_err(|error| fail(Exit::Failed, error))?;
     write_secret(&own.join("node.pem"), key.to_pem().as_bytes())?;
     let participant = keys
@@ -143,7 +176,11 @@ fn role(node: &NodePlan) -> Result<Role, miette::Report> {
 }
 
 fn policy_node(node: &NodePlan) -> Result<Node, miette::Report> {
-    Ok(Node { name: node.name.clone(), role: role(node)?, participant: node.participant.clone() })
+    Ok(Node {
+        name: node.name.clone(),
+        role: role(node)?,
+        participant: node.participant.clone(),
+    })
 }
 
 fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dataset, miette::Report> {
@@ -159,7 +196,12 @@ fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dat
     let file = File::open(&path).map_err(|cause| cannot("opening", &path, &cause))?;
     let source = Source::from_file(path.display().to_string(), file).map_err(unreadable)?;
     let rows = Rows::open(&source, Format::Csv, &spec, &DataLimits::default()).map_err(unreadable)?;
-    Ok(Dataset { node: node.name.clone(), commitment: rows.commitment(&salted), rows: Some(rows.rows()), spec })
+    Ok(Dataset {
+        node: node.name.clone(),
+        commitment: rows.commitment(&salted),
+        rows: Some(rows.rows()),
+        spec,
+    })
 }
 
 /// Writes the initial weights and one graph for each batch size that the row counts need.
@@ -181,11 +223,18 @@ fn graphs(
     let weights = safetensors::write(&forward.initial_weights(), &BTreeMap::new()).map_err(unreadable)?;
     let path = content.join("weights.safetensors");
     write(&path, &weights)?;
-    submissions.push(Submission { kind: ContentKind::Weights, name: model.name.clone(), path });
+    submissions.push(Submission {
+        kind: ContentKind::Weights,
+        name: model.name.clone(),
+        path,
+    });
 
     let aggregators: BTreeSet<&str> = plan.aggregator().map(|node| node.name.as_str()).into_iter().collect();
     let mut graphs = Vec::new();
-    for (base, batch, evaluation) in [("train", plan.training.batch, false), ("evaluate", plan.training.evaluation_batch, true)] {
+    for (base, batch, evaluation) in [
+        ("train", plan.training.batch, false),
+        ("evaluate", plan.training.evaluation_batch, true),
+    ] {
         let rows = datasets
             .iter()
             .filter(|dataset| aggregators.contains(dataset.node.as_str()) == evaluation)
@@ -195,12 +244,25 @@ fn graphs(
             options.weight_decay = plan.training.weight_decay;
             let made = train(&forward, &options).map_err(unreadable)?;
             let graph = if evaluation { made.evaluation } else { made.training };
-            let name = if size == batch as u64 { base.to_owned() } else { format!("{base}@{size}") };
+            let name = if size == batch as u64 {
+                base.to_owned()
+            } else {
+                format!("{base}@{size}")
+            };
             let path = content.join(format!("{}.onnx", name.replace('@', "-")));
             write(&path, graph.bytes())?;
             let rows = u32::try_from(size).unwrap_or(u32::MAX);
-            graphs.push(Graph { name: name.clone(), sha256: Digest::of(graph.bytes()), batch: rows, nodes: None });
-            submissions.push(Submission { kind: ContentKind::Graph, name, path });
+            graphs.push(Graph {
+                name: name.clone(),
+                sha256: Digest::of(graph.bytes()),
+                batch: rows,
+                nodes: None,
+            });
+            submissions.push(Submission {
+                kind: ContentKind::Graph,
+                name,
+                path,
+            });
         }
     }
     Ok((Digest::of(&weights), graphs))
@@ -217,8 +279,16 @@ fn optimizer(plan: &Plan) -> Result<Optimizer, miette::Report> {
     match plan.training.optimizer.as_str() {
         "sgd" => Ok(Optimizer::Sgd),
         "momentum" => Ok(Optimizer::Momentum { momentum: 0.9 }),
-        "adam" => Ok(Optimizer::Adam { beta1: 0.9, beta2: 0.999, epsilon: 1e-8 }),
-        other => Err(failed(Exit::Usage, format!("optimizer {other:?}; sgd, momentum or adam is wanted"), None)),
+        "adam" => Ok(Optimizer::Adam {
+            beta1: 0.9,
+            beta2: 0.999,
+            epsilon: 1e-8,
+        }),
+        other => Err(failed(
+            Exit::Usage,
+            format!("optimizer {other:?}; sgd, momentum or adam is wanted"),
+            None,
+        )),
     }
 }
 
@@ -231,12 +301,21 @@ fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Res
             toml::Value::Integer(value) => Scalar::Integer(*value),
             toml::Value::Float(value) => Scalar::Float(*value),
             toml::Value::String(value) => Scalar::Text(value.clone()),
-            _ => return Err(failed(Exit::Usage, format!("setting {name}: a number, a text or a truth value is wanted"), None)),
+            _ => {
+                return Err(failed(
+                    Exit::Usage,
+                    format!("setting {name}: a number, a text or a truth value is wanted"),
+                    None,
+                ));
+            }
         };
         settings.insert(name.clone(), scalar);
     }
     let mut made = Vec::new();
-    for (name, module_role) in [(&training.trainer, ModuleRole::Trainer), (&training.aggregator, ModuleRole::Aggregator)] {
+    for (name, module_role) in [
+        (&training.trainer, ModuleRole::Trainer),
+        (&training.aggregator, ModuleRole::Aggregator),
+    ] {
         let path = guests.join(format!("{name}.wasm"));
         let wasm = std::fs::read(&path).map_err(|cause| {
             failed(
@@ -247,18 +326,33 @@ fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Res
         })?;
         let trainer = module_role == ModuleRole::Trainer;
         let range = |min, max| ScalarRange { min, max };
-        let scalars = [("learning_rate".to_owned(), range(0.0, 1.0)), ("step".to_owned(), range(1.0, 1e9))];
+        let scalars = [
+            ("learning_rate".to_owned(), range(0.0, 1.0)),
+            ("step".to_owned(), range(1.0, 1e9)),
+        ];
         made.push(Module {
             name: name.clone(),
             role: module_role,
             sha256: Digest::of(&wasm),
             tensor_access: TensorAccess::Handles,
-            settings: if trainer { std::mem::take(&mut settings) } else { BTreeMap::new() },
-            scalars: if trainer { scalars.into_iter().collect() } else { BTreeMap::new() },
+            settings: if trainer {
+                std::mem::take(&mut settings)
+            } else {
+                BTreeMap::new()
+            },
+            scalars: if trainer {
+                scalars.into_iter().collect()
+            } else {
+                BTreeMap::new()
+            },
             reads: if trainer { vec!["loss".into()] } else { Vec::new() },
             nodes: None,
         });
-        submissions.push(Submission { kind: ContentKind::Module, name: name.clone(), path });
+        submissions.push(Submission {
+            kind: ContentKind::Module,
+            name: name.clone(),
+            path,
+        });
     }
     Ok(made)
 }
@@ -288,7 +382,11 @@ fn sign(path: &Path, keys: &BTreeMap<String, SigningKey>) -> Result<(), miette::
 }
 
 /// Writes a node's file. An aggregator listens at a port that the system chooses.
-pub fn write_node_file(prepared: &Prepared, node: &NodePlan, aggregator: Option<&str>) -> Result<PathBuf, miette::Report> {
+pub fn write_node_file(
+    prepared: &Prepared,
+    node: &NodePlan,
+    aggregator: Option<&str>,
+) -> Result<PathBuf, miette::Report> {
     let own = prepared.nodes.join(&node.name);
     let reach = match aggregator {
         Some(address) => format!("aggregator = \"{address}\"\n"),

@@ -72,12 +72,20 @@ impl Processes {
     /// No nodes yet; their logs will lie in `logs`.
     pub fn new(logs: &Path) -> Self {
         let (sender, told) = mpsc::channel();
-        Self { running: Vec::new(), logs: logs.to_path_buf(), sender, told }
+        Self {
+            running: Vec::new(),
+            logs: logs.to_path_buf(),
+            sender,
+            told,
+        }
     }
 
     /// Starts `cloister ROLE --config FILE -o json`.
     pub fn start(&mut self, node: &str, role: &str, config: &Path) -> Result<(), ProcessError> {
-        let failed = |cause| ProcessError::Start { node: node.into(), cause };
+        let failed = |cause| ProcessError::Start {
+            node: node.into(),
+            cause,
+        };
         let log = self.logs.join(format!("{node}.log"));
         let log_file = std::fs::File::create(&log).map_err(failed)?;
         let mut child = Command::new(own_binary())
@@ -105,7 +113,11 @@ impl Processes {
                 }
             });
         }
-        self.running.push(Running { node: node.into(), child, log });
+        self.running.push(Running {
+            node: node.into(),
+            child,
+            log,
+        });
         Ok(())
     }
 
@@ -186,7 +198,9 @@ impl Drop for Processes {
 }
 
 fn ended(running: &Running, status: ExitStatus) -> ProcessError {
-    let text = std::fs::read(&running.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default();
+    let text = std::fs::read(&running.log)
+        .map(|bytes| String::from_utf8_lossy(&bytes).into_owned())
+        .unwrap_or_default();
     let lines: Vec<_> = text.lines().collect();
     ProcessError::Ended {
         node: running.node.clone(),

@@ -187,7 +187,11 @@ pub struct Engine {
 
 impl Default for Engine {
     fn default() -> Self {
-        Self { backend: EngineChoice::Auto, threads: 1, openvino_dir: None }
+        Self {
+            backend: EngineChoice::Auto,
+            threads: 1,
+            openvino_dir: None,
+        }
     }
 }
 
@@ -268,7 +272,10 @@ impl NodeConfig {
     /// Reads and checks a node file; relative paths become relative to its folder.
     pub fn load(path: &Path) -> Result<Self, ConfigError> {
         let shown = path.display().to_string();
-        let read = |cause| ConfigError::Read { path: shown.clone(), cause };
+        let read = |cause| ConfigError::Read {
+            path: shown.clone(),
+            cause,
+        };
         let bytes = std::fs::metadata(path).map_err(read)?.len();
         if bytes > MAX_NODE_FILE_BYTES {
             return Err(ConfigError::TooLarge { path: shown, bytes });
@@ -282,9 +289,16 @@ impl NodeConfig {
     /// Parses the text of a node file; `shown` names it in errors.
     pub fn parse(text: &str, shown: &str) -> Result<Self, ConfigError> {
         let config: Self = toml::from_str(text).map_err(|error| syntax(text, shown, &error))?;
-        let meaning = |message: &str| Err(ConfigError::Meaning { path: shown.into(), message: message.into() });
+        let meaning = |message: &str| {
+            Err(ConfigError::Meaning {
+                path: shown.into(),
+                message: message.into(),
+            })
+        };
         if config.listen.is_some() == config.aggregator.is_some() {
-            return meaning("exactly one of `listen` (an aggregator's address) and `aggregator` (whom a worker dials) is wanted");
+            return meaning(
+                "exactly one of `listen` (an aggregator's address) and `aggregator` (whom a worker dials) is wanted",
+            );
         }
         if config.listen.is_some() && config.proxy.is_some() {
             return meaning("`proxy` is for nodes that dial out; this one listens");
@@ -339,7 +353,13 @@ fn syntax(text: &str, shown: &str, error: &toml::de::Error) -> ConfigError {
         })
         .map(|(_, known)| format!("; did you mean `{known}`?"))
         .unwrap_or_default();
-    ConfigError::Syntax { path: shown.into(), line, column, message, hint }
+    ConfigError::Syntax {
+        path: shown.into(),
+        line,
+        column,
+        message,
+        hint,
+    }
 }
 
 fn unknown_key(message: &str) -> Option<&str> {
@@ -384,8 +404,16 @@ authority = "authority"
     fn contradictions_are_refused() {
         for (from, to, wanted) in [
             ("aggregator = \"127.0.0.1:7700\"", "", "exactly one of `listen`"),
-            ("provider =", "listen = \"127.0.0.1:1\"\nprovider =", "exactly one of `listen`"),
-            ("[simulated]\nauthority = \"authority\"", "", "wants a section [simulated]"),
+            (
+                "provider =",
+                "listen = \"127.0.0.1:1\"\nprovider =",
+                "exactly one of `listen`",
+            ),
+            (
+                "[simulated]\nauthority = \"authority\"",
+                "",
+                "wants a section [simulated]",
+            ),
             ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
             ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
             ("name = \"worker-a\"", "name = 7", "invalid type"),

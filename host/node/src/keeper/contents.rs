@@ -21,14 +21,22 @@ pub fn named(policy: &Policy) -> Vec<Wanted> {
     let mut wanted: Vec<_> = policy
         .modules
         .iter()
-        .map(|module| Wanted { kind: ContentKind::Module, name: module.name.clone(), digest: module.sha256 })
+        .map(|module| Wanted {
+            kind: ContentKind::Module,
+            name: module.name.clone(),
+            digest: module.sha256,
+        })
         .chain(policy.graphs.iter().map(|graph| Wanted {
             kind: ContentKind::Graph,
             name: graph.name.clone(),
             digest: graph.sha256,
         }))
         .collect();
-    wanted.push(Wanted { kind: ContentKind::Weights, name: policy.model.name.clone(), digest: policy.model.weights });
+    wanted.push(Wanted {
+        kind: ContentKind::Weights,
+        name: policy.model.name.clone(),
+        digest: policy.model.weights,
+    });
     wanted
 }
 
@@ -36,7 +44,11 @@ pub fn named(policy: &Policy) -> Vec<Wanted> {
 pub fn needed(policy: &Policy, node: &str, role: Role) -> Vec<Wanted> {
     let modules = policy.modules_for(node).into_iter();
     let mut wanted: Vec<_> = modules
-        .map(|module| Wanted { kind: ContentKind::Module, name: module.name.clone(), digest: module.sha256 })
+        .map(|module| Wanted {
+            kind: ContentKind::Module,
+            name: module.name.clone(),
+            digest: module.sha256,
+        })
         .collect();
     wanted.extend(policy.graphs_for(node).into_iter().map(|graph| Wanted {
         kind: ContentKind::Graph,
@@ -44,16 +56,27 @@ pub fn needed(policy: &Policy, node: &str, role: Role) -> Vec<Wanted> {
         digest: graph.sha256,
     }));
     if role == Role::Aggregator {
-        wanted.push(Wanted { kind: ContentKind::Weights, name: policy.model.name.clone(), digest: policy.model.weights });
+        wanted.push(Wanted {
+            kind: ContentKind::Weights,
+            name: policy.model.name.clone(),
+            digest: policy.model.weights,
+        });
     }
     wanted
 }
 
 /// Takes from the node's folders what is there and has the right digest; gives what is still missing.
-pub fn from_folders(config: &NodeConfig, policy: &Policy, wanted: &[Wanted]) -> Result<(Contents, Vec<Wanted>), miette::Report> {
+pub fn from_folders(
+    config: &NodeConfig,
+    policy: &Policy,
+    wanted: &[Wanted],
+) -> Result<(Contents, Vec<Wanted>), miette::Report> {
     let limit = policy.limits.content_mib << 20;
     let mut by_digest: BTreeMap<Digest, Bytes> = BTreeMap::new();
-    for folder in [Some(&config.content), config.modules.as_ref(), config.graphs.as_ref()].into_iter().flatten() {
+    for folder in [Some(&config.content), config.modules.as_ref(), config.graphs.as_ref()]
+        .into_iter()
+        .flatten()
+    {
         if folder.dir.is_dir() {
             take_folder(&folder.dir, limit, wanted, &mut by_digest)?;
         }
@@ -70,8 +93,14 @@ pub fn from_folders(config: &NodeConfig, policy: &Policy, wanted: &[Wanted]) -> 
     Ok((found, missing))
 }
 
-fn take_folder(dir: &Path, limit: u64, wanted: &[Wanted], into: &mut BTreeMap<Digest, Bytes>) -> Result<(), miette::Report> {
-    let unreadable = |cause: std::io::Error| failed(Exit::Usage, format!("{} cannot be read: {cause}", dir.display()), None);
+fn take_folder(
+    dir: &Path,
+    limit: u64,
+    wanted: &[Wanted],
+    into: &mut BTreeMap<Digest, Bytes>,
+) -> Result<(), miette::Report> {
+    let unreadable =
+        |cause: std::io::Error| failed(Exit::Usage, format!("{} cannot be read: {cause}", dir.display()), None);
     for entry in std::fs::read_dir(dir).map_err(unreadable)? {
         let path = entry.map_err(unreadable)?.path();
         let small = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= limit);
@@ -90,7 +119,13 @@ fn take_folder(dir: &Path, limit: u64, wanted: &[Wanted], into: &mut BTreeMap<Di
 /// Keeps fetched content in the node's content folder, under its digest.
 pub fn keep(dir: &Path, digest: &Digest, bytes: &[u8]) -> Result<(), miette::Report> {
     let path = dir.join(digest.to_string());
-    let cannot = |cause: std::io::Error| failed(Exit::Failed, format!("{} cannot be written: {cause}", path.display()), None);
+    let cannot = |cause: std::io::Error| {
+        failed(
+            Exit::Failed,
+            format!("{} cannot be written: {cause}", path.display()),
+            None,
+        )
+    };
     std::fs::create_dir_all(dir).map_err(cannot)?;
     let mut fresh = tempfile::NamedTempFile::new_in(dir).map_err(cannot)?;
     std::io::Write::write_all(&mut fresh, bytes).map_err(cannot)?;
@@ -100,7 +135,9 @@ pub fn keep(dir: &Path, digest: &Digest, bytes: &[u8]) -> Result<(), miette::Rep
 
 /// The missing content in words: kind, name, digest.
 pub fn in_words(missing: &[Wanted]) -> String {
-    let words: Vec<_> =
-        missing.iter().map(|item| format!("{} {} ({})", item.kind.as_str(), item.name, item.digest.short())).collect();
+    let words: Vec<_> = missing
+        .iter()
+        .map(|item| format!("{} {} ({})", item.kind.as_str(), item.name, item.digest.short()))
+        .collect();
     words.join(", ")
 }

@@ -13,7 +13,7 @@ use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role, Sig
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
 use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
-use cloister_policy::{Policy, SignedPolicy, Signatures};
+use cloister_policy::{Policy, Signatures, SignedPolicy};
 use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide};
 
 use crate::process;
@@ -57,7 +57,11 @@ impl Keeper {
         check_own_place(&config, &policy, &identity, role)?;
         let now = now_unix_s();
         let simulated = config.simulated.as_ref().ok_or_else(|| {
-            failed(Exit::Usage, "this node file names no quote provider that this machine has", Some("add [simulated]".into()))
+            failed(
+                Exit::Usage,
+                "this node file names no quote provider that this machine has",
+                Some("add [simulated]".into()),
+            )
         })?;
         if !policy.attestation.simulated {
             return Err(failed(
@@ -98,7 +102,11 @@ impl Keeper {
     pub fn certificate(&self, state: State) -> Result<Arc<RaTlsIdentity>, miette::Report> {
         let mut entries = self.host_files.clone();
         let expected = self.policy.expected_entries(&self.config.name, state).ok_or_else(|| {
-            failed(Exit::Denied, format!("the policy names no node {}", self.config.name), None)
+            failed(
+                Exit::Denied,
+                format!("the policy names no node {}", self.config.name),
+                None,
+            )
         })?;
         entries.extend(expected);
         let measurement = Measurement::new(entries).map_err(|error| fail(Exit::Failed, error))?;
@@ -116,7 +124,10 @@ impl Keeper {
 
     /// This side of sessions, showing that certificate.
     pub fn side(&self, certificate: &Arc<RaTlsIdentity>) -> NodeSide {
-        NodeSide { identity: Arc::clone(certificate), quotes: self.quotes.clone() }
+        NodeSide {
+            identity: Arc::clone(certificate),
+            quotes: self.quotes.clone(),
+        }
     }
 
     /// Everything that sessions need, showing that certificate.
@@ -136,17 +147,23 @@ pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, miette::Report> 
     let cannot = |cause: std::io::Error| failed(Exit::Usage, format!("{shown} cannot be read: {cause}"), None);
     let bytes = std::fs::metadata(path).map_err(cannot)?.len();
     if bytes > limit {
-        return Err(failed(Exit::Usage, format!("{shown} has {bytes} bytes; at most {limit} are read"), None));
+        return Err(failed(
+            Exit::Usage,
+            format!("{shown} has {bytes} bytes; at most {limit} are read"),
+            None,
+        ));
     }
     std::fs::read(path).map_err(cannot)
 }
 
 /// Reads a policy and the signatures beside it, and verifies them.
 pub fn load_policy(path: &Path) -> Result<SignedPolicy, miette::Report> {
-    let policy = Policy::parse(&read_bounded(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
+    let policy =
+        Policy::parse(&read_bounded(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
     let beside = path.with_added_extension("sigs");
     let signatures = if beside.exists() {
-        Signatures::parse(&read_bounded(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string()).map_err(unreadable)?
+        Signatures::parse(&read_bounded(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string())
+            .map_err(unreadable)?
     } else {
         Signatures::default()
     };
@@ -175,26 +192,47 @@ pub fn load_verifier(trust_root: &Path, policy: &Policy) -> Result<Verifier, mie
 
 fn load_identity(config: &NodeConfig) -> Result<NodeIdentity, miette::Report> {
     let pem = zeroize::Zeroizing::new(read_bounded(&config.node_key, MAX_KEY_BYTES)?);
-    let text = std::str::from_utf8(&pem)
-        .map_err(|_| failed(Exit::Usage, format!("{} is not a PEM file", config.node_key.display()), None))?;
+    let text = std::str::from_utf8(&pem).map_err(|_| {
+        failed(
+            Exit::Usage,
+            format!("{} is not a PEM file", config.node_key.display()),
+            None,
+        )
+    })?;
     let key = SigningKey::from_pem(text).map_err(unreadable)?;
     let text = read_bounded(&config.credential, MAX_CREDENTIAL_BYTES as u64)?;
-    let text = String::from_utf8(text)
-        .map_err(|_| failed(Exit::Usage, format!("{} is not text", config.credential.display()), None))?;
+    let text = String::from_utf8(text).map_err(|_| {
+        failed(
+            Exit::Usage,
+            format!("{} is not text", config.credential.display()),
+            None,
+        )
+    })?;
     let credential = Credential::parse(&text).map_err(unreadable)?;
     Ok(NodeIdentity { key, credential })
 }
 
 /// Peers would refuse all of these; saying so at start saves the search.
-fn check_own_place(config: &NodeConfig, policy: &Policy, identity: &NodeIdentity, role: Role) -> Result<(), miette::Report> {
+fn check_own_place(
+    config: &NodeConfig,
+    policy: &Policy,
+    identity: &NodeIdentity,
+    role: Role,
+) -> Result<(), miette::Report> {
     let denied = |message: String, help: &str| Err(failed(Exit::Denied, message, Some(help.to_owned())));
     let fields = &identity.credential.fields;
     let Some(node) = policy.node(&config.name) else {
-        return denied(format!("the policy names no node {}", config.name), "check `name` in the node file");
+        return denied(
+            format!("the policy names no node {}", config.name),
+            "check `name` in the node file",
+        );
     };
     if node.role != role {
         return denied(
-            format!("the policy gives {} the role {}, but it was started as {role}", node.name, node.role),
+            format!(
+                "the policy gives {} the role {}, but it was started as {role}",
+                node.name, node.role
+            ),
             "start it by the command of its role",
         );
     }
@@ -221,7 +259,11 @@ fn simulated_td(simulated: &Simulated) -> Result<SimulatedTd, miette::Report> {
         set_register(key, text.as_deref(), register)?;
     }
     let texts = [&simulated.rtmr0, &simulated.rtmr1, &simulated.rtmr2, &simulated.rtmr3];
-    for ((key, text), register) in ["rtmr0", "rtmr1", "rtmr2", "rtmr3"].into_iter().zip(texts).zip(&mut values.rtmr) {
+    for ((key, text), register) in ["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
+        .into_iter()
+        .zip(texts)
+        .zip(&mut values.rtmr)
+    {
         set_register(key, text.as_deref(), register)?;
     }
     set_register("attributes", simulated.attributes.as_deref(), &mut values.attributes)?;
@@ -231,7 +273,13 @@ fn simulated_td(simulated: &Simulated) -> Result<SimulatedTd, miette::Report> {
 
 fn set_register<const N: usize>(key: &str, text: Option<&str>, register: &mut [u8; N]) -> Result<(), miette::Report> {
     let Some(text) = text else { return Ok(()) };
-    let bad = || failed(Exit::Usage, format!("[simulated] {key}: {N} bytes in hexadecimal are wanted"), None);
+    let bad = || {
+        failed(
+            Exit::Usage,
+            format!("[simulated] {key}: {N} bytes in hexadecimal are wanted"),
+            None,
+        )
+    };
     if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return Err(bad());
     }

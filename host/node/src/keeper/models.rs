@@ -41,5 +41,8 @@ impl ModelBuffer for SharedBuffer {
 }
 
 fn refused(bytes: u64, error: &dyn std::fmt::Display) -> SinkError {
-    SinkError { bytes, cause: error.to_string() }
+    SinkError {
+        bytes,
+        cause: error.to_string(),
+    }
 }

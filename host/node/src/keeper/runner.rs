@@ -23,7 +23,10 @@ pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Repor
     if engine.backend == EngineChoice::Tract {
         return Ok(None);
     }
-    let named = engine.openvino_dir.clone().or_else(|| std::env::var_os("CLOISTER_OPENVINO_DIR").map(PathBuf::from));
+    let named = engine
+        .openvino_dir
+        .clone()
+        .or_else(|| std::env::var_os("CLOISTER_OPENVINO_DIR").map(PathBuf::from));
     match named {
         Some(folder) if folder.is_dir() => Ok(Some(folder)),
         Some(folder) => Err(failed(
@@ -74,16 +77,25 @@ impl Keeper {
             })?;
             let shown = file.path.display().to_string();
             let format = Format::of_name(&shown).ok_or_else(|| {
-                failed(Exit::Usage, format!("{shown}: a name that ends in .csv or .parquet is wanted"), None)
+                failed(
+                    Exit::Usage,
+                    format!("{shown}: a name that ends in .csv or .parquet is wanted"),
+                    None,
+                )
             })?;
             let salt = salt::read(&file.salt_path()).map_err(unreadable)?;
             let open = File::open(&file.path)
                 .map_err(|cause| failed(Exit::Usage, format!("{shown} cannot be opened: {cause}"), None))?;
-            let info = runner.open_dataset(&shown, open, format, &dataset.spec, &salt).map_err(|error| fail(Exit::Usage, error))?;
+            let info = runner
+                .open_dataset(&shown, open, format, &dataset.spec, &salt)
+                .map_err(|error| fail(Exit::Usage, error))?;
             if info.commitment != dataset.commitment {
                 return Err(failed(
                     Exit::Denied,
-                    format!("{shown} is not the dataset {name} of the policy: commitment seen {}, wanted {}", info.commitment, dataset.commitment),
+                    format!(
+                        "{shown} is not the dataset {name} of the policy: commitment seen {}, wanted {}",
+                        info.commitment, dataset.commitment
+                    ),
                     Some("put back the file (and its salt) that was committed to, or agree on a new policy".into()),
                 ));
             }
@@ -97,11 +109,15 @@ impl Keeper {
         for (item, bytes) in contents {
             match item.kind {
                 ContentKind::Module => {
-                    let info = runner.load_module(&item.name, bytes).map_err(|error| fail(Exit::Failed, error))?;
+                    let info = runner
+                        .load_module(&item.name, bytes)
+                        .map_err(|error| fail(Exit::Failed, error))?;
                     tracing::info!("module {} ({}), {}", item.name, info.world, item.digest.short());
                 }
                 ContentKind::Graph => {
-                    runner.load_graph(&item.name, bytes).map_err(|error| fail(Exit::Failed, error))?;
+                    runner
+                        .load_graph(&item.name, bytes)
+                        .map_err(|error| fail(Exit::Failed, error))?;
                     tracing::info!("graph {}, {}", item.name, item.digest.short());
                 }
                 ContentKind::Weights => {}
@@ -113,13 +129,25 @@ impl Keeper {
 
 /// The one module of a role that a node runs.
 pub fn only_module<'a>(policy: &'a Policy, node: &str, role: ModuleRole) -> Result<&'a Module, miette::Report> {
-    let mut modules = policy.modules_for(node).into_iter().filter(|module| module.role == role);
+    let mut modules = policy
+        .modules_for(node)
+        .into_iter()
+        .filter(|module| module.role == role);
     match (modules.next(), modules.next()) {
         (Some(module), None) => Ok(module),
-        (None, _) => Err(failed(Exit::Denied, format!("the policy gives {node} no module with the role {}", role.as_str()), None)),
+        (None, _) => Err(failed(
+            Exit::Denied,
+            format!("the policy gives {node} no module with the role {}", role.as_str()),
+            None,
+        )),
         (Some(first), Some(second)) => Err(failed(
             Exit::Denied,
-            format!("the policy gives {node} two modules with the role {}: {} and {}", role.as_str(), first.name, second.name),
+            format!(
+                "the policy gives {node} two modules with the role {}: {} and {}",
+                role.as_str(),
+                first.name,
+                second.name
+            ),
             Some("name the `nodes` of each".into()),
         )),
     }
@@ -133,15 +161,29 @@ pub fn settings(module: &Module) -> std::collections::BTreeMap<String, SettingVa
         Scalar::Float(value) => SettingValue::Number(*value),
         Scalar::Text(value) => SettingValue::Text(value.clone()),
     };
-    module.settings.iter().map(|(name, scalar)| (name.clone(), value(scalar))).collect()
+    module
+        .settings
+        .iter()
+        .map(|(name, scalar)| (name.clone(), value(scalar)))
+        .collect()
 }
 
 /// What the policy grants a module, as the sandbox takes it.
 pub fn grants(module: &Module) -> Grants {
-    let range = |range: &Range| ScalarRange { min: range.min, max: range.max };
+    let range = |range: &Range| ScalarRange {
+        min: range.min,
+        max: range.max,
+    };
     Grants {
-        tensor_access: TensorAccess { read: module.tensor_access.may_read(), write: module.tensor_access.may_write() },
-        scalars: module.scalars.iter().map(|(name, allowed)| (name.clone(), range(allowed))).collect(),
+        tensor_access: TensorAccess {
+            read: module.tensor_access.may_read(),
+            write: module.tensor_access.may_write(),
+        },
+        scalars: module
+            .scalars
+            .iter()
+            .map(|(name, allowed)| (name.clone(), range(allowed)))
+            .collect(),
         reads: module.reads.iter().cloned().collect(),
     }
 }
@@ -167,5 +209,10 @@ pub fn round_timeout(policy: &Policy) -> Duration {
 
 /// The graphs among a node's whose names start with `base`.
 pub fn graphs_named(policy: &Policy, node: &str, base: &str) -> BTreeSet<String> {
-    policy.graphs_for(node).into_iter().filter(|graph| graph.base_name() == base).map(|graph| graph.name.clone()).collect()
+    policy
+        .graphs_for(node)
+        .into_iter()
+        .filter(|graph| graph.base_name() == base)
+        .map(|graph| graph.name.clone())
+        .collect()
 }

@@ -6,7 +6,6 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cloister_attestation::State;
 use cloister_attestation::identity::Role;
 use cloister_exchange::aggregator::{AggregatorOptions, StartingPoint, prepare};
@@ -81,9 +80,16 @@ pub fn run(args: AggregatorArgs, _out: &mut Ui) -> Result<Exit, miette::Report> 
 }
 
 fn open_vault(keeper: &Keeper) -> Result<Option<Vault>, miette::Report> {
-    let Some(files) = &keeper.config.vault else { return Ok(None) };
+    let Some(files) = &keeper.config.vault else {
+        return Ok(None);
+    };
     let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
-    let counter = || files.last_seen.as_ref().map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>);
+    let counter = || {
+        files
+            .last_seen
+            .as_ref()
+            .map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>)
+    };
     let vault = if files.path.join("index").exists() {
         Vault::open(&files.path, key, counter(), Access::Write)
     } else {
@@ -104,7 +110,10 @@ async fn collect(
     teller: Teller,
     cancel: &CancellationToken,
 ) -> Result<SocketAddr, miette::Report> {
-    let address = keeper.config.listen.ok_or_else(|| failed(Exit::Usage, "an aggregator's node file wants `listen`", None))?;
+    let address = keeper
+        .config
+        .listen
+        .ok_or_else(|| failed(Exit::Usage, "an aggregator's node file wants `listen`", None))?;
     let store = open_store(keeper).await?;
     let named = contents::named(&keeper.policy);
     let missing = || contents::from_folders(&keeper.config, &keeper.policy, &named).map(|(_, missing)| missing);
@@ -115,7 +124,9 @@ async fn collect(
     // With port 0 the system chose one; the members that were told of it must find the aggregator there again.
     let address = listener.address();
     teller.tell(&Event::measured("bootstrap", &certificate));
-    teller.tell(&Event::Listening { address: address.to_string() });
+    teller.tell(&Event::Listening {
+        address: address.to_string(),
+    });
     let done = CancellationToken::new();
     let service = FederationService {
         policy: Arc::clone(&keeper.policy),
@@ -154,9 +165,13 @@ async fn collect(
 
 async fn open_store(keeper: &Keeper) -> Result<ContentStore, miette::Report> {
     let limit = keeper.policy.limits.content_mib << 20;
-    ContentStore::open(keeper.config.content.dir.clone(), contents::named(&keeper.policy), limit)
-        .await
-        .map_err(|error| fail(Exit::Failed, error))
+    ContentStore::open(
+        keeper.config.content.dir.clone(),
+        contents::named(&keeper.policy),
+        limit,
+    )
+    .await
+    .map_err(|error| fail(Exit::Failed, error))
 }
 
 async fn listen(
@@ -165,9 +180,14 @@ async fn listen(
     certificate: &Arc<cloister_attestation::RaTlsIdentity>,
 ) -> Result<Listener, miette::Report> {
     let refused: cloister_session::OnRefused = Arc::new(|error| tracing::warn!("not let in: {error}"));
-    Listener::bind(keeper.local(certificate), &address.to_string(), ListenLimits::default(), refused)
-        .await
-        .map_err(|error| fail(Exit::Failed, error))
+    Listener::bind(
+        keeper.local(certificate),
+        &address.to_string(),
+        ListenLimits::default(),
+        refused,
+    )
+    .await
+    .map_err(|error| fail(Exit::Failed, error))
 }
 
 /// As a member: all content is there, loaded and measured; runs the rounds.
@@ -181,7 +201,11 @@ async fn federate(
 ) -> Result<Exit, miette::Report> {
     let (contents, missing) = contents::from_folders(&keeper.config, &keeper.policy, &contents::named(&keeper.policy))?;
     if !missing.is_empty() {
-        return Err(failed(Exit::Failed, format!("content vanished: {}", contents::in_words(&missing)), None));
+        return Err(failed(
+            Exit::Failed,
+            format!("content vanished: {}", contents::in_words(&missing)),
+            None,
+        ));
     }
     let weights = initial_weights(&keeper, &contents)?;
     let name = keeper.config.name.clone();
@@ -197,7 +221,11 @@ async fn federate(
     };
     teller.tell(&Event::measured("member", &certificate));
     let module = tools::only_module(&keeper.policy, &name, ModuleRole::Aggregator)?.clone();
-    let dataset = keeper.policy.datasets_for(&name).first().map(|dataset| dataset.name().to_owned());
+    let dataset = keeper
+        .policy
+        .datasets_for(&name)
+        .first()
+        .map(|dataset| dataset.name().to_owned());
     let work = Work {
         statistics: statistics(evaluation.as_ref()),
         evaluation,
@@ -206,7 +234,6 @@ async fn federate(
         module,
         dataset,
         vault,
-        teller,
     };
     let options = AggregatorOptions {
         policy: Arc::clone(&keeper.policy),
@@ -214,7 +241,11 @@ async fn federate(
         identity: Arc::clone(&keeper.identity),
         verifier: Arc::clone(&keeper.verifier),
         clock: keeper.clock(),
-        start: StartingPoint { model: weights, next_round: 1, previous: None },
+        start: StartingPoint {
+            model: weights,
+            next_round: 1,
+            previous: None,
+        },
         gather_ms: None,
         update_slots: 2,
         sink: Arc::new(SharedSink::new(keeper.policy.limits.update_mib << 20)),
@@ -223,7 +254,9 @@ async fn federate(
     };
     let (handle, driver) = prepare(options).map_err(|error| fail(Exit::Failed, error))?;
     let listener = listen(&keeper, address, &certificate).await?;
-    teller.tell(&Event::Listening { address: listener.address().to_string() });
+    teller.tell(&Event::Listening {
+        address: listener.address().to_string(),
+    });
     let service = FederationService {
         policy: Arc::clone(&keeper.policy),
         clock: keeper.clock(),
@@ -235,7 +268,23 @@ async fn federate(
     let end = driver.run(Box::new(work)).await;
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL, serving).await;
-    end.map_err(|error| fail(Exit::Failed, error))?;
+    let end = end.map_err(|error| fail(Exit::Failed, error))?;
+    if let Some(record) = end.records.last() {
+        let metric = |wanted: &str| {
+            record
+                .receipt
+                .metrics
+                .iter()
+                .find(|(name, _)| name == wanted)
+                .map(|(_, value)| *value)
+        };
+        teller.tell(&Event::Finished {
+            rounds: record.receipt.round,
+            model: record.receipt.model_after.to_string(),
+            loss: metric("loss"),
+            accuracy: metric("accuracy"),
+        });
+    }
     Ok(Exit::Done)
 }
 
@@ -245,13 +294,20 @@ fn initial_weights(keeper: &Keeper, contents: &Contents) -> Result<TensorMap, mi
         .find(|(item, _)| item.kind == ContentKind::Weights)
         .map(|(_, bytes)| bytes.clone())
         .ok_or_else(|| failed(Exit::Failed, "the initial weights are missing", None))?;
-    let limits = ReadLimits { max_bytes: keeper.policy.limits.update_mib << 20, ..ReadLimits::default() };
+    let limits = ReadLimits {
+        max_bytes: keeper.policy.limits.update_mib << 20,
+        ..ReadLimits::default()
+    };
     safetensors::read(bytes, &limits).map_err(unreadable)
 }
 
 fn evaluation_graph(contents: &Contents) -> Result<Option<EngineGraph>, miette::Report> {
-    let graph = contents.iter().find(|(item, _)| item.kind == ContentKind::Graph && item.name == "evaluate");
-    graph.map(|(_, bytes)| EngineGraph::load(bytes).map_err(unreadable)).transpose()
+    let graph = contents
+        .iter()
+        .find(|(item, _)| item.kind == ContentKind::Graph && item.name == "evaluate");
+    graph
+        .map(|(_, bytes)| EngineGraph::load(bytes).map_err(unreadable))
+        .transpose()
 }
 
 fn statistics(evaluation: Option<&EngineGraph>) -> BTreeSet<String> {
@@ -273,7 +329,6 @@ struct Work {
     evaluation: Option<EngineGraph>,
     statistics: BTreeSet<String>,
     vault: Option<Vault>,
-    teller: Teller,
 }
 
 impl Work {
@@ -288,7 +343,12 @@ impl Work {
 }
 
 impl AggregatorWork for Work {
-    fn aggregate(&mut self, round: &RoundInfo, model: &TensorMap, updates: &mut UpdateStream) -> Result<Aggregate, WorkError> {
+    fn aggregate(
+        &mut self,
+        round: &RoundInfo,
+        model: &TensorMap,
+        updates: &mut UpdateStream,
+    ) -> Result<Aggregate, WorkError> {
         let policy = &self.keeper.policy;
         let request = AggregateRequest {
             module: self.module.name.clone(),
@@ -315,12 +375,20 @@ impl AggregatorWork for Work {
         for line in &reply.log {
             tracing::info!("module {}: {line}", self.module.name);
         }
-        let model = reply.tensors.to_map().map_err(|error| WorkError::new("reading the aggregate", error))?;
-        Ok(Aggregate { model, metrics: reply.metrics })
+        let model = reply
+            .tensors
+            .to_map()
+            .map_err(|error| WorkError::new("reading the aggregate", error))?;
+        Ok(Aggregate {
+            model,
+            metrics: reply.metrics,
+        })
     }
 
     fn evaluate(&mut self, _round: &RoundInfo, model: &TensorMap) -> Result<Vec<(String, f64)>, WorkError> {
-        let Some(dataset) = &self.dataset else { return Ok(Vec::new()) };
+        let Some(dataset) = &self.dataset else {
+            return Ok(Vec::new());
+        };
         let policy = &self.keeper.policy;
         let graphs = tools::graphs_named(policy, &self.keeper.config.name, "evaluate");
         if graphs.is_empty() {
@@ -355,15 +423,6 @@ impl AggregatorWork for Work {
                 seal(vault, ONNX_FILE, &onnx)?;
             }
         }
-        if last {
-            let metric = |wanted: &str| record.receipt.metrics.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
-            self.teller.tell(&Event::Finished {
-                rounds: record.receipt.round,
-                model: Digest::of(&Bytes::from(file)).to_string(),
-                loss: metric("loss"),
-                accuracy: metric("accuracy"),
-            });
-        }
         Ok(())
     }
 }
@@ -383,6 +442,8 @@ pub(super) fn call_round(round: &RoundInfo, node: &str) -> cloister_sandbox::Rou
     cloister_sandbox::RoundInfo {
         index: u32::try_from(round.round).unwrap_or(u32::MAX),
         count: u32::try_from(round.rounds).unwrap_or(u32::MAX),
-        seed: u64::from_be_bytes([bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7]]),
+        seed: u64::from_be_bytes([
+            bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
+        ]),
     }
 }

@@ -13,7 +13,12 @@ impl Progress for Watch {
         tracing::info!("{happening}");
         match happening {
             Happening::Waiting { why } => self.0.tell(&Event::Waiting { what: why.clone() }),
-            Happening::Verified { node, role, measurement, simulated } => self.0.tell(&Event::Peer {
+            Happening::Verified {
+                node,
+                role,
+                measurement,
+                simulated,
+            } => self.0.tell(&Event::Peer {
                 name: node.clone(),
                 role: role.clone(),
                 verdict: "accepted".into(),
@@ -21,7 +26,12 @@ impl Progress for Watch {
                 simulated: *simulated,
             }),
             Happening::RoundDone(line) => {
-                let metric = |wanted: &str| line.metrics.iter().find(|(name, _)| name == wanted).map(|(_, value)| *value);
+                let metric = |wanted: &str| {
+                    line.metrics
+                        .iter()
+                        .find(|(name, _)| name == wanted)
+                        .map(|(_, value)| *value)
+                };
                 self.0.tell(&Event::Round {
                     round: line.round,
                     rounds: line.rounds,
@@ -35,7 +45,10 @@ impl Progress for Watch {
                 });
             }
             Happening::Dropped { node, reason } => {
-                self.0.tell(&Event::Dropped { node: node.clone(), reason: reason.to_string() });
+                self.0.tell(&Event::Dropped {
+                    node: node.clone(),
+                    reason: reason.to_string(),
+                });
             }
             Happening::Joined { .. }
             | Happening::RoundStarted { .. }

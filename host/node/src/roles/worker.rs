@@ -57,7 +57,10 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
     let cancel = CancellationToken::new();
     let dial = dial(&keeper)?;
-    let backoff = Backoff { give_up: Duration::from_secs(args.give_up_s), ..Backoff::default() };
+    let backoff = Backoff {
+        give_up: Duration::from_secs(args.give_up_s),
+        ..Backoff::default()
+    };
     let progress: Arc<dyn Progress> = Arc::new(Watch(teller));
     runtime.spawn(until_signal(cancel.clone()));
 
@@ -94,8 +97,14 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         progress,
         cancel,
     };
-    let work = Work { keeper: Arc::clone(&keeper), runner, module };
-    let end = runtime.block_on(take_part(options, Box::new(work))).map_err(refused_or_failed)?;
+    let work = Work {
+        keeper: Arc::clone(&keeper),
+        runner,
+        module,
+    };
+    let end = runtime
+        .block_on(take_part(options, Box::new(work)))
+        .map_err(refused_or_failed)?;
     if end.finished {
         tracing::info!("the federation has come to its end after {} rounds", end.rounds);
     } else {
@@ -105,13 +114,25 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
 }
 
 fn dial(keeper: &Keeper) -> Result<DialOptions, miette::Report> {
-    let address = keeper
+    let address = keeper.config.aggregator.clone().ok_or_else(|| {
+        failed(
+            Exit::Usage,
+            "a worker's node file wants `aggregator = \"HOST:PORT\"`",
+            None,
+        )
+    })?;
+    let proxy = keeper
         .config
-        .aggregator
-        .clone()
-        .ok_or_else(|| failed(Exit::Usage, "a worker's node file wants `aggregator = \"HOST:PORT\"`", None))?;
-    let proxy = keeper.config.proxy.as_deref().map(str::parse::<Proxy>).transpose().map_err(unreadable)?;
-    Ok(DialOptions { address, proxy, role: Some(Role::Aggregator) })
+        .proxy
+        .as_deref()
+        .map(str::parse::<Proxy>)
+        .transpose()
+        .map_err(unreadable)?;
+    Ok(DialOptions {
+        address,
+        proxy,
+        role: Some(Role::Aggregator),
+    })
 }
 
 /// The exit code of an exchange that ended: 3 where evidence was refused, 4 where the policy denied, else 1.
@@ -140,7 +161,11 @@ impl Work {
             tracing::error!("the runner died and did not come back: {again}");
         }
         tracing::error!("module {} ({}): {error}", self.module.name, self.module.sha256.short());
-        ModuleFailure { code: code(error), module: Some(self.module.sha256), message: error.to_string() }
+        ModuleFailure {
+            code: code(error),
+            module: Some(self.module.sha256),
+            message: error.to_string(),
+        }
     }
 }
 
@@ -157,13 +182,25 @@ impl WorkerWork for Work {
     fn train(&mut self, round: &RoundInfo, model: TensorMap) -> Result<LocalUpdate, ModuleFailure> {
         let policy = Arc::clone(&self.keeper.policy);
         let name = &self.keeper.config.name;
-        let own = |message: String| ModuleFailure { code: "host".into(), module: None, message };
+        let own = |message: String| ModuleFailure {
+            code: "host".into(),
+            module: None,
+            message,
+        };
         let request = TrainRequest {
             module: self.module.name.clone(),
             settings: tools::settings(&self.module),
             grants: tools::grants(&self.module),
-            graphs: policy.graphs_for(name).into_iter().map(|graph| graph.name.clone()).collect(),
-            datasets: policy.datasets_for(name).into_iter().map(|dataset| dataset.name().to_owned()).collect(),
+            graphs: policy
+                .graphs_for(name)
+                .into_iter()
+                .map(|graph| graph.name.clone())
+                .collect(),
+            datasets: policy
+                .datasets_for(name)
+                .into_iter()
+                .map(|dataset| dataset.name().to_owned())
+                .collect(),
             model: SharedTensors::copy_of(&model).map_err(|error| own(error.to_string()))?,
             round: call_round(round, name),
             limits: tools::call_limits(&policy),
@@ -174,7 +211,11 @@ impl WorkerWork for Work {
             tracing::info!("module {}: {line}", self.module.name);
         }
         let tensors = reply.tensors.to_map().map_err(|error| own(error.to_string()))?;
-        Ok(LocalUpdate { tensors, rows: reply.rows, metrics: reply.metrics })
+        Ok(LocalUpdate {
+            tensors,
+            rows: reply.rows,
+            metrics: reply.metrics,
+        })
     }
 
     fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
