@@ -134,6 +134,20 @@ impl Aggregator {
         matches!(self.child.try_wait(), Ok(None))
     }
 
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.child.id()
+    }
+
+    /// Asks it to end, as a service manager does.
+    pub fn terminate(&self) -> io::Result<()> {
+        let status = Command::new("kill").arg("-TERM").arg(self.pid().to_string()).status()?;
+        status
+            .success()
+            .then_some(())
+            .ok_or_else(|| io::Error::other("kill failed"))
+    }
+
     /// Waits for its end; gives the exit code.
     pub fn wait(&mut self) -> io::Result<Option<i32>> {
         self.child.wait().map(|status| status.code())

@@ -1,0 +1,113 @@
+//! A node's life: what it closes when it starts, how it ends, what it leaves.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics says where"
+)]
+
+use cloister_tests::cloister;
+use cloister_tests::federation::Federation;
+
+/// The processes whose parent is `pid`.
+fn children(pid: u32) -> Vec<u32> {
+    let path = format!("/proc/{pid}/task/{pid}/children");
+    let text = std::fs::read_to_string(path).unwrap_or_default();
+    text.split_whitespace().filter_map(|child| child.parse().ok()).collect()
+}
+
+#[test]
+fn a_node_starts_closed_and_ends_cleanly() {
+    let federation = Federation::of_demo().unwrap();
+    let mut aggregator = federation.start_aggregator().unwrap();
+
+    // No core dump of the keeper or of its runner can carry keys or rows out.
+    let runners = children(aggregator.pid());
+    assert!(!runners.is_empty(), "the aggregator has no runner");
+    for pid in runners.iter().copied().chain([aggregator.pid()]) {
+        let limits = std::fs::read_to_string(format!("/proc/{pid}/limits")).unwrap();
+        let core = limits
+            .lines()
+            .find(|line| line.starts_with("Max core file size"))
+            .unwrap();
+        let fields: Vec<_> = core.split_whitespace().collect();
+        assert_eq!(fields[4..6], ["0", "0"], "{core}");
+    }
+
+    aggregator.terminate().unwrap();
+    let code = aggregator.wait().unwrap();
+    assert!(
+        code.is_some(),
+        "the aggregator died of the signal instead of ending by itself"
+    );
+    for pid in runners {
+        assert!(
+            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            "the runner {pid} outlived its keeper"
+        );
+    }
+
+    // What the demo sealed is still whole, and known to be the newest.
+    let own = federation.node("aggregator");
+    let run = cloister([
+        "vault".as_ref(),
+        "verify".as_ref(),
+        own.join("vault").as_os_str(),
+        "--key-file".as_ref(),
+        own.join("vault.key").as_os_str(),
+        "--last-seen".as_ref(),
+        own.join("vault.last-seen").as_os_str(),
+        "-o".as_ref(),
+        "json".as_ref(),
+    ])
+    .unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let listing = run.json().unwrap();
+    assert_eq!(listing["freshness"], "proven", "{listing}");
+    assert_eq!(listing["files"].as_array().map(Vec::len), Some(3), "{listing}");
+}
+
+#[test]
+fn a_vault_put_back_whole_is_refused_with_both_versions() {
+    let federation = Federation::of_demo().unwrap();
+    let own = federation.node("aggregator");
+    let place = |command: &str| {
+        vec![
+            "vault".into(),
+            command.into(),
+            own.join("vault").into_os_string(),
+            "--key-file".into(),
+            own.join("vault.key").into_os_string(),
+            "--last-seen".into(),
+            own.join("vault.last-seen").into_os_string(),
+        ]
+    };
+    let older = own.join("older");
+    let copied = std::process::Command::new("cp")
+        .arg("-r")
+        .arg(own.join("vault"))
+        .arg(&older)
+        .status()
+        .unwrap();
+    assert!(copied.success());
+    let mut put: Vec<std::ffi::OsString> = place("put");
+    put.extend([
+        "note.txt".into(),
+        "--from".into(),
+        own.join("node.toml").into_os_string(),
+    ]);
+    let run = cloister(put).unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+
+    std::fs::remove_dir_all(own.join("vault")).unwrap();
+    std::fs::rename(&older, own.join("vault")).unwrap();
+    let run = cloister(place("ls")).unwrap();
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(run.stderr.contains("rolled back"), "{}", run.stderr);
+
+    // Without the record nothing is proven, and that is said.
+    let blind: Vec<_> = place("ls").into_iter().take(5).collect();
+    let run = cloister(blind).unwrap();
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("freshness not proven"), "{}", run.stderr);
+}
