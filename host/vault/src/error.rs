@@ -51,7 +51,7 @@ pub enum VaultError {
     /// The whole vault is older than what was seen before.
     #[error(
         "the vault {path} was rolled back: its version is {found}, but version {seen} was seen before ({record}). \
-         Restore the newest copy; `--accept-rollback` does not exist"
+         Put the newest copy back"
     )]
     RolledBack {
         /// The vault.

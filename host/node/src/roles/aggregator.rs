@@ -268,7 +268,14 @@ async fn federate(
     let end = driver.run(Box::new(work)).await;
     stop.cancel();
     let _ = tokio::time::timeout(FAREWELL, serving).await;
-    let end = end.map_err(|error| fail(Exit::Failed, error))?;
+    let end = match end {
+        Ok(end) => end,
+        Err(error) if cancel.is_cancelled() => {
+            tracing::info!("asked to end: {error}");
+            return Ok(Exit::Done);
+        }
+        Err(error) => return Err(fail(Exit::Failed, error)),
+    };
     if let Some(record) = end.records.last() {
         let metric = |wanted: &str| {
             record
