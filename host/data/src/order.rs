@@ -40,7 +40,6 @@ impl SplitMix64 {
             let product = u128::from(self.next_u64()) * u128::from(bound);
             #[expect(clippy::cast_possible_truncation, reason = "the low half")]
             if product as u64 >= threshold {
-                #[expect(clippy::cast_possible_truncation, reason = "the high half is below the bound")]
                 return (product >> 64) as u64;
             }
         }
