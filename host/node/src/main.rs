@@ -1,6 +1,9 @@
 //! `cloister`: federated training between parties that do not trust each other.
 #![forbid(unsafe_code)]
-#![allow(unreachable_pub, reason = "a binary exports nothing; `pub` says what a module offers to its neighbours")]
+#![allow(
+    unreachable_pub,
+    reason = "a binary exports nothing; `pub` says what a module offers to its neighbours"
+)]
 
 mod commands;
 mod demo;

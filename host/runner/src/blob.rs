@@ -77,8 +77,13 @@ impl SharedBlob {
             .or_else(|_| memfd_create(c"cloister", flags))
             .map_err(|error| system("memfd_create")(error.into()))?;
         ftruncate(&memory, len).map_err(|error| system("ftruncate")(error.into()))?;
-        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW).map_err(|error| system("F_ADD_SEALS")(error.into()))?;
-        Ok(Self { file: File::from(memory), len, appended: 0 })
+        fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW)
+            .map_err(|error| system("F_ADD_SEALS")(error.into()))?;
+        Ok(Self {
+            file: File::from(memory),
+            len,
+            appended: 0,
+        })
     }
 
     /// A sealed copy of some bytes.
@@ -101,7 +106,11 @@ impl SharedBlob {
     /// Writes at a place.
     pub fn write_at(&mut self, offset: u64, bytes: &[u8]) -> Result<(), BlobError> {
         if offset.checked_add(bytes.len() as u64).is_none_or(|end| end > self.len) {
-            return Err(BlobError::OutOfBounds { offset, len: bytes.len(), size: self.len });
+            return Err(BlobError::OutOfBounds {
+                offset,
+                len: bytes.len(),
+                size: self.len,
+            });
         }
         self.file.write_all_at(bytes, offset).map_err(system("write"))
     }
@@ -115,7 +124,8 @@ impl SharedBlob {
 
     /// Ends the writing for good and maps the memory.
     pub fn seal(self) -> Result<SealedBlob, BlobError> {
-        fcntl_add_seals(&self.file, SealFlags::WRITE | SealFlags::SEAL).map_err(|error| system("F_ADD_SEALS")(error.into()))?;
+        fcntl_add_seals(&self.file, SealFlags::WRITE | SealFlags::SEAL)
+            .map_err(|error| system("F_ADD_SEALS")(error.into()))?;
         SealedBlob::accept(self.file.into(), self.len)
     }
 }
@@ -134,7 +144,11 @@ impl SealedBlob {
         // A file, a socket or a pipe has no seals at all: the call fails with EINVAL.
         let missing = wanted - fcntl_get_seals(&memory).unwrap_or(SealFlags::empty());
         if !missing.is_empty() {
-            let names = missing.iter_names().map(|(name, _)| name).collect::<Vec<_>>().join(", ");
+            let names = missing
+                .iter_names()
+                .map(|(name, _)| name)
+                .collect::<Vec<_>>()
+                .join(", ");
             return Err(BlobError::NotSealed { missing: names });
         }
         let file = File::from(memory);
@@ -146,10 +160,15 @@ impl SealedBlob {
         let bytes = if len == 0 {
             Bytes::new()
         } else {
-            let map = MmapOptions::new().map_if_safe(&file).map_err(|error| system("mmap")(error.into()))?;
+            let map = MmapOptions::new()
+                .map_if_safe(&file)
+                .map_err(|error| system("mmap")(error.into()))?;
             Bytes::from_owner(map)
         };
-        Ok(Self { memory: Arc::new(file.into()), bytes })
+        Ok(Self {
+            memory: Arc::new(file.into()),
+            bytes,
+        })
     }
 
     /// The bytes; slices of them share the memory and keep it.
@@ -175,10 +194,16 @@ mod tests {
         blob.append(b"def").unwrap();
         blob.write_at(8, b"xy").unwrap();
         assert!(matches!(blob.write_at(9, b"zz"), Err(BlobError::OutOfBounds { .. })));
-        assert!(matches!(blob.write_at(u64::MAX, b"z"), Err(BlobError::OutOfBounds { .. })));
+        assert!(matches!(
+            blob.write_at(u64::MAX, b"z"),
+            Err(BlobError::OutOfBounds { .. })
+        ));
         assert_eq!(blob.seal().unwrap().bytes().as_ref(), b"abcdef\0\0xy");
         assert!(SharedBlob::copy_of(b"").unwrap().bytes().is_empty());
-        assert!(matches!(SharedBlob::create(11, 10), Err(BlobError::TooLarge { seen: 11, limit: 10 })));
+        assert!(matches!(
+            SharedBlob::create(11, 10),
+            Err(BlobError::TooLarge { seen: 11, limit: 10 })
+        ));
     }
 
     #[test]
@@ -194,12 +219,19 @@ mod tests {
     fn unsealed_or_partly_sealed_memory_and_files_are_refused() {
         let memory = memfd_create(c"test", MemfdFlags::CLOEXEC | MemfdFlags::ALLOW_SEALING).unwrap();
         ftruncate(&memory, 4).unwrap();
-        let refused = |fd: &OwnedFd| SealedBlob::accept(fd.try_clone().unwrap(), 100).unwrap_err().to_string();
+        let refused = |fd: &OwnedFd| {
+            SealedBlob::accept(fd.try_clone().unwrap(), 100)
+                .unwrap_err()
+                .to_string()
+        };
         assert!(refused(&memory).contains("WRITE"));
         fcntl_add_seals(&memory, SealFlags::SHRINK | SealFlags::GROW).unwrap();
         assert!(refused(&memory).contains("WRITE"));
         fcntl_add_seals(&memory, SealFlags::FUTURE_WRITE | SealFlags::SEAL).unwrap();
-        assert!(refused(&memory).contains("without the seals WRITE"), "memory that stays writable where it is mapped");
+        assert!(
+            refused(&memory).contains("without the seals WRITE"),
+            "memory that stays writable where it is mapped"
+        );
         let file: OwnedFd = tempfile::tempfile().unwrap().into();
         assert!(refused(&file).contains("SHRINK"));
         let sealed = SharedBlob::copy_of(&[0; 101]).unwrap();

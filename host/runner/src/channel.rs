@@ -13,8 +13,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::net::{
-    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer, SendAncillaryMessage,
-    SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
+    AddressFamily, RecvAncillaryBuffer, RecvAncillaryMessage, RecvFlags, ReturnFlags, SendAncillaryBuffer,
+    SendAncillaryMessage, SendFlags, SocketFlags, SocketType, recvmsg, sendmsg, socketpair,
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -88,9 +88,16 @@ impl Channel {
         } else {
             None
         };
-        let passed: Vec<BorrowedFd<'_>> = memory.iter().map(SealedBlob::as_fd).chain(descriptors.iter().copied()).collect();
+        let passed: Vec<BorrowedFd<'_>> = memory
+            .iter()
+            .map(SealedBlob::as_fd)
+            .chain(descriptors.iter().copied())
+            .collect();
         if passed.len() > MAX_DESCRIPTORS {
-            return Err(ChannelError::Protocol(format!("{} descriptors for one message", passed.len())));
+            return Err(ChannelError::Protocol(format!(
+                "{} descriptors for one message",
+                passed.len()
+            )));
         }
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = SendAncillaryBuffer::new(&mut space);
@@ -99,7 +106,12 @@ impl Channel {
         }
         loop {
             self.wait(PollFlags::OUT, deadline)?;
-            match sendmsg(&self.socket, &[IoSlice::new(&packet)], &mut control, SendFlags::NOSIGNAL | SendFlags::DONTWAIT) {
+            match sendmsg(
+                &self.socket,
+                &[IoSlice::new(&packet)],
+                &mut control,
+                SendFlags::NOSIGNAL | SendFlags::DONTWAIT,
+            ) {
                 Ok(_) => return Ok(()),
                 Err(Errno::INTR | Errno::AGAIN) => {}
                 Err(Errno::PIPE | Errno::CONNRESET | Errno::NOTCONN) => return Err(ChannelError::Closed),
@@ -182,7 +194,10 @@ impl AsFd for Channel {
 fn timespec(time: Duration) -> Timespec {
     // A longer wait than this (a year) is none that anybody means.
     let time = time.min(Duration::from_secs(31_536_000));
-    Timespec { tv_sec: time.as_secs().cast_signed(), tv_nsec: i64::from(time.subsec_nanos()) }
+    Timespec {
+        tv_sec: time.as_secs().cast_signed(),
+        tv_nsec: i64::from(time.subsec_nanos()),
+    }
 }
 
 fn failed(error: Errno) -> ChannelError {
@@ -195,7 +210,11 @@ fn read<M: DeserializeOwned>(mut bytes: &[u8]) -> Result<M, ChannelError> {
         let cause: String = error.to_string().chars().take(200).collect();
         ChannelError::Protocol(format!("an unreadable message: {cause}"))
     })?;
-    if bytes.is_empty() { Ok(message) } else { Err(ChannelError::Protocol("bytes behind a message".to_owned())) }
+    if bytes.is_empty() {
+        Ok(message)
+    } else {
+        Err(ChannelError::Protocol("bytes behind a message".to_owned()))
+    }
 }
 
 #[cfg(test)]
@@ -259,9 +278,15 @@ mod tests {
         assert!(refused(&[IN_MEMORY]).contains("unknown form"));
         assert!(refused(&[INLINE]).contains("unreadable"));
         assert!(refused(&[INLINE, 0x61, b'x', 0]).contains("behind a message"));
-        assert!(refused(&[INLINE, 0x7b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).contains("unreadable"), "a lying length");
+        assert!(
+            refused(&[INLINE, 0x7b, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff]).contains("unreadable"),
+            "a lying length"
+        );
         assert!(refused(&vec![INLINE; MAX_PACKET_BYTES + 1]).contains("more than"));
-        assert!(refused(&[vec![INLINE], vec![0x81; 20_000]].concat()).contains("unreadable"), "nested without end");
+        assert!(
+            refused(&[vec![INLINE], vec![0x81; 20_000]].concat()).contains("unreadable"),
+            "nested without end"
+        );
     }
 
     #[test]
@@ -270,11 +295,20 @@ mod tests {
         let file: OwnedFd = tempfile::tempfile().unwrap().into();
         let descriptors = [file.as_fd(); MAX_DESCRIPTORS + 3];
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(16))];
-        for (packet, count, wanted) in [(INLINE, MAX_DESCRIPTORS + 3, "descriptors"), (IN_MEMORY, 1, "shared memory")] {
+        for (packet, count, wanted) in [
+            (INLINE, MAX_DESCRIPTORS + 3, "descriptors"),
+            (IN_MEMORY, 1, "shared memory"),
+        ] {
             let mut control = SendAncillaryBuffer::new(&mut space);
             control.push(SendAncillaryMessage::ScmRights(&descriptors[..count]));
             sendmsg(&one, &[IoSlice::new(&[packet])], &mut control, SendFlags::empty()).unwrap();
-            assert!(other.receive::<String>(soon()).unwrap_err().to_string().contains(wanted));
+            assert!(
+                other
+                    .receive::<String>(soon())
+                    .unwrap_err()
+                    .to_string()
+                    .contains(wanted)
+            );
         }
         assert!(one.send(&"x", &descriptors, None).is_err());
     }

@@ -95,5 +95,9 @@ impl fmt::Display for Death {
 }
 
 fn last_words(stderr: &str) -> String {
-    if stderr.is_empty() { String::new() } else { format!(" (its last words: {stderr})") }
+    if stderr.is_empty() {
+        String::new()
+    } else {
+        format!(" (its last words: {stderr})")
+    }
 }

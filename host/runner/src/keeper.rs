@@ -37,9 +37,22 @@ pub struct Runner {
 /// Something that was loaded, kept to load it again into a new process.
 #[derive(Debug)]
 enum Load {
-    Module { name: String, file: SealedBlob },
-    Graph { name: String, file: SealedBlob },
-    Dataset { name: String, file_name: String, file: File, format: Format, spec: DatasetSpec, salt: [u8; 32] },
+    Module {
+        name: String,
+        file: SealedBlob,
+    },
+    Graph {
+        name: String,
+        file: SealedBlob,
+    },
+    Dataset {
+        name: String,
+        file_name: String,
+        file: File,
+        format: Format,
+        spec: DatasetSpec,
+        salt: [u8; 32],
+    },
 }
 
 impl Load {
@@ -60,7 +73,13 @@ impl Runner {
     /// # Errors
     /// The process can't be started, or sets nothing up, or says nothing in time.
     pub fn start(options: RunnerOptions) -> Result<Self, RunnerError> {
-        let mut runner = Self { options, process: None, loaded: Vec::new(), backend: String::new(), note: None };
+        let mut runner = Self {
+            options,
+            process: None,
+            loaded: Vec::new(),
+            backend: String::new(),
+            note: None,
+        };
         runner.launch()?;
         Ok(runner)
     }
@@ -111,9 +130,15 @@ impl Runner {
     /// # Errors
     /// The component is refused, or the runner dies of it.
     pub fn load_module(&mut self, name: &str, file: &[u8]) -> Result<ModuleInfo, RunnerError> {
-        let load = Load::Module { name: name.to_owned(), file: self.share(file)? };
+        let load = Load::Module {
+            name: name.to_owned(),
+            file: self.share(file)?,
+        };
         match self.load(load)? {
-            Reply::ModuleLoaded { digest, world } => Ok(ModuleInfo { digest, world: world.chars().take(64).collect() }),
+            Reply::ModuleLoaded { digest, world } => Ok(ModuleInfo {
+                digest,
+                world: world.chars().take(64).collect(),
+            }),
             other => Err(self.unexpected("loading a module", &other)),
         }
     }
@@ -123,7 +148,10 @@ impl Runner {
     /// # Errors
     /// The graph is refused, or the runner dies of it.
     pub fn load_graph(&mut self, name: &str, file: &[u8]) -> Result<GraphInfo, RunnerError> {
-        let load = Load::Graph { name: name.to_owned(), file: self.share(file)? };
+        let load = Load::Graph {
+            name: name.to_owned(),
+            file: self.share(file)?,
+        };
         match self.load(load)? {
             Reply::GraphLoaded { digest, source_digest } => Ok(GraphInfo { digest, source_digest }),
             other => Err(self.unexpected("loading a graph", &other)),
@@ -144,9 +172,24 @@ impl Runner {
         salt: &[u8; 32],
     ) -> Result<DatasetInfo, RunnerError> {
         let (name, file_name) = (spec.name.clone(), file_name.to_owned());
-        let load = Load::Dataset { name, file_name, file, format, spec: spec.clone(), salt: *salt };
+        let load = Load::Dataset {
+            name,
+            file_name,
+            file,
+            format,
+            spec: spec.clone(),
+            salt: *salt,
+        };
         match self.load(load)? {
-            Reply::DatasetOpened { rows, commitment, memory_bytes } => Ok(DatasetInfo { rows, commitment, memory_bytes }),
+            Reply::DatasetOpened {
+                rows,
+                commitment,
+                memory_bytes,
+            } => Ok(DatasetInfo {
+                rows,
+                commitment,
+                memory_bytes,
+            }),
             other => Err(self.unexpected("opening a dataset", &other)),
         }
     }
@@ -168,12 +211,28 @@ impl Runner {
             limits: request.limits.clone(),
             model: request.model.layout().to_wire(),
         });
-        let received = self.ask(DURING, &order, &[request.model.blob().as_fd()], started + request.timeout)?;
+        let received = self.ask(
+            DURING,
+            &order,
+            &[request.model.blob().as_fd()],
+            started + request.timeout,
+        )?;
         match received.message {
-            Reply::Trained { layout, rows, metrics, log } => {
+            Reply::Trained {
+                layout,
+                rows,
+                metrics,
+                log,
+            } => {
                 let tensors = self.take_tensors(DURING, received.descriptors, layout, request.model.layout())?;
                 self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
-                Ok(TrainReply { tensors, rows, metrics, log, elapsed: started.elapsed() })
+                Ok(TrainReply {
+                    tensors,
+                    rows,
+                    metrics,
+                    log,
+                    elapsed: started.elapsed(),
+                })
             }
             other => Err(self.unexpected(DURING, &other)),
         }
@@ -192,11 +251,19 @@ impl Runner {
             compute: request.compute,
             model: request.model.layout().to_wire(),
         });
-        let received = self.ask(DURING, &order, &[request.model.blob().as_fd()], started + request.timeout)?;
+        let received = self.ask(
+            DURING,
+            &order,
+            &[request.model.blob().as_fd()],
+            started + request.timeout,
+        )?;
         match received.message {
-            Reply::Evaluated { loss, correct, rows } if correct <= rows && rows > 0 => {
-                Ok(EvaluateReply { loss, correct, rows, elapsed: started.elapsed() })
-            }
+            Reply::Evaluated { loss, correct, rows } if correct <= rows && rows > 0 => Ok(EvaluateReply {
+                loss,
+                correct,
+                rows,
+                elapsed: started.elapsed(),
+            }),
             other => Err(self.unexpected(DURING, &other)),
         }
     }
@@ -237,7 +304,14 @@ impl Runner {
                     let (answer, tensors) = match next {
                         Ok(Some(update)) => {
                             let layout = update.tensors.layout().to_wire();
-                            (Request::Update { node: update.node, rows: update.rows, layout }, Some(update.tensors))
+                            (
+                                Request::Update {
+                                    node: update.node,
+                                    rows: update.rows,
+                                    layout,
+                                },
+                                Some(update.tensors),
+                            )
                         }
                         Ok(None) => (Request::NoMoreUpdates, None),
                         Err(reason) => {
@@ -252,7 +326,12 @@ impl Runner {
                 Reply::Aggregated { layout, metrics, log } => {
                     let tensors = self.take_tensors(DURING, reply.descriptors, layout, request.model.layout())?;
                     self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
-                    return Ok(AggregateReply { tensors, metrics, log, elapsed: started.elapsed() });
+                    return Ok(AggregateReply {
+                        tensors,
+                        metrics,
+                        log,
+                        elapsed: started.elapsed(),
+                    });
                 }
                 other => return Err(self.unexpected(DURING, &other)),
             }
@@ -269,7 +348,11 @@ impl Runner {
         let start = Request::Start {
             protocol: PROTOCOL,
             backend: self.options.backend,
-            openvino_dir: self.options.openvino_dir.as_ref().map(|dir| dir.to_string_lossy().into_owned()),
+            openvino_dir: self
+                .options
+                .openvino_dir
+                .as_ref()
+                .map(|dir| dir.to_string_lossy().into_owned()),
             threads: self.options.threads,
             sandbox: self.options.sandbox.clone(),
             limits: self.options.limits.clone(),
@@ -288,7 +371,11 @@ impl Runner {
 
     fn share(&self, file: &[u8]) -> Result<SealedBlob, RunnerError> {
         if file.len() as u64 > self.limits().file_bytes {
-            let problem = format!("a file of {} bytes, at most {} are allowed", file.len(), self.limits().file_bytes);
+            let problem = format!(
+                "a file of {} bytes, at most {} are allowed",
+                file.len(),
+                self.limits().file_bytes
+            );
             return Err(RunnerError::Request(problem));
         }
         Ok(SharedBlob::copy_of(file).map_err(SharedTensorsError::from)?)
@@ -303,9 +390,24 @@ impl Runner {
 
     fn send_load(&mut self, load: &Load) -> Result<Reply, RunnerError> {
         let (during, request, beside) = match load {
-            Load::Module { name, file } => ("loading a module", Request::LoadModule { name: name.clone() }, file.as_fd()),
-            Load::Graph { name, file } => ("loading a graph", Request::LoadGraph { name: name.clone() }, file.as_fd()),
-            Load::Dataset { name, file_name, file, format, spec, salt } => {
+            Load::Module { name, file } => (
+                "loading a module",
+                Request::LoadModule { name: name.clone() },
+                file.as_fd(),
+            ),
+            Load::Graph { name, file } => (
+                "loading a graph",
+                Request::LoadGraph { name: name.clone() },
+                file.as_fd(),
+            ),
+            Load::Dataset {
+                name,
+                file_name,
+                file,
+                format,
+                spec,
+                salt,
+            } => {
                 let request = Request::OpenDataset {
                     name: name.clone(),
                     file: file_name.clone(),
@@ -333,7 +435,10 @@ impl Runner {
         let sent = process.channel.send(request, beside, Some(deadline));
         let received = sent.and_then(|()| process.channel.receive::<Reply>(Some(deadline)));
         match received {
-            Ok(Received { message: Reply::Failed(failure), .. }) => Err(reported(failure)),
+            Ok(Received {
+                message: Reply::Failed(failure),
+                ..
+            }) => Err(reported(failure)),
             Ok(received) => Ok(received),
             Err(error) => Err(self.died(during, error)),
         }
@@ -341,7 +446,9 @@ impl Runner {
 
     /// Ends the process and says why.
     fn died(&mut self, during: &'static str, error: ChannelError) -> RunnerError {
-        let Some(process) = self.process.take() else { return RunnerError::NotRunning };
+        let Some(process) = self.process.take() else {
+            return RunnerError::NotRunning;
+        };
         let how = match error {
             ChannelError::Closed => process.death(),
             ChannelError::Deadline => Death::Late,
@@ -352,7 +459,11 @@ impl Runner {
             }),
         };
         process.kill();
-        RunnerError::Died { during, how, stderr: process.last_words() }
+        RunnerError::Died {
+            during,
+            how,
+            stderr: process.last_words(),
+        }
     }
 
     fn misbehaved(&mut self, during: &'static str, problem: impl Into<String>) -> RunnerError {
@@ -384,7 +495,13 @@ impl Runner {
         }
     }
 
-    fn check_words(&mut self, during: &'static str, metrics: &[(String, f64)], log: &[String], log_bytes: usize) -> Result<(), RunnerError> {
+    fn check_words(
+        &mut self,
+        during: &'static str,
+        metrics: &[(String, f64)],
+        log: &[String],
+        log_bytes: usize,
+    ) -> Result<(), RunnerError> {
         let long_name = metrics.iter().any(|(name, _)| name.len() > MAX_METRIC_NAME_BYTES);
         if metrics.len() > MAX_METRICS || long_name || log.iter().map(String::len).sum::<usize>() > log_bytes {
             return Err(self.misbehaved(during, "more metrics or log than the sandbox lets pass"));
@@ -395,7 +512,12 @@ impl Runner {
 
 fn reported(failure: Failure) -> RunnerError {
     // The runner may be the hostile one: its texts are cut here too.
-    let cut = |text: String| -> String { text.chars().take(2048).map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect() };
+    let cut = |text: String| -> String {
+        text.chars()
+            .take(2048)
+            .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
+            .collect()
+    };
     match failure {
         Failure::Module(mut error) => {
             error.module = cut(error.module);
@@ -403,8 +525,14 @@ fn reported(failure: Failure) -> RunnerError {
             error.log = error.log.into_iter().take(256).map(cut).collect();
             RunnerError::Module(error)
         }
-        Failure::Graph { name, message } => RunnerError::Graph { name: cut(name), message: cut(message) },
-        Failure::Dataset { name, message } => RunnerError::Dataset { name: cut(name), message: cut(message) },
+        Failure::Graph { name, message } => RunnerError::Graph {
+            name: cut(name),
+            message: cut(message),
+        },
+        Failure::Dataset { name, message } => RunnerError::Dataset {
+            name: cut(name),
+            message: cut(message),
+        },
         Failure::Request { message } => RunnerError::Request(cut(message)),
         Failure::SetUp { message } => RunnerError::SetUp(cut(message)),
     }

@@ -17,13 +17,26 @@ pub(crate) const PROTOCOL: u32 = 1;
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Request {
     /// First, and once. The runner loads its libraries now, and opens nothing later.
-    Start { protocol: u32, backend: BackendChoice, openvino_dir: Option<String>, threads: usize, sandbox: SandboxLimits, limits: RunnerLimits },
+    Start {
+        protocol: u32,
+        backend: BackendChoice,
+        openvino_dir: Option<String>,
+        threads: usize,
+        sandbox: SandboxLimits,
+        limits: RunnerLimits,
+    },
     /// Beside it: the component, sealed.
     LoadModule { name: String },
     /// Beside it: the graph, sealed.
     LoadGraph { name: String },
     /// Beside it: the open file. `spec` is the dataset's description as TOML.
-    OpenDataset { name: String, file: String, format: String, spec: String, salt: [u8; 32] },
+    OpenDataset {
+        name: String,
+        file: String,
+        format: String,
+        spec: String,
+        salt: [u8; 32],
+    },
     /// Beside it: the model, sealed.
     Train(TrainOrder),
     /// Beside it: the model, sealed.
@@ -31,7 +44,11 @@ pub(crate) enum Request {
     /// Beside it: the model, sealed.
     Aggregate(AggregateOrder),
     /// Answers [`Reply::NextUpdate`]. Beside it: the update, sealed.
-    Update { node: String, rows: u64, layout: WireLayout },
+    Update {
+        node: String,
+        rows: u64,
+        layout: WireLayout,
+    },
     /// Answers [`Reply::NextUpdate`]: no more of them.
     NoMoreUpdates,
     /// Answers [`Reply::NextUpdate`]: they cannot be brought.
@@ -71,17 +88,43 @@ pub(crate) struct AggregateOrder {
 /// From runner to keeper.
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Reply {
-    Started { backend: String, note: Option<String> },
-    ModuleLoaded { digest: Digest, world: String },
-    GraphLoaded { digest: Digest, source_digest: Digest },
-    DatasetOpened { rows: u64, commitment: Digest, memory_bytes: u64 },
+    Started {
+        backend: String,
+        note: Option<String>,
+    },
+    ModuleLoaded {
+        digest: Digest,
+        world: String,
+    },
+    GraphLoaded {
+        digest: Digest,
+        source_digest: Digest,
+    },
+    DatasetOpened {
+        rows: u64,
+        commitment: Digest,
+        memory_bytes: u64,
+    },
     /// Beside it: the update, sealed.
-    Trained { layout: WireLayout, rows: u64, metrics: Vec<(String, f64)>, log: Vec<String> },
-    Evaluated { loss: f64, correct: u64, rows: u64 },
+    Trained {
+        layout: WireLayout,
+        rows: u64,
+        metrics: Vec<(String, f64)>,
+        log: Vec<String>,
+    },
+    Evaluated {
+        loss: f64,
+        correct: u64,
+        rows: u64,
+    },
     /// The aggregator asks for the next update.
     NextUpdate,
     /// Beside it: the next model, sealed.
-    Aggregated { layout: WireLayout, metrics: Vec<(String, f64)>, log: Vec<String> },
+    Aggregated {
+        layout: WireLayout,
+        metrics: Vec<(String, f64)>,
+        log: Vec<String>,
+    },
     Failed(Failure),
 }
 
@@ -89,10 +132,20 @@ pub(crate) enum Reply {
 #[derive(Debug, Serialize, Deserialize)]
 pub(crate) enum Failure {
     Module(ModuleError),
-    Graph { name: String, message: String },
-    Dataset { name: String, message: String },
+    Graph {
+        name: String,
+        message: String,
+    },
+    Dataset {
+        name: String,
+        message: String,
+    },
     /// The request itself: something it names was never loaded, or what came beside it is not right.
-    Request { message: String },
+    Request {
+        message: String,
+    },
     /// Libraries or the sandbox could not be set up.
-    SetUp { message: String },
+    SetUp {
+        message: String,
+    },
 }

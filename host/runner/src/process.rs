@@ -66,15 +66,24 @@ impl Process {
         let (channel, socket) = Channel::pair().map_err(|error| failed("socket pair")(std::io::Error::other(error)))?;
         let mut command = Command::new(&options.exe);
         // The socket is the runner's standard input: inherited by it and by no other process that starts at the same time.
-        command.args(&options.args).env_clear().current_dir("/").process_group(0);
-        command.stdin(Stdio::from(socket)).stdout(Stdio::null()).stderr(Stdio::piped());
+        command
+            .args(&options.args)
+            .env_clear()
+            .current_dir("/")
+            .process_group(0);
+        command
+            .stdin(Stdio::from(socket))
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped());
         let (tell, told) = mpsc::sync_channel(1);
         // The runner asks the kernel to end it when the *thread* that started it ends: so that thread does nothing but wait.
         std::thread::Builder::new()
             .name("runner-watch".to_owned())
             .spawn(move || watch(command, &tell))
             .map_err(failed("thread"))?;
-        let handle = told.recv().map_err(|_| failed("thread")(std::io::ErrorKind::BrokenPipe.into()))?;
+        let handle = told
+            .recv()
+            .map_err(|_| failed("thread")(std::io::ErrorKind::BrokenPipe.into()))?;
         let handle = handle.map_err(failed(&options.exe.display().to_string()))?;
         Ok(Self { channel, handle })
     }
@@ -105,7 +114,10 @@ impl Process {
     pub(crate) fn last_words(&self) -> String {
         let kept = self.handle.stderr.lock().unwrap_or_else(PoisonError::into_inner);
         let text = String::from_utf8_lossy(&kept);
-        text.trim().chars().map(|symbol| if symbol.is_control() { ' ' } else { symbol }).collect()
+        text.trim()
+            .chars()
+            .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
+            .collect()
     }
 }
 
@@ -131,7 +143,11 @@ impl End {
             if left.is_zero() {
                 break;
             }
-            status = self.known.wait_timeout(status, left).unwrap_or_else(PoisonError::into_inner).0;
+            status = self
+                .known
+                .wait_timeout(status, left)
+                .unwrap_or_else(PoisonError::into_inner)
+                .0;
         }
         *status
     }
@@ -153,11 +169,21 @@ fn watch(mut command: Command, tell: &mpsc::SyncSender<std::io::Result<Handle>>)
     if let Some(pipe) = child.stderr.take() {
         let kept = Arc::clone(&stderr);
         // Without this thread the runner's words are lost, and nothing else.
-        let _ = std::thread::Builder::new().name("runner-words".to_owned()).spawn(move || listen(pipe, &kept));
+        let _ = std::thread::Builder::new()
+            .name("runner-words".to_owned())
+            .spawn(move || listen(pipe, &kept));
     }
-    let pid = i32::try_from(child.id()).ok().and_then(Pid::from_raw).unwrap_or(Pid::INIT);
+    let pid = i32::try_from(child.id())
+        .ok()
+        .and_then(Pid::from_raw)
+        .unwrap_or(Pid::INIT);
     let handle = match pidfd_open(pid, PidfdFlags::empty()) {
-        Ok(pidfd) => Ok(Handle { pid: child.id(), pidfd: Arc::new(pidfd), end: Arc::clone(&end), stderr }),
+        Ok(pidfd) => Ok(Handle {
+            pid: child.id(),
+            pidfd: Arc::new(pidfd),
+            end: Arc::clone(&end),
+            stderr,
+        }),
         Err(error) => {
             let _ = child.kill();
             Err(error.into())

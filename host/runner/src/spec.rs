@@ -12,7 +12,11 @@ pub(crate) fn to_toml(spec: &DatasetSpec) -> String {
         let _ = writeln!(text, "[inputs.{}]", quoted(name));
         let columns: Vec<String> = input.columns.iter().map(|column| quoted(column)).collect();
         let scalar = input.shape.is_empty();
-        let _ = if scalar { writeln!(text, "column = {}", columns.join(",")) } else { writeln!(text, "columns = [{}]", columns.join(",")) };
+        let _ = if scalar {
+            writeln!(text, "column = {}", columns.join(","))
+        } else {
+            writeln!(text, "columns = [{}]", columns.join(","))
+        };
         if !scalar {
             let _ = writeln!(text, "shape = {:?}", input.shape);
         }
@@ -20,7 +24,11 @@ pub(crate) fn to_toml(spec: &DatasetSpec) -> String {
         // `{:?}` writes the shortest text that reads back as the same f64. One value stands for all columns alike.
         for (key, values) in [("scale", &input.scale), ("offset", &input.offset)] {
             let same = values.iter().all(|value| value.to_bits() == values[0].to_bits());
-            let _ = if same { writeln!(text, "{key} = {:?}", values[0]) } else { writeln!(text, "{key} = {values:?}") };
+            let _ = if same {
+                writeln!(text, "{key} = {:?}", values[0])
+            } else {
+                writeln!(text, "{key} = {values:?}")
+            };
         }
     }
     text
@@ -56,8 +64,15 @@ mod tests {
             "x = { column = \"a\", scale = 2, offset = 1e22 }",
         ] {
             let text = format!("name = \"train\"\n[inputs]\n{inputs}\n");
-            let Ok(spec) = DatasetSpec::parse(text.as_bytes(), "spec.toml") else { continue };
-            assert_eq!(DatasetSpec::parse(to_toml(&spec).as_bytes(), "again.toml").unwrap(), spec, "{}", to_toml(&spec));
+            let Ok(spec) = DatasetSpec::parse(text.as_bytes(), "spec.toml") else {
+                continue;
+            };
+            assert_eq!(
+                DatasetSpec::parse(to_toml(&spec).as_bytes(), "again.toml").unwrap(),
+                spec,
+                "{}",
+                to_toml(&spec)
+            );
         }
     }
 }

@@ -76,7 +76,12 @@ impl TensorLayout {
 
     /// The layout of tensors at hand.
     pub fn of(tensors: &TensorMap) -> Result<Self, SharedTensorsError> {
-        Self::new(&tensors.iter().map(|(name, tensor)| (name.clone(), (tensor.dtype(), tensor.shape().clone()))).collect())
+        Self::new(
+            &tensors
+                .iter()
+                .map(|(name, tensor)| (name.clone(), (tensor.dtype(), tensor.shape().clone())))
+                .collect(),
+        )
     }
 
     /// Bytes of the memory, gaps for alignment included.
@@ -91,7 +96,9 @@ impl TensorLayout {
 
     /// Name, dtype and shape of each tensor, in the order of the names.
     pub fn tensors(&self) -> impl ExactSizeIterator<Item = (&str, Dtype, &Shape)> {
-        self.slots.iter().map(|slot| (slot.name.as_str(), slot.dtype, &slot.shape))
+        self.slots
+            .iter()
+            .map(|slot| (slot.name.as_str(), slot.dtype, &slot.shape))
     }
 
     /// Whether both hold the same tensors: names, dtypes and shapes, wherever they lie.
@@ -101,18 +108,26 @@ impl TensorLayout {
 
     fn checked(slots: Vec<Slot>, len: u64) -> Result<Self, SharedTensorsError> {
         if slots.len() > MAX_TENSORS {
-            return Err(SharedTensorsError::Layout(format!("seen {} tensors, at most {MAX_TENSORS} are allowed", slots.len())));
+            return Err(SharedTensorsError::Layout(format!(
+                "seen {} tensors, at most {MAX_TENSORS} are allowed",
+                slots.len()
+            )));
         }
         let mut before: Option<&Slot> = None;
         for slot in &slots {
             if before.is_some_and(|before| before.name >= slot.name) {
-                return Err(SharedTensorsError::Layout("names must be sorted and each stand once".to_owned()));
+                return Err(SharedTensorsError::Layout(
+                    "names must be sorted and each stand once".to_owned(),
+                ));
             }
             // Tensors that overlap would let a small memory stand for a huge model.
             let free = before.map_or(0, |before| before.offset + before.len);
             let end = slot.offset.checked_add(slot.len);
             if slot.offset < free || end.is_none_or(|end| end > len) || !slot.offset.is_multiple_of(ALIGNMENT_BYTES) {
-                let problem = format!("{:?}: {} bytes at {} do not fit, {free} to {len} are free", slot.name, slot.len, slot.offset);
+                let problem = format!(
+                    "{:?}: {} bytes at {} do not fit, {free} to {len} are free",
+                    slot.name, slot.len, slot.offset
+                );
                 return Err(SharedTensorsError::Layout(problem));
             }
             before = Some(slot);
@@ -127,7 +142,9 @@ impl TensorLayout {
             dims: slot.shape.dims().iter().map(|dim| *dim as u64).collect(),
             offset: slot.offset,
         };
-        WireLayout { slots: self.slots.iter().map(slot).collect() }
+        WireLayout {
+            slots: self.slots.iter().map(slot).collect(),
+        }
     }
 
     /// Checks a layout that came with `len` bytes of memory.
@@ -136,8 +153,16 @@ impl TensorLayout {
         for slot in wire.slots.into_iter().take(MAX_TENSORS + 1) {
             let dtype = Dtype::from_name(&slot.dtype)
                 .ok_or_else(|| SharedTensorsError::Layout(format!("{:?}: unknown dtype", cut(&slot.name))))?;
-            let dims: Vec<usize> = slot.dims.iter().take(64).map(|dim| usize::try_from(*dim).unwrap_or(usize::MAX)).collect();
-            let shape = Shape::new(&dims).map_err(|source| SharedTensorsError::Tensor { name: cut(&slot.name), source })?;
+            let dims: Vec<usize> = slot
+                .dims
+                .iter()
+                .take(64)
+                .map(|dim| usize::try_from(*dim).unwrap_or(usize::MAX))
+                .collect();
+            let shape = Shape::new(&dims).map_err(|source| SharedTensorsError::Tensor {
+                name: cut(&slot.name),
+                source,
+            })?;
             slots.push(Slot::new(slot.name, dtype, shape, slot.offset)?);
         }
         Self::checked(slots, len)
@@ -147,10 +172,19 @@ impl TensorLayout {
 impl Slot {
     fn new(name: String, dtype: Dtype, shape: Shape, offset: u64) -> Result<Self, SharedTensorsError> {
         if name.len() > MAX_NAME_BYTES {
-            return Err(SharedTensorsError::Layout(format!("a name of {} bytes, at most {MAX_NAME_BYTES} are allowed", name.len())));
+            return Err(SharedTensorsError::Layout(format!(
+                "a name of {} bytes, at most {MAX_NAME_BYTES} are allowed",
+                name.len()
+            )));
         }
         let len = shape.elements() as u64 * dtype.size_bytes() as u64;
-        Ok(Self { name, dtype, shape, offset, len })
+        Ok(Self {
+            name,
+            dtype,
+            shape,
+            offset,
+            len,
+        })
     }
 }
 
@@ -187,12 +221,18 @@ impl SharedTensors {
         for (slot, tensor) in layout.slots.iter().zip(tensors.values()) {
             blob.write_at(slot.offset, tensor.bytes())?;
         }
-        Ok(Self { blob: blob.seal()?, layout: Arc::new(layout) })
+        Ok(Self {
+            blob: blob.seal()?,
+            layout: Arc::new(layout),
+        })
     }
 
     pub(crate) fn from_wire(blob: SealedBlob, wire: WireLayout) -> Result<Self, SharedTensorsError> {
         let layout = TensorLayout::from_wire(wire, blob.bytes().len() as u64)?;
-        Ok(Self { blob, layout: Arc::new(layout) })
+        Ok(Self {
+            blob,
+            layout: Arc::new(layout),
+        })
     }
 
     /// Which tensors there are.
@@ -210,7 +250,10 @@ impl SharedTensors {
         let mut tensors = TensorMap::new();
         for slot in &self.layout.slots {
             let tensor = Tensor::new(slot.dtype, slot.shape.clone(), self.piece(slot));
-            let tensor = tensor.map_err(|source| SharedTensorsError::Tensor { name: slot.name.clone(), source })?;
+            let tensor = tensor.map_err(|source| SharedTensorsError::Tensor {
+                name: slot.name.clone(),
+                source,
+            })?;
             tensors.insert(slot.name.clone(), tensor);
         }
         Ok(tensors)
@@ -245,7 +288,13 @@ impl SharedTensorBuffer {
     /// Takes the memory for a layout, at most `limit` bytes.
     pub fn new(layout: Arc<TensorLayout>, limit: u64) -> Result<Self, SharedTensorsError> {
         let blob = SharedBlob::create(layout.len, limit)?;
-        Ok(Self { blob, layout, slot: 0, filled: 0, received: 0 })
+        Ok(Self {
+            blob,
+            layout,
+            slot: 0,
+            filled: 0,
+            received: 0,
+        })
     }
 
     /// Bytes that are there so far.
@@ -257,7 +306,10 @@ impl SharedTensorBuffer {
     pub fn append(&mut self, mut bytes: &[u8]) -> Result<(), SharedTensorsError> {
         let wanted = self.layout.tensor_bytes();
         if bytes.len() as u64 > wanted - self.received {
-            return Err(SharedTensorsError::Length { seen: self.received.saturating_add(bytes.len() as u64), wanted });
+            return Err(SharedTensorsError::Length {
+                seen: self.received.saturating_add(bytes.len() as u64),
+                wanted,
+            });
         }
         while let Some(slot) = self.layout.slots.get(self.slot) {
             let room = usize::try_from(slot.len - self.filled).unwrap_or(usize::MAX);
@@ -279,9 +331,15 @@ impl SharedTensorBuffer {
     pub fn finish(self) -> Result<SharedTensors, SharedTensorsError> {
         let wanted = self.layout.tensor_bytes();
         if self.received != wanted {
-            return Err(SharedTensorsError::Length { seen: self.received, wanted });
+            return Err(SharedTensorsError::Length {
+                seen: self.received,
+                wanted,
+            });
         }
-        Ok(SharedTensors { blob: self.blob.seal()?, layout: self.layout })
+        Ok(SharedTensors {
+            blob: self.blob.seal()?,
+            layout: self.layout,
+        })
     }
 }
 
@@ -307,14 +365,22 @@ mod tests {
         assert_eq!(shared.to_map().unwrap(), model());
         let address = shared.to_map().unwrap()["c"].bytes().as_ptr() as u64;
         assert_eq!(address % ALIGNMENT_BYTES, 0);
-        assert!(SharedTensors::copy_of(&TensorMap::new()).unwrap().to_map().unwrap().is_empty());
+        assert!(
+            SharedTensors::copy_of(&TensorMap::new())
+                .unwrap()
+                .to_map()
+                .unwrap()
+                .is_empty()
+        );
     }
 
     fn refused(change: impl FnOnce(&mut WireLayout)) -> String {
         let shared = SharedTensors::copy_of(&model()).unwrap();
         let mut wire = shared.layout().to_wire();
         change(&mut wire);
-        SharedTensors::from_wire(shared.blob().clone(), wire).expect_err("the layout lies").to_string()
+        SharedTensors::from_wire(shared.blob().clone(), wire)
+            .expect_err("the layout lies")
+            .to_string()
     }
 
     #[test]
@@ -322,8 +388,14 @@ mod tests {
         assert!(refused(|wire| wire.slots[0].dims = vec![1 << 39]).contains("do not fit"));
         assert!(refused(|wire| wire.slots[0].dims = vec![u64::MAX, u64::MAX]).contains("shared tensor"));
         assert!(refused(|wire| wire.slots[0].dims = vec![1; 1000]).contains("shared tensor"));
-        assert!(refused(|wire| wire.slots[2].offset = 0).contains("do not fit"), "overlapping");
-        assert!(refused(|wire| wire.slots[3].offset += 1).contains("do not fit"), "not aligned");
+        assert!(
+            refused(|wire| wire.slots[2].offset = 0).contains("do not fit"),
+            "overlapping"
+        );
+        assert!(
+            refused(|wire| wire.slots[3].offset += 1).contains("do not fit"),
+            "not aligned"
+        );
         assert!(refused(|wire| wire.slots[3].offset = u64::MAX - 63).contains("do not fit"));
         assert!(refused(|wire| wire.slots.swap(0, 1)).contains("sorted"));
         assert!(refused(|wire| wire.slots[1].name = "a".to_owned()).contains("each stand once"));

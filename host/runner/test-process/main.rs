@@ -45,7 +45,13 @@ fn misbehave(how: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
         "huge-message" => say(&[1], &[sealed(1 << 30)?.as_fd()])?,
         "early-update" => reply(&map(&[("Trained", trained(&[]))]), &[])?,
         _ => {
-            reply(&map(&[("Started", map(&[("backend", Value::from("none")), ("note", Value::Null)]))]), &[])?;
+            reply(
+                &map(&[(
+                    "Started",
+                    map(&[("backend", Value::from("none")), ("note", Value::Null)]),
+                )]),
+                &[],
+            )?;
             request()?;
             lie(how)?;
         }
@@ -64,19 +70,28 @@ fn lie(how: &str) -> Result<(), Box<dyn std::error::Error>> {
         "unsealed-tensors" => reply(&map(&[("Trained", trained(&[right]))]), &[unsealed(16)?.as_fd()])?,
         "short-tensors" => reply(&map(&[("Trained", trained(&[right]))]), &[sealed(15)?.as_fd()])?,
         "huge-tensors" => reply(&map(&[("Trained", trained(&[right]))]), &[sealed(1 << 31)?.as_fd()])?,
-        "other-shape" => reply(&map(&[("Trained", trained(&[slot("w", &[2], 0)]))]), &[sealed(16)?.as_fd()])?,
+        "other-shape" => reply(
+            &map(&[("Trained", trained(&[slot("w", &[2], 0)]))]),
+            &[sealed(16)?.as_fd()],
+        )?,
         "more-tensors" => {
             let more = [right, slot("x", &[1], 64)];
             reply(&map(&[("Trained", trained(&more))]), &[sealed(100)?.as_fd()])?;
         }
         "overflowing-shape" => {
-            reply(&map(&[("Trained", trained(&[slot("w", &[u64::MAX, 2], 0)]))]), &[sealed(16)?.as_fd()])?;
+            reply(
+                &map(&[("Trained", trained(&[slot("w", &[u64::MAX, 2], 0)]))]),
+                &[sealed(16)?.as_fd()],
+            )?;
         }
         "long-log" => {
             let mut answer = trained(&[right]);
             if let Value::Map(fields) = &mut answer {
                 fields.retain(|(name, _)| *name != Value::from("log"));
-                fields.push((Value::from("log"), Value::Array(vec![Value::from("y".repeat(100)); 1000])));
+                fields.push((
+                    Value::from("log"),
+                    Value::Array(vec![Value::from("y".repeat(100)); 1000]),
+                ));
             }
             let message = encoded(&map(&[("Trained", answer)]))?;
             let memory = sealed_with(&message[1..])?;
@@ -109,7 +124,12 @@ fn slot(name: &str, dims: &[u64], offset: u64) -> Value {
 }
 
 fn map(entries: &[(&str, Value)]) -> Value {
-    Value::Map(entries.iter().map(|(name, value)| (Value::from(*name), value.clone())).collect())
+    Value::Map(
+        entries
+            .iter()
+            .map(|(name, value)| (Value::from(*name), value.clone()))
+            .collect(),
+    )
 }
 
 /// Waits for whatever the keeper says.
@@ -135,7 +155,12 @@ fn say(packet: &[u8], beside: &[BorrowedFd<'_>]) -> Result<(), Box<dyn std::erro
     if !beside.is_empty() {
         control.push(SendAncillaryMessage::ScmRights(beside));
     }
-    sendmsg(rustix::stdio::stdin(), &[IoSlice::new(packet)], &mut control, SendFlags::empty())?;
+    sendmsg(
+        rustix::stdio::stdin(),
+        &[IoSlice::new(packet)],
+        &mut control,
+        SendFlags::empty(),
+    )?;
     Ok(())
 }
 
@@ -151,5 +176,7 @@ fn sealed(len: u64) -> Result<OwnedFd, Box<dyn std::error::Error>> {
 }
 
 fn sealed_with(bytes: &[u8]) -> Result<OwnedFd, Box<dyn std::error::Error>> {
-    Ok(cloister_runner::SharedBlob::copy_of(bytes)?.as_fd().try_clone_to_owned()?)
+    Ok(cloister_runner::SharedBlob::copy_of(bytes)?
+        .as_fd()
+        .try_clone_to_owned()?)
 }

@@ -1,5 +1,11 @@
 //! Runners that die, hang or lie: the keeper gets a typed error and lives on.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -35,7 +41,15 @@ fn silence_ends_at_the_limit() {
 
 #[test]
 fn garbage_is_refused() {
-    for how in ["garbage", "oversized", "lying-length", "descriptors", "unsealed-message", "huge-message", "early-update"] {
+    for how in [
+        "garbage",
+        "oversized",
+        "lying-length",
+        "descriptors",
+        "unsealed-message",
+        "huge-message",
+        "early-update",
+    ] {
         let (death, _) = start(how);
         assert!(matches!(&death, Death::Misbehaved(_)), "{how}: {death}");
     }
@@ -62,7 +76,11 @@ fn lying_results_are_refused() {
         let mut request = train_request("any");
         request.model = SharedTensors::copy_of(&tensors).unwrap();
         match runner.train(&request) {
-            Err(RunnerError::Died { how: Death::Misbehaved(problem), during: "training", .. }) => {
+            Err(RunnerError::Died {
+                how: Death::Misbehaved(problem),
+                during: "training",
+                ..
+            }) => {
                 assert!(problem.contains(wanted), "{how}: {problem}");
             }
             other => panic!("{how}: {other:?}"),
@@ -76,7 +94,16 @@ fn lying_results_are_refused() {
 fn a_crash_of_native_code_is_told_with_its_signal() {
     let mut runner = Runner::start(options("abort")).unwrap();
     let error = runner.evaluate(&evaluate_request()).unwrap_err();
-    assert!(matches!(&error, RunnerError::Died { how: Death::Signal(6), .. }), "{error}");
+    assert!(
+        matches!(
+            &error,
+            RunnerError::Died {
+                how: Death::Signal(6),
+                ..
+            }
+        ),
+        "{error}"
+    );
 }
 
 #[test]
@@ -86,12 +113,28 @@ fn a_killed_runner_comes_back_with_everything_loaded() {
     let killer = runner.killer().unwrap();
     killer.kill();
     let error = runner.evaluate(&evaluate_request()).unwrap_err();
-    assert!(matches!(&error, RunnerError::Died { how: Death::Signal(9), .. }), "{error}");
+    assert!(
+        matches!(
+            &error,
+            RunnerError::Died {
+                how: Death::Signal(9),
+                ..
+            }
+        ),
+        "{error}"
+    );
     runner.restart().unwrap();
     let after = runner.evaluate(&evaluate_request()).unwrap();
-    assert_eq!((before.loss, before.correct, before.rows), (after.loss, after.correct, after.rows));
+    assert_eq!(
+        (before.loss, before.correct, before.rows),
+        (after.loss, after.correct, after.rows)
+    );
     killer.kill();
-    assert_eq!(runner.evaluate(&evaluate_request()).unwrap().rows, after.rows, "an old killer does not reach the new process");
+    assert_eq!(
+        runner.evaluate(&evaluate_request()).unwrap().rows,
+        after.rows,
+        "an old killer does not reach the new process"
+    );
 }
 
 #[test]
@@ -109,7 +152,17 @@ fn a_runner_killed_at_work_is_an_error() {
         });
         runner.train(&request).unwrap_err()
     });
-    assert!(matches!(&death, RunnerError::Died { how: Death::Signal(9), during: "training", .. }), "{death}");
+    assert!(
+        matches!(
+            &death,
+            RunnerError::Died {
+                how: Death::Signal(9),
+                during: "training",
+                ..
+            }
+        ),
+        "{death}"
+    );
     // One that hangs is ended by the keeper itself.
     runner.restart().unwrap();
     request.timeout = Duration::from_millis(300);

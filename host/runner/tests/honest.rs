@@ -1,5 +1,11 @@
 //! A runner at work: start, load, evaluate, train, aggregate; and everything that may be asked of it wrongly.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 mod common;
 
@@ -28,15 +34,30 @@ fn it_starts_says_its_engine_and_ends_with_its_keeper() {
 fn it_has_no_environment_no_privileges_to_gain_no_core_dump_and_one_socket() {
     let runner = runner();
     let read = |what: &str| std::fs::read_to_string(format!("/proc/{}/{what}", runner.pid().unwrap())).unwrap();
-    assert!(read("status").lines().any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"])));
-    assert!(read("limits").lines().any(|line| line.starts_with("Max core file size") && line.split_whitespace().nth(4) == Some("0")));
+    assert!(
+        read("status")
+            .lines()
+            .any(|line| line.split_whitespace().eq(["NoNewPrivs:", "1"]))
+    );
+    assert!(
+        read("limits")
+            .lines()
+            .any(|line| line.starts_with("Max core file size") && line.split_whitespace().nth(4) == Some("0"))
+    );
     // Others' view of it needs root, since it is not dumpable.
-    let Ok(environment) = std::fs::read(format!("/proc/{}/environ", runner.pid().unwrap())) else { return };
+    let Ok(environment) = std::fs::read(format!("/proc/{}/environ", runner.pid().unwrap())) else {
+        return;
+    };
     assert!(environment.is_empty());
     let open = std::fs::read_dir(format!("/proc/{}/fd", runner.pid().unwrap())).unwrap();
-    let open: Vec<String> =
-        open.filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.display().to_string())).collect();
-    assert_eq!(open.iter().filter(|link| link.starts_with("socket:")).count(), 1, "{open:?}");
+    let open: Vec<String> = open
+        .filter_map(|entry| Some(std::fs::read_link(entry.ok()?.path()).ok()?.display().to_string()))
+        .collect();
+    assert_eq!(
+        open.iter().filter(|link| link.starts_with("socket:")).count(),
+        1,
+        "{open:?}"
+    );
     assert!(open.contains(&"/dev/null".to_owned()), "{open:?}");
 }
 
@@ -55,7 +76,13 @@ fn by_hand_it_says_what_it_is() {
 fn without_openvino_tract_serves_and_it_is_said() {
     let mut options = options("runner");
     options.backend = BackendChoice::Auto;
-    assert!(Runner::start(options.clone()).unwrap().note().unwrap().contains("tract serves"));
+    assert!(
+        Runner::start(options.clone())
+            .unwrap()
+            .note()
+            .unwrap()
+            .contains("tract serves")
+    );
     options.openvino_dir = Some("/nowhere".into());
     let runner = Runner::start(options.clone()).unwrap();
     assert!(runner.note().unwrap().contains("/nowhere"), "{:?}", runner.note());
@@ -75,7 +102,9 @@ fn openvino_serves_where_it_is() {
     let mut runner = Runner::start(options).unwrap();
     assert!(runner.backend().starts_with("openvino"), "{}", runner.backend());
     for batch in [BATCH, REST] {
-        runner.load_graph(&format!("evaluate@{batch}"), graphs(batch).evaluation.bytes()).unwrap();
+        runner
+            .load_graph(&format!("evaluate@{batch}"), graphs(batch).evaluation.bytes())
+            .unwrap();
     }
     open_rows(&mut runner);
     let mut request = evaluate_request();
@@ -103,16 +132,43 @@ fn a_dataset_is_counted_and_committed_to() {
 #[test]
 fn what_cannot_be_loaded_is_refused_and_it_goes_on() {
     let mut runner = runner();
-    let error = runner.open_dataset("mine.csv", file("a,b,c,d,label\n1,2,3,x,0\n"), Format::Csv, &spec(), &SALT).unwrap_err();
+    let error = runner
+        .open_dataset(
+            "mine.csv",
+            file("a,b,c,d,label\n1,2,3,x,0\n"),
+            Format::Csv,
+            &spec(),
+            &SALT,
+        )
+        .unwrap_err();
     assert!(matches!(error, RunnerError::Dataset { .. }));
-    assert!(error.to_string().contains("mine.csv: row 1 (line 2), column \"d\": seen \"x\""), "{error}");
-    assert!(matches!(runner.load_graph("train", b"no graph"), Err(RunnerError::Graph { .. })));
+    assert!(
+        error
+            .to_string()
+            .contains("mine.csv: row 1 (line 2), column \"d\": seen \"x\""),
+        "{error}"
+    );
+    assert!(matches!(
+        runner.load_graph("train", b"no graph"),
+        Err(RunnerError::Graph { .. })
+    ));
     let error = runner.load_module("trainer", b"no module").unwrap_err();
-    assert!(matches!(&error, RunnerError::Module(error) if error.kind == ModuleErrorKind::Invalid), "{error}");
-    assert!(matches!(runner.train(&train_request("trainer")), Err(RunnerError::Request(_))));
-    assert!(matches!(runner.evaluate(&evaluate_request()), Err(RunnerError::Request(_))));
+    assert!(
+        matches!(&error, RunnerError::Module(error) if error.kind == ModuleErrorKind::Invalid),
+        "{error}"
+    );
+    assert!(matches!(
+        runner.train(&train_request("trainer")),
+        Err(RunnerError::Request(_))
+    ));
+    assert!(matches!(
+        runner.evaluate(&evaluate_request()),
+        Err(RunnerError::Request(_))
+    ));
     open_rows(&mut runner);
-    assert!(matches!(runner.evaluate(&evaluate_request()), Err(RunnerError::Request(message)) if message.contains("evaluate")));
+    assert!(
+        matches!(runner.evaluate(&evaluate_request()), Err(RunnerError::Request(message)) if message.contains("evaluate"))
+    );
 }
 
 #[test]
@@ -126,7 +182,10 @@ fn more_than_may_be_loaded_is_refused() {
     runner.load_graph("one", graph.bytes()).unwrap();
     let error = runner.load_graph("two", graph.bytes()).unwrap_err();
     assert!(error.to_string().contains("one more than the 1"), "{error}");
-    assert!(matches!(runner.load_graph("big", &vec![0; (1 << 20) + 1]), Err(RunnerError::Request(_))));
+    assert!(matches!(
+        runner.load_graph("big", &vec![0; (1 << 20) + 1]),
+        Err(RunnerError::Request(_))
+    ));
 }
 
 #[test]
@@ -147,7 +206,10 @@ fn an_evaluation_sums_over_all_rows() {
     let error = runner.evaluate(&request).unwrap_err().to_string();
     assert!(error.contains("6 rows are left at the end"), "{error}");
     request.graphs = names(&["train"]);
-    assert!(matches!(runner.evaluate(&request), Err(RunnerError::Graph { .. })), "a training graph evaluates nothing");
+    assert!(
+        matches!(runner.evaluate(&request), Err(RunnerError::Graph { .. })),
+        "a training graph evaluates nothing"
+    );
 }
 
 #[test]
@@ -177,7 +239,11 @@ fn a_trainer_trains_and_the_bytes_are_the_same_again() {
     assert!(matches!(runner.train(&request), Err(RunnerError::NotRunning)));
     runner.restart().unwrap();
     let second = runner.train(&request).unwrap();
-    assert_eq!(first.tensors.to_map().unwrap(), second.tensors.to_map().unwrap(), "after a restart too");
+    assert_eq!(
+        first.tensors.to_map().unwrap(),
+        second.tensors.to_map().unwrap(),
+        "after a restart too"
+    );
 }
 
 #[test]
@@ -186,16 +252,28 @@ fn a_module_that_breaks_a_rule_is_named_and_the_runner_lives_on() {
     let mut runner = furnished();
     runner.load_module("hostile", &module).unwrap();
     let pid = runner.pid();
-    for (name, kind) in [("trap", ModuleErrorKind::Trap), ("nothing", ModuleErrorKind::NoUpdate), ("recurse", ModuleErrorKind::Stack)] {
+    for (name, kind) in [
+        ("trap", ModuleErrorKind::Trap),
+        ("nothing", ModuleErrorKind::NoUpdate),
+        ("recurse", ModuleErrorKind::Stack),
+    ] {
         let mut request = train_request("hostile");
         request.settings = attack(name);
-        let Err(RunnerError::Module(error)) = runner.train(&request) else { panic!("{name} passed") };
-        assert_eq!((error.kind, error.digest), (kind, Digest::of(&module)), "{name}: {error}");
+        let Err(RunnerError::Module(error)) = runner.train(&request) else {
+            panic!("{name} passed")
+        };
+        assert_eq!(
+            (error.kind, error.digest),
+            (kind, Digest::of(&module)),
+            "{name}: {error}"
+        );
     }
     let mut request = train_request("hostile");
     request.settings = attack("loop");
     request.limits.call = Duration::from_millis(200);
-    assert!(matches!(runner.train(&request), Err(RunnerError::Module(error)) if error.kind == ModuleErrorKind::Deadline));
+    assert!(
+        matches!(runner.train(&request), Err(RunnerError::Module(error)) if error.kind == ModuleErrorKind::Deadline)
+    );
     assert_eq!(runner.pid(), pid);
 }
 
@@ -204,7 +282,11 @@ fn update(node: &str, rows: u64, value: f32) -> WorkerUpdate {
     for tensor in tensors.values_mut() {
         *tensor = Tensor::from_f32(tensor.shape().dims(), vec![value; tensor.shape().elements()]).unwrap();
     }
-    WorkerUpdate { node: node.to_owned(), rows, tensors: SharedTensors::copy_of(&tensors).unwrap() }
+    WorkerUpdate {
+        node: node.to_owned(),
+        rows,
+        tensors: SharedTensors::copy_of(&tensors).unwrap(),
+    }
 }
 
 fn aggregate_request() -> AggregateRequest {
@@ -214,7 +296,11 @@ fn aggregate_request() -> AggregateRequest {
         settings: train.settings,
         model: train.model,
         statistics: names(&[]),
-        round: RoundInfo { index: 1, count: 10, seed: 7 },
+        round: RoundInfo {
+            index: 1,
+            count: 10,
+            seed: 7,
+        },
         limits: train.limits,
         timeout: Duration::from_secs(60),
     }
@@ -222,20 +308,37 @@ fn aggregate_request() -> AggregateRequest {
 
 #[test]
 fn an_aggregator_pulls_updates_one_by_one() {
-    let Some(module) = guest("aggregate-fedavg") else { return };
+    let Some(module) = guest("aggregate-fedavg") else {
+        return;
+    };
     let mut runner = runner();
     assert_eq!(runner.load_module("fedavg", &module).unwrap().world, "aggregator");
     let mut updates = vec![update("a", 10, 1.0), update("b", 30, 3.0)].into_iter();
-    let reply = runner.aggregate(&aggregate_request(), &mut || Ok(updates.next())).unwrap();
+    let reply = runner
+        .aggregate(&aggregate_request(), &mut || Ok(updates.next()))
+        .unwrap();
     for tensor in reply.tensors.to_map().unwrap().values() {
-        assert!(tensor.to_f32_vec().unwrap().iter().all(|value| (value - 2.5).abs() < 1e-6));
+        assert!(
+            tensor
+                .to_f32_vec()
+                .unwrap()
+                .iter()
+                .all(|value| (value - 2.5).abs() < 1e-6)
+        );
     }
     let mut calls = 0;
     let error = runner.aggregate(&aggregate_request(), &mut || {
         calls += 1;
-        if calls == 1 { Ok(Some(update("a", 10, 1.0))) } else { Err("worker-b hung up".to_owned()) }
+        if calls == 1 {
+            Ok(Some(update("a", 10, 1.0)))
+        } else {
+            Err("worker-b hung up".to_owned())
+        }
     });
     assert!(matches!(error, Err(RunnerError::Updates(reason)) if reason == "worker-b hung up"));
     let mut none = || Ok(None);
-    assert!(matches!(runner.aggregate(&aggregate_request(), &mut none), Err(RunnerError::Module(_))));
+    assert!(matches!(
+        runner.aggregate(&aggregate_request(), &mut none),
+        Err(RunnerError::Module(_))
+    ));
 }

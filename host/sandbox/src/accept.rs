@@ -32,7 +32,10 @@ pub(crate) fn update(given: Vec<(String, GuestTensor)>, wanted: &Wanted<'_>) -> 
     let mut tensors = TensorMap::new();
     for (name, held) in given {
         let Some(like) = wanted.model.get(&name) else {
-            let message = format!("the update holds `{}`, which the model does not have", bounded(&name, 256));
+            let message = format!(
+                "the update holds `{}`, which the model does not have",
+                bounded(&name, 256)
+            );
             return refuse(ModuleErrorKind::UnknownTensor, message);
         };
         fits(&name, &held.tensor, like)?;
@@ -42,11 +45,18 @@ pub(crate) fn update(given: Vec<(String, GuestTensor)>, wanted: &Wanted<'_>) -> 
             return refuse(ModuleErrorKind::NotFinite, message);
         }
         if tensors.insert(name.clone(), held.tensor).is_some() {
-            return refuse(ModuleErrorKind::DuplicateTensor, format!("the update holds `{name}` twice"));
+            return refuse(
+                ModuleErrorKind::DuplicateTensor,
+                format!("the update holds `{name}` twice"),
+            );
         }
     }
     if let Some(name) = wanted.model.keys().find(|name| !tensors.contains_key(*name)) {
-        let message = format!("the update lacks `{name}`: {} of {} tensors are there", tensors.len(), wanted.model.len());
+        let message = format!(
+            "the update lacks `{name}`: {} of {} tensors are there",
+            tensors.len(),
+            wanted.model.len()
+        );
         return refuse(ModuleErrorKind::MissingTensor, message);
     }
     if wanted.rows == 0 {
@@ -82,7 +92,10 @@ fn origin(name: &str, held: &GuestTensor, wanted: &Wanted<'_>) -> Result<(), Ref
         return Ok(());
     }
     if held.label != own {
-        let message = format!("the update gives {} as {own}: wanted what a graph of the policy computes for it", held.label);
+        let message = format!(
+            "the update gives {} as {own}: wanted what a graph of the policy computes for it",
+            held.label
+        );
         return Err(Refusal::new(ModuleErrorKind::Denied, message));
     }
     if !held.computed && wanted.trained.contains(name) {
@@ -101,14 +114,34 @@ mod tests {
 
     fn held(value: f32, label: Label, computed: bool) -> GuestTensor {
         let charge = Budget::new(100).charge(4, "a test").unwrap();
-        GuestTensor { tensor: Tensor::scalar_f32(value), label, computed, _charge: charge }
+        GuestTensor {
+            tensor: Tensor::scalar_f32(value),
+            label,
+            computed,
+            _charge: charge,
+        }
     }
 
     fn judge(given: Vec<(&str, GuestTensor)>, access: TensorAccess, rows: u64) -> Result<TensorMap, Refusal> {
-        let model = TensorMap::from([("a".into(), Tensor::scalar_f32(1.0)), ("b".into(), Tensor::scalar_f32(2.0))]);
+        let model = TensorMap::from([
+            ("a".into(), Tensor::scalar_f32(1.0)),
+            ("b".into(), Tensor::scalar_f32(2.0)),
+        ]);
         let (statistics, trained) = (BTreeSet::new(), BTreeSet::from(["a".to_owned()]));
-        let wanted = Wanted { model: &model, statistics: &statistics, trained: &trained, access, rows };
-        update(given.into_iter().map(|(name, tensor)| (name.to_owned(), tensor)).collect(), &wanted)
+        let wanted = Wanted {
+            model: &model,
+            statistics: &statistics,
+            trained: &trained,
+            access,
+            rows,
+        };
+        update(
+            given
+                .into_iter()
+                .map(|(name, tensor)| (name.to_owned(), tensor))
+                .collect(),
+            &wanted,
+        )
     }
 
     fn parameter(name: &str) -> Label {
@@ -117,28 +150,87 @@ mod tests {
 
     #[test]
     fn computed_and_frozen_tensors_are_taken() {
-        let given = vec![("a", held(1.5, parameter("a"), true)), ("b", held(2.0, parameter("b"), false))];
+        let given = vec![
+            ("a", held(1.5, parameter("a"), true)),
+            ("b", held(2.0, parameter("b"), false)),
+        ];
         assert_eq!(judge(given, TensorAccess::HANDLES, 3).unwrap().len(), 2);
     }
 
     #[test]
     fn everything_else_is_refused() {
         let good = || ("b", held(2.0, parameter("b"), false));
-        let rows = Label::Data { dataset: Arc::from("train"), input: "a".into() };
-        let write = TensorAccess { read: true, write: true };
+        let rows = Label::Data {
+            dataset: Arc::from("train"),
+            input: "a".into(),
+        };
+        let write = TensorAccess {
+            read: true,
+            write: true,
+        };
         for (given, access, rows, kind) in [
             (vec![], TensorAccess::HANDLES, 3, ModuleErrorKind::NoUpdate),
             (vec![good()], TensorAccess::HANDLES, 3, ModuleErrorKind::MissingTensor),
-            (vec![("c", held(1.0, parameter("c"), true))], TensorAccess::HANDLES, 3, ModuleErrorKind::UnknownTensor),
-            (vec![good(), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::DuplicateTensor),
-            (vec![("a", held(1.0, parameter("a"), false)), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::NoUpdate),
-            (vec![("a", held(1.0, parameter("b"), true)), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::Denied),
-            (vec![("a", held(1.0, rows.clone(), false)), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::Denied),
-            (vec![("a", held(1.0, rows, false)), good()], write, 3, ModuleErrorKind::Denied),
-            (vec![("a", held(1.0, Label::Made, false)), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::Denied),
-            (vec![("a", held(f32::NAN, parameter("a"), true)), good()], TensorAccess::HANDLES, 3, ModuleErrorKind::NotFinite),
-            (vec![("a", held(f32::INFINITY, Label::Made, false)), good()], write, 3, ModuleErrorKind::NotFinite),
-            (vec![("a", held(1.5, parameter("a"), true)), good()], TensorAccess::HANDLES, 0, ModuleErrorKind::NoUpdate),
+            (
+                vec![("c", held(1.0, parameter("c"), true))],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::UnknownTensor,
+            ),
+            (
+                vec![good(), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::DuplicateTensor,
+            ),
+            (
+                vec![("a", held(1.0, parameter("a"), false)), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::NoUpdate,
+            ),
+            (
+                vec![("a", held(1.0, parameter("b"), true)), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::Denied,
+            ),
+            (
+                vec![("a", held(1.0, rows.clone(), false)), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::Denied,
+            ),
+            (
+                vec![("a", held(1.0, rows, false)), good()],
+                write,
+                3,
+                ModuleErrorKind::Denied,
+            ),
+            (
+                vec![("a", held(1.0, Label::Made, false)), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::Denied,
+            ),
+            (
+                vec![("a", held(f32::NAN, parameter("a"), true)), good()],
+                TensorAccess::HANDLES,
+                3,
+                ModuleErrorKind::NotFinite,
+            ),
+            (
+                vec![("a", held(f32::INFINITY, Label::Made, false)), good()],
+                write,
+                3,
+                ModuleErrorKind::NotFinite,
+            ),
+            (
+                vec![("a", held(1.5, parameter("a"), true)), good()],
+                TensorAccess::HANDLES,
+                0,
+                ModuleErrorKind::NoUpdate,
+            ),
         ] {
             assert_eq!(judge(given, access, rows).unwrap_err().kind, kind);
         }

@@ -14,7 +14,10 @@ pub(crate) struct Budget {
 
 impl Budget {
     pub(crate) fn new(limit: u64) -> Self {
-        Self { used: Arc::default(), limit }
+        Self {
+            used: Arc::default(),
+            limit,
+        }
     }
 
     /// Takes `bytes` out of the budget, until the charge is dropped. To be called before the bytes are there.
@@ -24,7 +27,10 @@ impl Budget {
             Some(sum) if sum <= self.limit => {
                 // A call runs on one thread: nothing came in between.
                 self.used.store(sum, Ordering::Relaxed);
-                Ok(Arc::new(Charge { used: Arc::clone(&self.used), bytes }))
+                Ok(Arc::new(Charge {
+                    used: Arc::clone(&self.used),
+                    bytes,
+                }))
             }
             _ => Err(Refusal::new(
                 ModuleErrorKind::Memory,

@@ -26,7 +26,10 @@ pub struct Pass {
 
 impl Guest<Training> {
     fn fail(&mut self, kind: ModuleErrorKind, message: String) -> Failure {
-        Failure { kind: FailureKind::Dataset, message: self.answer(kind, message) }
+        Failure {
+            kind: FailureKind::Dataset,
+            message: self.answer(kind, message),
+        }
     }
 
     fn unknown_dataset(&mut self, name: &str) -> Failure {
@@ -45,14 +48,25 @@ impl dataset::Host for Guest<Training> {
     }
 
     fn open(&mut self, name: String, order: dataset::Order) -> Result<Result<Resource<Pass>, Failure>> {
-        let Some(rows) = self.world.datasets.get(&name).cloned() else { return Ok(Err(self.unknown_dataset(&name))) };
+        let Some(rows) = self.world.datasets.get(&name).cloned() else {
+            return Ok(Err(self.unknown_dataset(&name)));
+        };
         if order.batch == 0 || order.batch > MAX_BATCH_ROWS {
             let message = format!("a batch of {} rows: wanted 1 to {MAX_BATCH_ROWS}", order.batch);
             return Ok(Err(self.fail(ModuleErrorKind::Argument, message)));
         }
-        let order = BatchOrder { seed: order.seed, batch: order.batch as usize, drop_last: order.drop_last };
+        let order = BatchOrder {
+            seed: order.seed,
+            batch: order.batch as usize,
+            drop_last: order.drop_last,
+        };
         match rows.batches(order) {
-            Ok(batches) => self.push(Pass { dataset: Arc::from(name), batches }).map(Ok),
+            Ok(batches) => self
+                .push(Pass {
+                    dataset: Arc::from(name),
+                    batches,
+                })
+                .map(Ok),
             Err(message) => Ok(Err(self.fail(ModuleErrorKind::Dataset, message))),
         }
     }
@@ -75,11 +89,25 @@ impl dataset::HostBatches for Guest<Training> {
             *self.world.fed.entry(Arc::clone(&dataset)).or_default() += batch.rows as u64;
         }
         let tensors = batch.tensors.into_iter().map(|(input, tensor)| {
-            let label = Label::Data { dataset: Arc::clone(&dataset), input: input.clone() };
-            (input, GuestTensor { tensor, label, computed: false, _charge: Arc::clone(&charge) })
+            let label = Label::Data {
+                dataset: Arc::clone(&dataset),
+                input: input.clone(),
+            };
+            (
+                input,
+                GuestTensor {
+                    tensor,
+                    label,
+                    computed: false,
+                    _charge: Arc::clone(&charge),
+                },
+            )
         });
         let tensors = self.hand_over(tensors)?;
-        Ok(Ok(Some(dataset::Batch { rows: batch.rows as u32, tensors })))
+        Ok(Ok(Some(dataset::Batch {
+            rows: batch.rows as u32,
+            tensors,
+        })))
     }
 
     fn drop(&mut self, pass: Resource<Pass>) -> Result<()> {

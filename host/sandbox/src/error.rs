@@ -120,7 +120,13 @@ impl ModuleError {
     /// An error with its message cut to size.
     pub fn new(module: &str, digest: Digest, kind: ModuleErrorKind, message: impl fmt::Display) -> Self {
         let message = bounded(&message.to_string(), MAX_MESSAGE_BYTES);
-        Self { module: module.to_owned(), digest, kind, message, log: Vec::new() }
+        Self {
+            module: module.to_owned(),
+            digest,
+            kind,
+            message,
+            log: Vec::new(),
+        }
     }
 }
 
@@ -134,7 +140,10 @@ pub(crate) struct Refusal {
 
 impl Refusal {
     pub(crate) fn new(kind: ModuleErrorKind, message: impl Into<String>) -> Self {
-        Self { kind, message: message.into() }
+        Self {
+            kind,
+            message: message.into(),
+        }
     }
 }
 

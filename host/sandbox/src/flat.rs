@@ -40,13 +40,19 @@ impl Layout {
         let mut length = 0_usize;
         for (name, tensor) in model {
             if tensor.dtype() != Dtype::F32 {
-                let message = format!("`{name}` is {}: an aggregator works on models of F32", tensor.dtype().name());
+                let message = format!(
+                    "`{name}` is {}: an aggregator works on models of F32",
+                    tensor.dtype().name()
+                );
                 return Err(Refusal::new(ModuleErrorKind::WrongShape, message));
             }
             length = length.saturating_add(tensor.shape().elements());
             starts.push(length);
         }
-        Ok(Self { names: model.keys().cloned().collect(), starts })
+        Ok(Self {
+            names: model.keys().cloned().collect(),
+            starts,
+        })
     }
 
     fn length(&self) -> usize {
@@ -55,9 +61,14 @@ impl Layout {
 
     /// The pieces that make up `count` elements from `offset` on.
     fn pieces(&self, what: &str, offset: u64, count: usize) -> Result<Vec<Piece>, Refusal> {
-        let end = usize::try_from(offset).ok().and_then(|offset| offset.checked_add(count));
+        let end = usize::try_from(offset)
+            .ok()
+            .and_then(|offset| offset.checked_add(count));
         let (Some(end), Ok(mut at)) = (end.filter(|&end| end <= self.length()), usize::try_from(offset)) else {
-            let message = format!("{what}: seen elements {offset} to {offset} + {count}, wanted at most {}", self.length());
+            let message = format!(
+                "{what}: seen elements {offset} to {offset} + {count}, wanted at most {}",
+                self.length()
+            );
             return Err(Refusal::new(ModuleErrorKind::WrongShape, message));
         };
         if count > MAX_RANGE_ELEMENTS {
@@ -70,7 +81,11 @@ impl Layout {
             let (start, next) = (self.starts[tensor], self.starts[tensor + 1]);
             let stop = end.min(next);
             if stop > at {
-                pieces.push(Piece { tensor, from: at - start, to: stop - start });
+                pieces.push(Piece {
+                    tensor,
+                    from: at - start,
+                    to: stop - start,
+                });
                 at = stop;
             }
             tensor += 1;
@@ -85,7 +100,9 @@ fn copy_elements(tensor: &Tensor, from: usize, to: usize, out: &mut Vec<f32>) {
         Some(elements) => out.extend_from_slice(&elements[from..to]),
         // Bytes out of a mapping may stand at any address.
         None => out.extend(
-            tensor.bytes()[from * 4..to * 4].chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
+            tensor.bytes()[from * 4..to * 4]
+                .chunks_exact(4)
+                .map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])),
         ),
     }
 }
@@ -123,7 +140,14 @@ impl Aggregating {
         let layout = Arc::new(Layout::of(model)?);
         let previous: Vec<_> = model.values().cloned().collect();
         let written = previous.iter().map(|_| None).collect();
-        Ok(Self { layout, statistics, previous, written, line: Some(line), charges: Vec::new() })
+        Ok(Self {
+            layout,
+            statistics,
+            previous,
+            written,
+            line: Some(line),
+            charges: Vec::new(),
+        })
     }
 
     /// Hangs up, so that the thread which brings updates is free to go.
@@ -159,7 +183,10 @@ impl Guest<Aggregating> {
     /// Charges the model and the result.
     pub(crate) fn hold_model(&mut self) -> Result<(), Refusal> {
         let bytes = self.world.layout.length() as u64 * 4;
-        self.world.charges = vec![self.budget.charge(bytes, "the model")?, self.budget.charge(bytes, "the result")?];
+        self.world.charges = vec![
+            self.budget.charge(bytes, "the model")?,
+            self.budget.charge(bytes, "the result")?,
+        ];
         Ok(())
     }
 }
@@ -170,7 +197,13 @@ impl flat_model::Host for Guest<Aggregating> {
     }
 
     fn layout(&mut self) -> Result<Vec<flat_model::Entry>> {
-        let tensors = self.world.layout.names.iter().zip(&self.world.layout.starts).zip(&self.world.previous);
+        let tensors = self
+            .world
+            .layout
+            .names
+            .iter()
+            .zip(&self.world.layout.starts)
+            .zip(&self.world.previous);
         tensors
             .map(|((name, &start), tensor)| {
                 Ok(flat_model::Entry {
@@ -251,10 +284,20 @@ impl updates::Host for Guest<Aggregating> {
             tensors.push(tensor);
         }
         if let Some(name) = given.keys().next() {
-            let message = format!("the update of `{}` holds `{name}`, which the model does not have", update.node);
+            let message = format!(
+                "the update of `{}` holds `{name}`, which the model does not have",
+                update.node
+            );
             return Err(Refusal::new(ModuleErrorKind::Updates, message).into());
         }
-        self.push(Update { node: update.node, rows: update.rows, tensors, layout, _charge: charge }).map(Some)
+        self.push(Update {
+            node: update.node,
+            rows: update.rows,
+            tensors,
+            layout,
+            _charge: charge,
+        })
+        .map(Some)
     }
 }
 
@@ -309,7 +352,10 @@ mod tests {
             }
         }
         for (offset, count) in [(5, 1), (0, 6), (6, 0), (u64::MAX, 1), (u64::MAX, usize::MAX)] {
-            assert_eq!(layout.pieces("test", offset, count).err().unwrap().kind, ModuleErrorKind::WrongShape);
+            assert_eq!(
+                layout.pieces("test", offset, count).err().unwrap().kind,
+                ModuleErrorKind::WrongShape
+            );
         }
     }
 }

@@ -18,7 +18,10 @@ pub struct TensorAccess {
 
 impl TensorAccess {
     /// Handles only: the default.
-    pub const HANDLES: Self = Self { read: false, write: false };
+    pub const HANDLES: Self = Self {
+        read: false,
+        write: false,
+    };
 }
 
 impl fmt::Display for TensorAccess {
@@ -48,7 +51,11 @@ impl FromStr for TensorAccess {
             "read" => (true, false),
             "write" => (false, true),
             "read-write" => (true, true),
-            _ => return Err(UnknownTensorAccess { seen: text.chars().take(64).collect() }),
+            _ => {
+                return Err(UnknownTensorAccess {
+                    seen: text.chars().take(64).collect(),
+                });
+            }
         };
         Ok(Self { read, write })
     }
@@ -113,6 +120,12 @@ mod tests {
     fn no_range_holds_nan() {
         let range = ScalarRange { min: 0.0, max: 1.0 };
         assert!(range.contains(0.0) && range.contains(1.0) && !range.contains(1.1) && !range.contains(f64::NAN));
-        assert!(!ScalarRange { min: f64::NEG_INFINITY, max: f64::INFINITY }.contains(f64::NAN));
+        assert!(
+            !ScalarRange {
+                min: f64::NEG_INFINITY,
+                max: f64::INFINITY
+            }
+            .contains(f64::NAN)
+        );
     }
 }

@@ -73,7 +73,11 @@ impl<W> Guest<W> {
 
 /// The round as the worlds write it.
 pub(crate) fn wit_round(round: RoundInfo) -> types::Round {
-    types::Round { index: round.index, count: round.count, seed: round.seed }
+    types::Round {
+        index: round.index,
+        count: round.count,
+        seed: round.seed,
+    }
 }
 
 impl<W: Send> types::Host for Guest<W> {}
@@ -100,7 +104,10 @@ impl<W: Send> log::Host for Guest<W> {
         let line = format!("{level}: {}", bounded(&message, MAX_LINE_BYTES));
         self.log_bytes += line.len() + LINE_COST_BYTES;
         if self.log_bytes > self.limits.log_bytes {
-            let message = format!("the module logged more than {} bytes in one call", self.limits.log_bytes);
+            let message = format!(
+                "the module logged more than {} bytes in one call",
+                self.limits.log_bytes
+            );
             return Err(Refusal::new(ModuleErrorKind::Log, message).into());
         }
         self.log.push(line);

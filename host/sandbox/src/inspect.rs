@@ -107,7 +107,9 @@ struct Outline {
 /// In words: the file is no component, or its settings section cannot be read. A component of no world is no error here but a
 /// [`Inspection::problem`].
 pub fn inspect(file: &[u8]) -> Result<Inspection, InspectError> {
-    examine(file).map(|(inspection, _)| inspection).map_err(|refusal| InspectError(refusal.message))
+    examine(file)
+        .map(|(inspection, _)| inspection)
+        .map_err(|refusal| InspectError(refusal.message))
 }
 
 /// A file that [`inspect`] cannot read.
@@ -119,8 +121,9 @@ pub struct InspectError(String);
 pub(crate) fn examine(file: &[u8]) -> Result<(Inspection, Result<World, Refusal>), Refusal> {
     let outline = outline(file)?;
     let settings = match &outline.section {
-        Some(section) => settings::parse(section)
-            .map_err(|error| Refusal::new(ModuleErrorKind::Setting, error.to_string()))?,
+        Some(section) => {
+            settings::parse(section).map_err(|error| Refusal::new(ModuleErrorKind::Setting, error.to_string()))?
+        }
         None => BTreeMap::new(),
     };
     let world = world(&outline);
@@ -139,14 +142,21 @@ pub(crate) fn examine(file: &[u8]) -> Result<(Inspection, Result<World, Refusal>
 fn outline(file: &[u8]) -> Result<Outline, Refusal> {
     let invalid = |message: String| Refusal::new(ModuleErrorKind::Invalid, message);
     let broken = |error: wasmparser::BinaryReaderError| {
-        let message = format!("not a WebAssembly component: {} at byte {}", error.message(), error.offset());
+        let message = format!(
+            "not a WebAssembly component: {} at byte {}",
+            error.message(),
+            error.offset()
+        );
         invalid(bounded(&message, 512))
     };
     let mut outline = Outline::default();
     let mut depth = 0_usize;
     for payload in Parser::new(0).parse_all(file) {
         match payload.map_err(broken)? {
-            Payload::Version { encoding: Encoding::Module, .. } if depth == 0 => {
+            Payload::Version {
+                encoding: Encoding::Module,
+                ..
+            } if depth == 0 => {
                 return Err(invalid(
                     "a core WebAssembly module, not a component: link it with wasm-component-ld, or turn it into one with \
                      `wasm-tools component new`"
@@ -200,8 +210,12 @@ fn world(outline: &Outline) -> Result<World, Refusal> {
             ));
         }
     };
-    let foreign: Vec<String> =
-        outline.imports.iter().filter(|name| !world.imports().contains(&name.as_str())).cloned().collect();
+    let foreign: Vec<String> = outline
+        .imports
+        .iter()
+        .filter(|name| !world.imports().contains(&name.as_str()))
+        .cloned()
+        .collect();
     if foreign.is_empty() {
         return Ok(world);
     }
@@ -219,7 +233,11 @@ fn foreign_version(name: &str) -> Option<&str> {
 }
 
 fn list(names: &[String]) -> String {
-    if names.is_empty() { "nothing".to_owned() } else { bounded(&names.join(", "), 400) }
+    if names.is_empty() {
+        "nothing".to_owned()
+    } else {
+        bounded(&names.join(", "), 400)
+    }
 }
 
 #[cfg(test)]
@@ -228,15 +246,27 @@ mod tests {
 
     fn named(imports: &[&str], exports: &[&str]) -> Outline {
         let owned = |names: &[&str]| names.iter().map(|name| (*name).to_owned()).collect();
-        Outline { imports: owned(imports), exports: owned(exports), section: None }
+        Outline {
+            imports: owned(imports),
+            exports: owned(exports),
+            section: None,
+        }
     }
 
     #[test]
     fn worlds_are_told_by_exports() {
         assert_eq!(world(&named(&[], &[TRAINER_EXPORT])).unwrap(), World::Trainer);
-        assert_eq!(world(&named(AGGREGATOR_IMPORTS, &[AGGREGATOR_EXPORT])).unwrap(), World::Aggregator);
+        assert_eq!(
+            world(&named(AGGREGATOR_IMPORTS, &[AGGREGATOR_EXPORT])).unwrap(),
+            World::Aggregator
+        );
         let error = world(&named(&[], &["run"])).unwrap_err();
-        assert!(error.message.contains("exports run; wanted cloister:federation/training"), "{error}");
+        assert!(
+            error
+                .message
+                .contains("exports run; wanted cloister:federation/training"),
+            "{error}"
+        );
         assert!(world(&named(&[], &[TRAINER_EXPORT, AGGREGATOR_EXPORT])).is_err());
     }
 
@@ -247,7 +277,12 @@ mod tests {
         let error = world(&named(&["cloister:federation/updates@0.1.0"], &[TRAINER_EXPORT])).unwrap_err();
         assert_eq!(error.kind, ModuleErrorKind::World);
         let error = world(&named(&[], &["cloister:federation/training@0.9.0"])).unwrap_err();
-        assert!(error.message.contains("speaks cloister:federation@0.9.0; this host speaks"), "{error}");
+        assert!(
+            error
+                .message
+                .contains("speaks cloister:federation@0.9.0; this host speaks"),
+            "{error}"
+        );
     }
 
     #[test]

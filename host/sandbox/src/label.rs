@@ -88,7 +88,11 @@ pub(crate) fn admit(graph: &str, port: &Port, given: &GuestTensor, grants: &Gran
         }
         (PortKind::State { slot, param }, Label::State { slot: seen, param: of }) => slot == seen && param == of,
         (
-            PortKind::Data(_) | PortKind::Labels | PortKind::Parameter(_) | PortKind::Statistic(_) | PortKind::State { .. },
+            PortKind::Data(_)
+            | PortKind::Labels
+            | PortKind::Parameter(_)
+            | PortKind::Statistic(_)
+            | PortKind::State { .. },
             Label::Made,
         ) => true,
         _ => false,
@@ -96,7 +100,12 @@ pub(crate) fn admit(graph: &str, port: &Port, given: &GuestTensor, grants: &Gran
     if fits {
         return Ok(());
     }
-    let message = format!("graph `{graph}`, port `{}`: seen {}, wanted {}", port.name, given.label, purpose(port));
+    let message = format!(
+        "graph `{graph}`, port `{}`: seen {}, wanted {}",
+        port.name,
+        given.label,
+        purpose(port)
+    );
     Err(Refusal::new(ModuleErrorKind::Denied, message))
 }
 
@@ -125,8 +134,14 @@ pub(crate) fn output_label(graph: &Arc<str>, port: &Port) -> Label {
     match &port.kind {
         PortKind::NextParameter(name) => Label::Parameter(name.clone()),
         PortKind::NextStatistic(name) => Label::Statistic(name.clone()),
-        PortKind::NextState { slot, param } => Label::State { slot: slot.clone(), param: param.clone() },
+        PortKind::NextState { slot, param } => Label::State {
+            slot: slot.clone(),
+            param: param.clone(),
+        },
         PortKind::Gradient(name) => Label::Gradient(name.clone()),
-        _ => Label::Output { graph: Arc::clone(graph), port: port.name.clone() },
+        _ => Label::Output {
+            graph: Arc::clone(graph),
+            port: port.name.clone(),
+        },
     }
 }

@@ -17,7 +17,11 @@ pub struct SandboxLimits {
 
 impl Default for SandboxLimits {
     fn default() -> Self {
-        Self { component_bytes: 64 << 20, stack_bytes: 512 << 10, tick: Duration::from_millis(10) }
+        Self {
+            component_bytes: 64 << 20,
+            stack_bytes: 512 << 10,
+            tick: Duration::from_millis(10),
+        }
     }
 }
 

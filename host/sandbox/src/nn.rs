@@ -64,7 +64,11 @@ impl tensor::HostTensor for Guest<Training> {
         let bytes = wanted.elements() * dtype.size_bytes();
         if bytes != data.len() {
             let seen = data.len();
-            return Err(shape(format!("a tensor of the module: {dims:?} of {} takes {bytes} bytes, seen {seen}", dtype.name())).into());
+            return Err(shape(format!(
+                "a tensor of the module: {dims:?} of {} takes {bytes} bytes, seen {seen}",
+                dtype.name()
+            ))
+            .into());
         }
         let write = self.world.grants.tensor_access.write;
         if !write && wanted.elements() != 1 {
@@ -75,10 +79,14 @@ impl tensor::HostTensor for Guest<Training> {
             return Err(Refusal::new(ModuleErrorKind::Denied, message).into());
         }
         let charge = self.budget.charge(bytes as u64, "a tensor of the module")?;
-        let tensor =
-            Tensor::new(dtype, wanted, Bytes::from(data)).map_err(|error| shape(error.to_string()))?;
+        let tensor = Tensor::new(dtype, wanted, Bytes::from(data)).map_err(|error| shape(error.to_string()))?;
         let label = if write { Label::Made } else { Label::Scalar };
-        self.push(GuestTensor { tensor, label, computed: false, _charge: charge })
+        self.push(GuestTensor {
+            tensor,
+            label,
+            computed: false,
+            _charge: charge,
+        })
     }
 
     fn dimensions(&mut self, tensor: Resource<GuestTensor>) -> Result<Vec<u32>> {
@@ -103,8 +111,10 @@ impl tensor::HostTensor for Guest<Training> {
                 }
                 _ => "grant".to_owned(),
             };
-            let message =
-                format!("the module reads {}; the policy would have to {hint} `tensor_access = \"read\"`", held.label);
+            let message = format!(
+                "the module reads {}; the policy would have to {hint} `tensor_access = \"read\"`",
+                held.label
+            );
             return Err(Refusal::new(ModuleErrorKind::Denied, message).into());
         }
         Ok(held.tensor.bytes().to_vec())
@@ -268,18 +278,29 @@ impl Guest<Training> {
         let mut by_name: BTreeMap<String, Tensor> = ran.into_iter().collect();
         let mut outputs = Vec::with_capacity(charges.len());
         for (port, charge) in graph.outputs.iter().zip(charges) {
-            let tensor = by_name.remove(&port.name).filter(|tensor| {
-                tensor.dtype() == port.dtype && tensor.shape().dims() == &port.shape[..]
-            });
+            let tensor = by_name
+                .remove(&port.name)
+                .filter(|tensor| tensor.dtype() == port.dtype && tensor.shape().dims() == &port.shape[..]);
             let Some(tensor) = tensor else {
-                return Ok(Err(format!("graph `{}`: the engine gave no fitting output `{}`", graph.name, port.name)));
+                return Ok(Err(format!(
+                    "graph `{}`: the engine gave no fitting output `{}`",
+                    graph.name, port.name
+                )));
             };
             if matches!(port.kind, PortKind::Loss) && tensor.first_not_finite().is_some() {
                 let message = format!("graph `{}`: the loss is not finite; the training diverged", graph.name);
                 return Err(Refusal::new(ModuleErrorKind::NotFinite, message));
             }
             let label = output_label(&graph.name, port);
-            outputs.push((port.name.clone(), GuestTensor { tensor, label, computed: true, _charge: charge }));
+            outputs.push((
+                port.name.clone(),
+                GuestTensor {
+                    tensor,
+                    label,
+                    computed: true,
+                    _charge: charge,
+                },
+            ));
         }
         Ok(Ok(outputs))
     }

@@ -103,15 +103,19 @@ impl Module {
     fn ended(&self, end: End, log: &[String], answered: Option<&Refusal>) -> ModuleError {
         let (kind, message) = match (end, answered) {
             (End::Refused(refusal), _) => (refusal.kind, refusal.message),
-            (End::Trapped(message), Some(answered)) => {
-                (answered.kind, format!("{}; then the module trapped: {message}", answered.message))
-            }
+            (End::Trapped(message), Some(answered)) => (
+                answered.kind,
+                format!("{}; then the module trapped: {message}", answered.message),
+            ),
             (End::Trapped(message), None) => (ModuleErrorKind::Trap, message),
             (End::GaveUp(failure), answered) => {
                 let own = failure_kind(failure.kind);
                 let kind = answered.map_or(own, |answered| answered.kind);
                 match answered.filter(|answered| !failure.message.contains(&answered.message)) {
-                    Some(answered) => (kind, format!("{}; the module says: {}", answered.message, failure.message)),
+                    Some(answered) => (
+                        kind,
+                        format!("{}; the module says: {}", answered.message, failure.message),
+                    ),
                     None => (kind, failure.message),
                 }
             }
@@ -150,9 +154,10 @@ impl From<wasmtime::Error> for End {
             return Self::Refused(refusal.clone());
         }
         match error.downcast_ref::<Trap>() {
-            Some(Trap::StackOverflow) => {
-                Self::Refused(Refusal::new(ModuleErrorKind::Stack, "the module's call stack is full: it recurses too deep"))
-            }
+            Some(Trap::StackOverflow) => Self::Refused(Refusal::new(
+                ModuleErrorKind::Stack,
+                "the module's call stack is full: it recurses too deep",
+            )),
             Some(trap) => Self::Trapped(trap.to_string()),
             None => Self::Trapped(error.root_cause().to_string()),
         }
@@ -189,17 +194,33 @@ impl Sandbox {
         let digest = Digest::of(file);
         let error = |kind, message: String| ModuleError::new(name, digest, kind, message);
         if file.len() > self.limits.component_bytes {
-            let message = format!("the file has {} bytes, wanted at most {}", file.len(), self.limits.component_bytes);
+            let message = format!(
+                "the file has {} bytes, wanted at most {}",
+                file.len(),
+                self.limits.component_bytes
+            );
             return Err(error(ModuleErrorKind::Invalid, message));
         }
         let (inspection, world) = examine(file).map_err(|refusal| error(refusal.kind, refusal.message))?;
         let world = world.map_err(|refusal| error(refusal.kind, refusal.message))?;
-        let component = Component::new(&self.engine, file)
-            .map_err(|cause| error(ModuleErrorKind::Invalid, format!("the component does not compile: {cause:#}")))?;
-        let program = self.link(world, &component).map_err(|cause| {
-            error(ModuleErrorKind::World, format!("the component does not fit the world `{world}`: {cause:#}"))
+        let component = Component::new(&self.engine, file).map_err(|cause| {
+            error(
+                ModuleErrorKind::Invalid,
+                format!("the component does not compile: {cause:#}"),
+            )
         })?;
-        let inner = Loaded { name: name.to_owned(), digest, settings: inspection.settings, program };
+        let program = self.link(world, &component).map_err(|cause| {
+            error(
+                ModuleErrorKind::World,
+                format!("the component does not fit the world `{world}`: {cause:#}"),
+            )
+        })?;
+        let inner = Loaded {
+            name: name.to_owned(),
+            digest,
+            settings: inspection.settings,
+            program,
+        };
         Ok(Module { inner: Arc::new(inner) })
     }
 
@@ -244,7 +265,9 @@ impl Sandbox {
         let training = Training::new(call.grants, call.graphs, call.datasets);
         let passed_bytes = passed_bytes(access, &call.limits);
         let mut guest = Guest::new(call.limits, settings, training);
-        guest.hold_model(&call.model).map_err(|refusal| module.refused(refusal))?;
+        guest
+            .hold_model(&call.model)
+            .map_err(|refusal| module.refused(refusal))?;
         let mut store = self.store(guest, passed_bytes);
         let given = {
             let _running = self.ticker.run();
@@ -263,9 +286,15 @@ impl Sandbox {
             access,
             rows: rows.sum(),
         };
-        let tensors = accept::update(given, &wanted).map_err(|refusal| module.ended(refusal.into(), &guest.log, None))?;
+        let tensors =
+            accept::update(given, &wanted).map_err(|refusal| module.ended(refusal.into(), &guest.log, None))?;
         let metrics = guest.metrics.into_iter().collect();
-        Ok(TrainOutcome { tensors, rows: wanted.rows, metrics, log: guest.log })
+        Ok(TrainOutcome {
+            tensors,
+            rows: wanted.rows,
+            metrics,
+            log: guest.log,
+        })
     }
 
     /// Calls an aggregator, which pulls `updates` until they give nothing more.
@@ -293,13 +322,15 @@ impl Sandbox {
         let mut store = self.store(guest, MAX_PASSED_BYTES + (1 << 20));
         // The guest runs on a thread of its own, so that `updates` may borrow from this one.
         let ended = std::thread::scope(|scope| {
-            let guest = std::thread::Builder::new().name("aggregator".to_owned()).spawn_scoped(scope, move || {
-                let _running = self.ticker.run();
-                let ended = aggregate_in(&mut store, program, call.round);
-                let mut guest = store.into_data();
-                guest.world.close();
-                (ended, guest)
-            });
+            let guest = std::thread::Builder::new()
+                .name("aggregator".to_owned())
+                .spawn_scoped(scope, move || {
+                    let _running = self.ticker.run();
+                    let ended = aggregate_in(&mut store, program, call.round);
+                    let mut guest = store.into_data();
+                    guest.world.close();
+                    (ended, guest)
+                });
             while let Ok(()) = asked.recv() {
                 if reply.send(updates()).is_err() {
                     break;
@@ -318,7 +349,10 @@ impl Sandbox {
             let refusal = Refusal::new(ModuleErrorKind::NoUpdate, "the module wrote nothing of the next model");
             return Err(module.ended(refusal.into(), &log, None));
         }
-        let tensors = guest.world.into_result().map_err(|refusal| module.ended(refusal.into(), &log, None))?;
+        let tensors = guest
+            .world
+            .into_result()
+            .map_err(|refusal| module.ended(refusal.into(), &log, None))?;
         Ok(AggregateOutcome { tensors, metrics, log })
     }
 }
@@ -340,7 +374,9 @@ fn train_in(
     round: crate::RoundInfo,
 ) -> Result<Vec<(String, crate::label::GuestTensor)>, End> {
     let trainer = program.instantiate(&mut *store)?;
-    let given = trainer.cloister_federation_training().call_train(&mut *store, wit_round(round))?;
+    let given = trainer
+        .cloister_federation_training()
+        .call_train(&mut *store, wit_round(round))?;
     let given = given.map_err(|failure| End::GaveUp(cut(failure)))?;
     let mut tensors = Vec::with_capacity(given.len());
     for (name, handle) in given {
@@ -356,10 +392,15 @@ fn aggregate_in(
     round: crate::RoundInfo,
 ) -> Result<(), End> {
     let aggregator = program.instantiate(&mut *store)?;
-    let ended = aggregator.cloister_federation_aggregation().call_aggregate(&mut *store, wit_round(round))?;
+    let ended = aggregator
+        .cloister_federation_aggregation()
+        .call_aggregate(&mut *store, wit_round(round))?;
     ended.map_err(|failure| End::GaveUp(cut(failure)))
 }
 
 fn cut(failure: Failure) -> Failure {
-    Failure { kind: failure.kind, message: bounded(&failure.message, crate::error::MAX_MESSAGE_BYTES) }
+    Failure {
+        kind: failure.kind,
+        message: bounded(&failure.message, crate::error::MAX_MESSAGE_BYTES),
+    }
 }

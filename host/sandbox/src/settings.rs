@@ -154,14 +154,24 @@ pub fn resolve(
 ) -> Result<BTreeMap<String, SettingValue>, SettingError> {
     if let Some(name) = given.keys().find(|name| !declared.contains_key(*name)) {
         let nearest = declared.keys().map(|known| (strsim::jaro_winkler(name, known), known));
-        let nearest = nearest.filter(|(likeness, _)| *likeness > 0.7).max_by(|a, b| a.0.total_cmp(&b.0));
-        return Err(SettingError::Unknown { name: name.clone(), nearest: nearest.map(|(_, known)| known.clone()) });
+        let nearest = nearest
+            .filter(|(likeness, _)| *likeness > 0.7)
+            .max_by(|a, b| a.0.total_cmp(&b.0));
+        return Err(SettingError::Unknown {
+            name: name.clone(),
+            nearest: nearest.map(|(_, known)| known.clone()),
+        });
     }
     let mut resolved = BTreeMap::new();
     for (name, declaration) in declared {
         let value = match (given.get(name), &declaration.default) {
             (Some(value), _) | (None, Some(value)) => typed(name, declaration, value)?,
-            (None, None) => return Err(SettingError::Missing { name: name.clone(), ty: declaration.ty }),
+            (None, None) => {
+                return Err(SettingError::Missing {
+                    name: name.clone(),
+                    ty: declaration.ty,
+                });
+            }
         };
         resolved.insert(name.clone(), value);
     }
@@ -192,7 +202,11 @@ fn typed(name: &str, declaration: &SettingDeclaration, value: &SettingValue) -> 
             format!("one of \"{}\"", declaration.choices.join("\", \""))
         };
         let seen = value.to_string().chars().take(128).collect();
-        SettingError::Value { name: name.to_owned(), seen, wanted }
+        SettingError::Value {
+            name: name.to_owned(),
+            seen,
+            wanted,
+        }
     })
 }
 
@@ -210,7 +224,10 @@ mod tests {
     }
 
     fn given(values: &[(&str, SettingValue)]) -> BTreeMap<String, SettingValue> {
-        values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+        values
+            .iter()
+            .map(|(name, value)| ((*name).to_owned(), value.clone()))
+            .collect()
     }
 
     #[test]
@@ -229,7 +246,10 @@ mod tests {
         let text = error(&[rate.clone(), ("batch", SettingValue::Number(0.5))]);
         assert_eq!(text, "setting `batch`: seen 0.5, wanted integer");
         let text = error(&[rate, ("schedule", SettingValue::Text("fast".into()))]);
-        assert_eq!(text, "setting `schedule`: seen \"fast\", wanted one of \"constant\", \"step\"");
+        assert_eq!(
+            text,
+            "setting `schedule`: seen \"fast\", wanted one of \"constant\", \"step\""
+        );
         assert!(error(&[("learning_rate", SettingValue::Number(f64::NAN))]).contains("wanted number"));
     }
 

@@ -30,25 +30,36 @@ impl Ticker {
     pub(crate) fn start(engine: Engine, tick: Duration) -> std::io::Result<Self> {
         let shared = Shared::default();
         let calls = Arc::clone(&shared);
-        let thread = std::thread::Builder::new().name("sandbox-ticker".to_owned()).spawn(move || {
-            let mut state = lock(&calls);
-            while !state.ended {
-                if state.running == 0 {
-                    state = calls.1.wait(state).unwrap_or_else(PoisonError::into_inner);
-                } else {
-                    state = calls.1.wait_timeout(state, tick).unwrap_or_else(PoisonError::into_inner).0;
-                    engine.increment_epoch();
+        let thread = std::thread::Builder::new()
+            .name("sandbox-ticker".to_owned())
+            .spawn(move || {
+                let mut state = lock(&calls);
+                while !state.ended {
+                    if state.running == 0 {
+                        state = calls.1.wait(state).unwrap_or_else(PoisonError::into_inner);
+                    } else {
+                        state = calls
+                            .1
+                            .wait_timeout(state, tick)
+                            .unwrap_or_else(PoisonError::into_inner)
+                            .0;
+                        engine.increment_epoch();
+                    }
                 }
-            }
-        })?;
-        Ok(Self { shared, thread: Some(thread) })
+            })?;
+        Ok(Self {
+            shared,
+            thread: Some(thread),
+        })
     }
 
     /// Ticks until the answer is dropped.
     pub(crate) fn run(&self) -> Running {
         lock(&self.shared).running += 1;
         self.shared.1.notify_all();
-        Running { shared: Arc::clone(&self.shared) }
+        Running {
+            shared: Arc::clone(&self.shared),
+        }
     }
 }
 

@@ -8,13 +8,13 @@ use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
+use crate::Grants;
 use crate::bindings::trainer::cloister::federation::{handles, model, ports};
 use crate::bindings::trainer::wasi::nn::tensor::TensorType;
 use crate::call::{Rows, SharedGraph};
 use crate::error::{ModuleErrorKind, Refusal};
 use crate::guest::Guest;
 use crate::label::{GuestTensor, Label};
-use crate::Grants;
 
 /// A graph and its ports.
 pub(crate) struct GraphEntry {
@@ -32,9 +32,16 @@ impl GraphEntry {
             let graph = compiled.lock().unwrap_or_else(PoisonError::into_inner);
             (graph.inputs().to_vec(), graph.outputs().to_vec())
         };
-        let trains =
-            outputs.iter().any(|port| matches!(port.kind, PortKind::NextParameter(_) | PortKind::Gradient(_)));
-        Self { name: Arc::from(name), inputs, outputs, trains, compiled }
+        let trains = outputs
+            .iter()
+            .any(|port| matches!(port.kind, PortKind::NextParameter(_) | PortKind::Gradient(_)));
+        Self {
+            name: Arc::from(name),
+            inputs,
+            outputs,
+            trains,
+            compiled,
+        }
     }
 }
 
@@ -62,7 +69,15 @@ impl Guest<Training> {
                 Label::Parameter(name.clone())
             };
             let tensor = tensor.clone();
-            (name.clone(), GuestTensor { tensor, label, computed: false, _charge: Arc::clone(&charge) })
+            (
+                name.clone(),
+                GuestTensor {
+                    tensor,
+                    label,
+                    computed: false,
+                    _charge: Arc::clone(&charge),
+                },
+            )
         });
         self.world.model = labelled.collect();
         Ok(())
@@ -73,7 +88,10 @@ impl Guest<Training> {
         &mut self,
         tensors: impl IntoIterator<Item = (String, GuestTensor)>,
     ) -> Result<Vec<(String, Resource<GuestTensor>)>> {
-        tensors.into_iter().map(|(name, tensor)| Ok((name, self.push(tensor)?))).collect()
+        tensors
+            .into_iter()
+            .map(|(name, tensor)| Ok((name, self.push(tensor)?)))
+            .collect()
     }
 }
 
@@ -83,15 +101,24 @@ impl Training {
         graphs: BTreeMap<String, SharedGraph>,
         datasets: BTreeMap<String, Arc<dyn Rows>>,
     ) -> Self {
-        let graphs: BTreeMap<_, _> =
-            graphs.into_iter().map(|(name, graph)| (name.clone(), Arc::new(GraphEntry::new(&name, graph)))).collect();
+        let graphs: BTreeMap<_, _> = graphs
+            .into_iter()
+            .map(|(name, graph)| (name.clone(), Arc::new(GraphEntry::new(&name, graph))))
+            .collect();
         let inputs = graphs.values().flat_map(|graph| &graph.inputs);
         let statistics = inputs.filter_map(|port| match &port.kind {
             PortKind::Statistic(name) => Some(name.clone()),
             _ => None,
         });
         let statistics = statistics.collect();
-        Self { grants, graphs, datasets, statistics, fed: BTreeMap::new(), model: Vec::new() }
+        Self {
+            grants,
+            graphs,
+            datasets,
+            statistics,
+            fed: BTreeMap::new(),
+            model: Vec::new(),
+        }
     }
 
     /// Names of the model's tensors that some graph computes.
@@ -126,20 +153,40 @@ impl handles::Host for Guest<Training> {
 
 impl ports::Host for Guest<Training> {
     fn of(&mut self, graph: String) -> Result<Option<ports::GraphPorts>> {
-        let Some(graph) = self.world.graphs.get(&graph) else { return Ok(None) };
+        let Some(graph) = self.world.graphs.get(&graph) else {
+            return Ok(None);
+        };
         let render = |ports: &[Port]| ports.iter().map(wit_port).collect::<Result<Vec<_>, Refusal>>();
-        Ok(Some(ports::GraphPorts { inputs: render(&graph.inputs)?, outputs: render(&graph.outputs)? }))
+        Ok(Some(ports::GraphPorts {
+            inputs: render(&graph.inputs)?,
+            outputs: render(&graph.outputs)?,
+        }))
     }
 
     fn fresh_state(&mut self, graph: String) -> Result<Option<Vec<(String, Resource<GuestTensor>)>>> {
-        let Some(graph) = self.world.graphs.get(&graph).cloned() else { return Ok(None) };
+        let Some(graph) = self.world.graphs.get(&graph).cloned() else {
+            return Ok(None);
+        };
         let mut state = Vec::new();
         for port in &graph.inputs {
-            let PortKind::State { slot, param } = &port.kind else { continue };
+            let PortKind::State { slot, param } = &port.kind else {
+                continue;
+            };
             let charge = self.budget.charge(port_bytes(port)?, "optimizer state")?;
             let tensor = Tensor::zeros(port.dtype, port_shape(port)?);
-            let label = Label::State { slot: slot.clone(), param: param.clone() };
-            state.push((port.name.clone(), GuestTensor { tensor, label, computed: false, _charge: charge }));
+            let label = Label::State {
+                slot: slot.clone(),
+                param: param.clone(),
+            };
+            state.push((
+                port.name.clone(),
+                GuestTensor {
+                    tensor,
+                    label,
+                    computed: false,
+                    _charge: charge,
+                },
+            ));
         }
         self.hand_over(state).map(Some)
     }
@@ -173,14 +220,22 @@ fn wit_port(port: &Port) -> Result<ports::Port, Refusal> {
         PortKind::Output(_) => ports::PortKind::Other,
     };
     let dimensions = wit_dimensions(&port.shape)?;
-    Ok(ports::Port { name: port.name.clone(), kind, ty: wit_type(port.dtype)?, dimensions })
+    Ok(ports::Port {
+        name: port.name.clone(),
+        kind,
+        ty: wit_type(port.dtype)?,
+        dimensions,
+    })
 }
 
 /// A shape as wasi-nn writes it.
 pub(crate) fn wit_dimensions(dims: &[usize]) -> Result<Vec<u32>, Refusal> {
     let narrow = dims.iter().map(|&dim| u32::try_from(dim));
     narrow.collect::<Result<_, _>>().map_err(|_| {
-        Refusal::new(ModuleErrorKind::WrongShape, format!("shape {dims:?}: wasi-nn counts a dimension in 32 bits"))
+        Refusal::new(
+            ModuleErrorKind::WrongShape,
+            format!("shape {dims:?}: wasi-nn counts a dimension in 32 bits"),
+        )
     })
 }
 

@@ -31,13 +31,21 @@ fn call(module: &Module) -> AggregateCall {
         settings: BTreeMap::new(),
         model: model(0.0),
         statistics: BTreeSet::from(["d".to_owned()]),
-        round: RoundInfo { index: 1, count: 2, seed: 3 },
+        round: RoundInfo {
+            index: 1,
+            count: 2,
+            seed: 3,
+        },
         limits: limits(),
     }
 }
 
 fn update(node: &str, rows: u64, value: f32) -> WorkerUpdate {
-    WorkerUpdate { node: node.to_owned(), rows, tensors: model(value) }
+    WorkerUpdate {
+        node: node.to_owned(),
+        rows,
+        tensors: model(value),
+    }
 }
 
 fn feed(updates: Vec<WorkerUpdate>) -> impl FnMut() -> Result<Option<WorkerUpdate>, String> {
@@ -45,48 +53,80 @@ fn feed(updates: Vec<WorkerUpdate>) -> impl FnMut() -> Result<Option<WorkerUpdat
     move || Ok(updates.next())
 }
 
-fn hostile(sandbox: &Sandbox, module: &Module, attack: &str, updates: usize) -> Result<TensorMap, cloister_sandbox::ModuleError> {
+fn hostile(
+    sandbox: &Sandbox,
+    module: &Module,
+    attack: &str,
+    updates: usize,
+) -> Result<TensorMap, cloister_sandbox::ModuleError> {
     let mut call = call(module);
     call.settings = settings(&[("attack", text(attack))]);
     call.limits.call = Duration::from_millis(500);
     call.limits.guest_memory_bytes = 8 << 20;
-    let updates = (0..updates).map(|at| update(&format!("worker-{at}"), 1, at as f32)).collect();
-    sandbox.aggregate(call, &mut feed(updates)).map(|outcome| outcome.tensors)
+    let updates = (0..updates)
+        .map(|at| update(&format!("worker-{at}"), 1, at as f32))
+        .collect();
+    sandbox
+        .aggregate(call, &mut feed(updates))
+        .map(|outcome| outcome.tensors)
 }
 
 #[test]
 fn averages_by_rows() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
-    let updates = vec![update("a", 100, 1.0), update("b", 300, 2.0), update("c", 0, 1000.0), update("d", 200, -1.0)];
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
+    let updates = vec![
+        update("a", 100, 1.0),
+        update("b", 300, 2.0),
+        update("c", 0, 1000.0),
+        update("d", 200, -1.0),
+    ];
     let outcome = sandbox.aggregate(call(&module), &mut feed(updates)).unwrap();
     let wanted = model((100.0 * 1.0 + 300.0 * 2.0 - 200.0) / 600.0);
-    assert_eq!(outcome.tensors.keys().collect::<Vec<_>>(), wanted.keys().collect::<Vec<_>>());
+    assert_eq!(
+        outcome.tensors.keys().collect::<Vec<_>>(),
+        wanted.keys().collect::<Vec<_>>()
+    );
     for (name, tensor) in &outcome.tensors {
         let (seen, wanted) = (tensor.to_f32_vec().unwrap(), wanted[name].to_f32_vec().unwrap());
         assert_eq!(seen.len(), wanted.len());
         for (seen, wanted) in seen.iter().zip(&wanted) {
-            assert!((seen - wanted).abs() <= 1e-6 * wanted.abs().max(2.0) * 9.0, "{name}: {seen} is not {wanted}");
+            assert!(
+                (seen - wanted).abs() <= 1e-6 * wanted.abs().max(2.0) * 9.0,
+                "{name}: {seen} is not {wanted}"
+            );
         }
     }
-    assert!(outcome.log.iter().any(|line| line.contains("c trained on no row")), "{:?}", outcome.log);
+    assert!(
+        outcome.log.iter().any(|line| line.contains("c trained on no row")),
+        "{:?}",
+        outcome.log
+    );
 }
 
 #[test]
 fn memory_stays_at_one_update_however_many_workers() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
     let mut call = call(&module);
     let bytes: u64 = call.model.values().map(|tensor| tensor.bytes().len() as u64).sum();
     // The round's model, the result, one update; the guest itself keeps two chunks.
     call.limits.tensor_memory_bytes = 3 * bytes + 1000;
     call.limits.guest_memory_bytes = 4 << 20;
     call.limits.call = Duration::from_secs(20);
-    let updates = (0..20).map(|at| update(&format!("worker-{at:02}"), 10, at as f32)).collect();
+    let updates = (0..20)
+        .map(|at| update(&format!("worker-{at:02}"), 10, at as f32))
+        .collect();
     assert!(sandbox.aggregate(call, &mut feed(updates)).is_ok());
 }
 
 #[test]
 fn waiting_for_updates_is_not_the_modules_time() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
     let mut call = call(&module);
     call.limits.call = Duration::from_millis(400);
     let mut left = 3;
@@ -100,7 +140,9 @@ fn waiting_for_updates_is_not_the_modules_time() {
 
 #[test]
 fn no_update_is_no_model() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
     let error = sandbox.aggregate(call(&module), &mut feed(vec![])).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::Failed);
     assert!(error.message.contains("no update to average"), "{error}");
@@ -108,7 +150,9 @@ fn no_update_is_no_model() {
 
 #[test]
 fn updates_that_do_not_fit_end_the_call() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
     let with = |change: &dyn Fn(&mut TensorMap)| {
         let mut odd = update("odd", 1, 1.0);
         change(&mut odd.tensors);
@@ -118,22 +162,37 @@ fn updates_that_do_not_fit_end_the_call() {
     assert_eq!(error.kind, ModuleErrorKind::Updates);
     assert!(error.message.contains("`odd` lacks `a`"), "{error}");
     let error = with(&|tensors| drop(tensors.insert("z".to_owned(), Tensor::scalar_f32(1.0))));
-    assert!(error.message.contains("holds `z`, which the model does not have"), "{error}");
+    assert!(
+        error.message.contains("holds `z`, which the model does not have"),
+        "{error}"
+    );
     let error = with(&|tensors| drop(tensors.insert("a".to_owned(), Tensor::scalar_f32(1.0))));
     assert_eq!(error.kind, ModuleErrorKind::WrongShape);
-    let error = sandbox.aggregate(call(&module), &mut || Err("the link broke".to_owned())).unwrap_err();
-    assert_eq!((error.kind, &error.message[..]), (ModuleErrorKind::Updates, "the link broke"));
+    let error = sandbox
+        .aggregate(call(&module), &mut || Err("the link broke".to_owned()))
+        .unwrap_err();
+    assert_eq!(
+        (error.kind, &error.message[..]),
+        (ModuleErrorKind::Updates, "the link broke")
+    );
 }
 
 #[test]
 fn a_module_does_the_work_of_its_own_world() {
-    let Some((sandbox, module)) = loaded("aggregate-fedavg") else { return };
-    assert_eq!(sandbox.train(train_call(&module)).unwrap_err().kind, ModuleErrorKind::World);
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
+    assert_eq!(
+        sandbox.train(train_call(&module)).unwrap_err().kind,
+        ModuleErrorKind::World
+    );
 }
 
 #[test]
 fn hostile_aggregators_are_told_and_the_sandbox_goes_on() {
-    let Some((sandbox, module)) = loaded("hostile-aggregator") else { return };
+    let Some((sandbox, module)) = loaded("hostile-aggregator") else {
+        return;
+    };
     for (attack, kind, message) in [
         ("loop", ModuleErrorKind::Deadline, "more than 0.500 s"),
         ("trap", ModuleErrorKind::Trap, "unreachable"),
@@ -141,7 +200,11 @@ fn hostile_aggregators_are_told_and_the_sandbox_goes_on() {
         ("nan", ModuleErrorKind::NotFinite, "`a` is not finite"),
         ("read_past_end", ModuleErrorKind::WrongShape, "wanted at most 150005"),
         ("write_past_end", ModuleErrorKind::WrongShape, "wanted at most 150005"),
-        ("far_offset", ModuleErrorKind::WrongShape, "seen elements 18446744073709551615"),
+        (
+            "far_offset",
+            ModuleErrorKind::WrongShape,
+            "seen elements 18446744073709551615",
+        ),
         ("huge_range", ModuleErrorKind::WrongShape, "wanted at most 150005"),
         ("hoard_updates", ModuleErrorKind::Memory, "an update takes"),
         ("allocate", ModuleErrorKind::Memory, "wanted at most 8388608"),
@@ -149,7 +212,10 @@ fn hostile_aggregators_are_told_and_the_sandbox_goes_on() {
     ] {
         let error = hostile(&sandbox, &module, attack, 20).expect_err(attack);
         assert_eq!(error.kind, kind, "{attack}: {error}");
-        assert!(error.message.contains(message), "{attack}: wanted {message:?} in {error}");
+        assert!(
+            error.message.contains(message),
+            "{attack}: wanted {message:?} in {error}"
+        );
         assert_eq!(hostile(&sandbox, &module, "none", 2).unwrap(), model(0.0));
     }
     // Asking again after the last update is no offence.

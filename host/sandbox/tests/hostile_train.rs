@@ -4,10 +4,17 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use cloister_sandbox::{Module, ModuleError, ModuleErrorKind, Sandbox, SettingValue, TensorAccess, TrainCall, TrainOutcome};
+use cloister_sandbox::{
+    Module, ModuleError, ModuleErrorKind, Sandbox, SettingValue, TensorAccess, TrainCall, TrainOutcome,
+};
 use common::{loaded, settings, text, train_call};
 
-fn run(sandbox: &Sandbox, module: &Module, attack: &str, change: impl FnOnce(&mut TrainCall)) -> Result<TrainOutcome, ModuleError> {
+fn run(
+    sandbox: &Sandbox,
+    module: &Module,
+    attack: &str,
+    change: impl FnOnce(&mut TrainCall),
+) -> Result<TrainOutcome, ModuleError> {
     let mut call = train_call(module);
     call.settings = settings(&[("attack", text(attack))]);
     change(&mut call);
@@ -20,7 +27,9 @@ fn attack(name: &str, kind: ModuleErrorKind, message: &str) {
 }
 
 fn attack_with(name: &str, change: impl FnOnce(&mut TrainCall), kind: ModuleErrorKind, message: &str) {
-    let Some((sandbox, module)) = loaded("hostile-trainer") else { return };
+    let Some((sandbox, module)) = loaded("hostile-trainer") else {
+        return;
+    };
     let error = run(&sandbox, &module, name, change).expect_err(name);
     assert_eq!(error.kind, kind, "{error}");
     assert!(error.message.contains(message), "wanted {message:?} in {error}");
@@ -38,7 +47,12 @@ fn access(read: bool, write: bool) -> impl FnOnce(&mut TrainCall) {
 #[test]
 fn loops_forever() {
     let start = Instant::now();
-    attack_with("loop", |call| call.limits.call = Duration::from_millis(300), ModuleErrorKind::Deadline, "more than 0.300 s");
+    attack_with(
+        "loop",
+        |call| call.limits.call = Duration::from_millis(300),
+        ModuleErrorKind::Deadline,
+        "more than 0.300 s",
+    );
     assert!(start.elapsed() < Duration::from_secs(30));
 }
 
@@ -55,9 +69,15 @@ fn traps() {
 #[test]
 fn panics_and_its_words_are_in_the_log() {
     attack("panic", ModuleErrorKind::Trap, "unreachable");
-    let Some((sandbox, module)) = loaded("hostile-trainer") else { return };
+    let Some((sandbox, module)) = loaded("hostile-trainer") else {
+        return;
+    };
     let error = run(&sandbox, &module, "panic", |_| {}).unwrap_err();
-    assert!(error.log.iter().any(|line| line.contains("out of ideas")), "{:?}", error.log);
+    assert!(
+        error.log.iter().any(|line| line.contains("out of ideas")),
+        "{:?}",
+        error.log
+    );
 }
 
 #[test]
@@ -67,35 +87,64 @@ fn recurses() {
 
 #[test]
 fn lies_about_lengths() {
-    attack("lie_about_length", ModuleErrorKind::WrongShape, "takes 4 bytes, seen 400");
+    attack(
+        "lie_about_length",
+        ModuleErrorKind::WrongShape,
+        "takes 4 bytes, seen 400",
+    );
     attack("overflow_dimensions", ModuleErrorKind::WrongShape, "");
 }
 
 #[test]
 fn asks_for_what_the_policy_does_not_name() {
-    attack("unknown_graph", ModuleErrorKind::UnknownGraph, "no graph `backdoor`; the policy gives this module: train, train@6");
-    attack("unknown_dataset", ModuleErrorKind::UnknownDataset, "no dataset `everything`");
+    attack(
+        "unknown_graph",
+        ModuleErrorKind::UnknownGraph,
+        "no graph `backdoor`; the policy gives this module: train, train@6",
+    );
+    attack(
+        "unknown_dataset",
+        ModuleErrorKind::UnknownDataset,
+        "no dataset `everything`",
+    );
     attack("empty_batch", ModuleErrorKind::Argument, "a batch of 0 rows");
     attack("bring_graph", ModuleErrorKind::Denied, "use `load-by-name`");
 }
 
 /// A batch of as many rows as the first layer has units has the shape of its weights: by shape alone it would pass.
 fn batch_in_the_shape_of_a_parameter(call: &mut TrainCall) {
-    call.graphs.insert("train".to_owned(), common::compiled(&common::graphs_for(common::HIDDEN).training));
-    call.settings.insert("batch".to_owned(), SettingValue::Integer(common::HIDDEN as i64));
+    call.graphs.insert(
+        "train".to_owned(),
+        common::compiled(&common::graphs_for(common::HIDDEN).training),
+    );
+    call.settings
+        .insert("batch".to_owned(), SettingValue::Integer(common::HIDDEN as i64));
 }
 
 #[test]
 fn smuggles_rows_into_a_parameter() {
     let smuggled = "port `fc1.weight`: seen rows of dataset `train`, input `x`, wanted parameter `fc1.weight`";
-    attack_with("rows_to_parameter", batch_in_the_shape_of_a_parameter, ModuleErrorKind::Denied, smuggled);
+    attack_with(
+        "rows_to_parameter",
+        batch_in_the_shape_of_a_parameter,
+        ModuleErrorKind::Denied,
+        smuggled,
+    );
     let returned = "the update gives rows of dataset `train`, input `x` as parameter `fc1.weight`";
-    attack_with("rows_as_update", batch_in_the_shape_of_a_parameter, ModuleErrorKind::Denied, returned);
+    attack_with(
+        "rows_as_update",
+        batch_in_the_shape_of_a_parameter,
+        ModuleErrorKind::Denied,
+        returned,
+    );
     // No grant opens that way.
     for (name, message) in [("rows_to_parameter", smuggled), ("rows_as_update", returned)] {
         let granted = |call: &mut TrainCall| {
             batch_in_the_shape_of_a_parameter(call);
-            call.grants.tensor_access = TensorAccess { read: true, write: true };
+            call.grants.tensor_access = TensorAccess {
+                read: true,
+                write: true,
+            };
         };
         attack_with(name, granted, ModuleErrorKind::Denied, message);
     }
@@ -104,10 +153,23 @@ fn smuggles_rows_into_a_parameter() {
 #[test]
 fn gives_other_tensors_than_were_computed() {
     attack("swap_parameters", ModuleErrorKind::WrongShape, "seen F32");
-    attack_with("wrong_shape", access(false, true), ModuleErrorKind::WrongShape, "seen F32 [3], wanted F32");
-    attack("missing", ModuleErrorKind::MissingTensor, "the update lacks `fc1.bias`: 3 of 4");
+    attack_with(
+        "wrong_shape",
+        access(false, true),
+        ModuleErrorKind::WrongShape,
+        "seen F32 [3], wanted F32",
+    );
+    attack(
+        "missing",
+        ModuleErrorKind::MissingTensor,
+        "the update lacks `fc1.bias`: 3 of 4",
+    );
     attack("duplicate", ModuleErrorKind::DuplicateTensor, "twice");
-    attack("unknown_tensor", ModuleErrorKind::UnknownTensor, "`backdoor`, which the model does not have");
+    attack(
+        "unknown_tensor",
+        ModuleErrorKind::UnknownTensor,
+        "`backdoor`, which the model does not have",
+    );
     attack("nothing", ModuleErrorKind::NoUpdate, "no tensor");
     attack("unchanged", ModuleErrorKind::NoUpdate, "as it was");
 }
@@ -115,7 +177,12 @@ fn gives_other_tensors_than_were_computed() {
 #[test]
 fn gives_what_is_not_finite() {
     attack("nan_metric", ModuleErrorKind::NotFinite, "metric `loss`: seen NaN");
-    attack_with("nan_parameters", access(false, true), ModuleErrorKind::NotFinite, "`fc1.bias` is not finite");
+    attack_with(
+        "nan_parameters",
+        access(false, true),
+        ModuleErrorKind::NotFinite,
+        "`fc1.bias` is not finite",
+    );
     let wide = |call: &mut TrainCall| {
         if let Some(range) = call.grants.scalars.get_mut("learning_rate") {
             range.max = f64::MAX;
@@ -126,29 +193,51 @@ fn gives_what_is_not_finite() {
 
 #[test]
 fn feeds_the_wrong_thing() {
-    attack("scalar_to_data", ModuleErrorKind::Denied, "seen a scalar that the module made, wanted rows of a dataset, input `x`");
-    attack("wrong_batch", ModuleErrorKind::WrongShape, "seen F32 [33, 4], wanted F32 [32, 4]");
+    attack(
+        "scalar_to_data",
+        ModuleErrorKind::Denied,
+        "seen a scalar that the module made, wanted rows of a dataset, input `x`",
+    );
+    attack(
+        "wrong_batch",
+        ModuleErrorKind::WrongShape,
+        "seen F32 [33, 4], wanted F32 [32, 4]",
+    );
     attack("rate_out_of_range", ModuleErrorKind::Denied, "seen 7, wanted 0 to 1");
-    attack("odd_metric", ModuleErrorKind::Argument, "wanted a name of 1 to 64 characters");
+    attack(
+        "odd_metric",
+        ModuleErrorKind::Argument,
+        "wanted a name of 1 to 64 characters",
+    );
 }
 
 #[test]
 fn reads_and_makes_tensors_without_a_grant() {
-    attack("make_tensor", ModuleErrorKind::Denied, "without `tensor_access = \"write\"`");
+    attack(
+        "make_tensor",
+        ModuleErrorKind::Denied,
+        "without `tensor_access = \"write\"`",
+    );
     attack("read_parameter", ModuleErrorKind::Denied, "reads parameter `fc1.bias`");
     attack("read_rows", ModuleErrorKind::Denied, "reads rows of dataset `train`");
 }
 
 #[test]
 fn reads_and_makes_tensors_with_a_grant() {
-    let Some((sandbox, module)) = loaded("hostile-trainer") else { return };
+    let Some((sandbox, module)) = loaded("hostile-trainer") else {
+        return;
+    };
     assert!(run(&sandbox, &module, "make_tensor", access(false, true)).is_ok());
     assert!(run(&sandbox, &module, "made_update", access(false, true)).is_ok());
     assert!(run(&sandbox, &module, "read_parameter", access(true, false)).is_ok());
     assert!(run(&sandbox, &module, "read_rows", access(true, false)).is_ok());
-    let kind = run(&sandbox, &module, "read_parameter", access(false, true)).unwrap_err().kind;
+    let kind = run(&sandbox, &module, "read_parameter", access(false, true))
+        .unwrap_err()
+        .kind;
     assert_eq!(kind, ModuleErrorKind::Denied);
-    let kind = run(&sandbox, &module, "make_tensor", access(true, false)).unwrap_err().kind;
+    let kind = run(&sandbox, &module, "make_tensor", access(true, false))
+        .unwrap_err()
+        .kind;
     assert_eq!(kind, ModuleErrorKind::Denied);
 }
 
@@ -174,8 +263,13 @@ fn hoards() {
 
 #[test]
 fn cannot_count_its_rows_up() {
-    let Some((sandbox, module)) = loaded("hostile-trainer") else { return };
-    let outcome = run(&sandbox, &module, "inflate_rows", |call| call.limits.call = Duration::from_secs(20)).unwrap();
+    let Some((sandbox, module)) = loaded("hostile-trainer") else {
+        return;
+    };
+    let outcome = run(&sandbox, &module, "inflate_rows", |call| {
+        call.limits.call = Duration::from_secs(20)
+    })
+    .unwrap();
     assert_eq!(outcome.rows, common::ROWS);
 }
 
@@ -186,5 +280,10 @@ fn gives_up_at_length() {
 
 #[test]
 fn the_model_itself_counts() {
-    attack_with("none", |call| call.limits.tensor_memory_bytes = 16, ModuleErrorKind::Memory, "the model takes");
+    attack_with(
+        "none",
+        |call| call.limits.tensor_memory_bytes = 16,
+        ModuleErrorKind::Memory,
+        "the model takes",
+    );
 }

@@ -9,16 +9,29 @@ use common::{ROWS, loaded, settings, text, train_call};
 
 #[test]
 fn trains_with_handles_only() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let mut call = train_call(&module);
-    call.settings = settings(&[("epochs", SettingValue::Integer(5)), ("learning_rate", SettingValue::Number(0.1))]);
+    call.settings = settings(&[
+        ("epochs", SettingValue::Integer(5)),
+        ("learning_rate", SettingValue::Number(0.1)),
+    ]);
     let start = call.model.clone();
     let outcome = sandbox.train(call).unwrap();
     assert_eq!(outcome.rows, ROWS);
-    assert_eq!(outcome.tensors.keys().collect::<Vec<_>>(), start.keys().collect::<Vec<_>>());
-    assert!(outcome.tensors.iter().all(|(name, tensor)| *tensor != start[name]), "every parameter moved");
+    assert_eq!(
+        outcome.tensors.keys().collect::<Vec<_>>(),
+        start.keys().collect::<Vec<_>>()
+    );
+    assert!(
+        outcome.tensors.iter().all(|(name, tensor)| *tensor != start[name]),
+        "every parameter moved"
+    );
     let first = loss_after(1);
-    let [(name, last)] = &outcome.metrics[..] else { panic!("one metric, seen {:?}", outcome.metrics) };
+    let [(name, last)] = &outcome.metrics[..] else {
+        panic!("one metric, seen {:?}", outcome.metrics)
+    };
     assert_eq!(name, "loss");
     assert!(*last < first, "the loss falls over epochs: {first} to {last}");
 }
@@ -32,7 +45,9 @@ fn loss_after(epochs: i64) -> f64 {
 
 #[test]
 fn the_same_round_gives_the_same_bytes() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let one = sandbox.train(train_call(&module)).unwrap();
     let two = sandbox.train(train_call(&module)).unwrap();
     assert_eq!(one.tensors, two.tensors);
@@ -43,7 +58,9 @@ fn the_same_round_gives_the_same_bytes() {
 
 #[test]
 fn remainders_take_their_graph_or_are_dropped() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let mut call = train_call(&module);
     call.settings = settings(&[("drop_last", SettingValue::Boolean(true))]);
     assert_eq!(sandbox.train(call).unwrap().rows, 64);
@@ -51,12 +68,19 @@ fn remainders_take_their_graph_or_are_dropped() {
     call.graphs.remove("train@6");
     let error = sandbox.train(call).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::UnknownGraph);
-    assert!(error.message.contains("no graph `train@6`; the policy gives this module: train"), "{error}");
+    assert!(
+        error
+            .message
+            .contains("no graph `train@6`; the policy gives this module: train"),
+        "{error}"
+    );
 }
 
 #[test]
 fn schedules_change_the_step() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let train = |schedule: &str, index| {
         let mut call = train_call(&module);
         call.settings = settings(&[("schedule", text(schedule)), ("step_rounds", SettingValue::Integer(2))]);
@@ -71,15 +95,23 @@ fn schedules_change_the_step() {
 
 #[test]
 fn settings_are_checked_before_the_first_round() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let resolved = module.resolve_settings(&BTreeMap::new()).unwrap();
     assert_eq!(resolved["batch"], SettingValue::Integer(32));
     for (name, value, wanted) in [
         ("epoch", SettingValue::Integer(1), "did you mean `epochs`?"),
-        ("schedule", text("linear"), "wanted one of \"constant\", \"step\", \"cosine\""),
+        (
+            "schedule",
+            text("linear"),
+            "wanted one of \"constant\", \"step\", \"cosine\"",
+        ),
         ("epochs", SettingValue::Number(0.5), "wanted integer"),
     ] {
-        let error = module.resolve_settings(&settings(&[(name, value.clone())])).unwrap_err();
+        let error = module
+            .resolve_settings(&settings(&[(name, value.clone())]))
+            .unwrap_err();
         assert_eq!(error.kind, ModuleErrorKind::Setting);
         assert!(error.message.contains(wanted), "{error}");
         let mut call = train_call(&module);
@@ -94,12 +126,19 @@ fn settings_are_checked_before_the_first_round() {
 
 #[test]
 fn without_a_range_or_a_read_the_policy_says_what_is_missing() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let mut call = train_call(&module);
     call.grants.scalars.remove("learning_rate");
     let error = sandbox.train(call).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::Denied);
-    assert!(error.message.contains("add `learning_rate = { min = .., max = .. }` to its `scalars`"), "{error}");
+    assert!(
+        error
+            .message
+            .contains("add `learning_rate = { min = .., max = .. }` to its `scalars`"),
+        "{error}"
+    );
     let mut call = train_call(&module);
     call.grants.reads.clear();
     let error = sandbox.train(call).unwrap_err();
@@ -113,8 +152,11 @@ fn without_a_range_or_a_read_the_policy_says_what_is_missing() {
 
 #[test]
 fn a_dataset_of_no_rows_gives_no_update() {
-    let Some((sandbox, module)) = loaded("train-sgd") else { return };
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
     let mut call = train_call(&module);
-    call.datasets.insert("train".to_owned(), std::sync::Arc::new(common::Fake(0)));
+    call.datasets
+        .insert("train".to_owned(), std::sync::Arc::new(common::Fake(0)));
     assert_eq!(sandbox.train(call).unwrap_err().kind, ModuleErrorKind::NoUpdate);
 }

@@ -12,7 +12,10 @@ pub(super) fn at_start() -> Result<(), String> {
     };
     rustix::process::set_parent_process_death_signal(Some(Signal::KILL)).map_err(refused("PR_SET_PDEATHSIG"))?;
     rustix::thread::set_no_new_privs(true).map_err(refused("PR_SET_NO_NEW_PRIVS"))?;
-    let none = Rlimit { current: Some(0), maximum: Some(0) };
+    let none = Rlimit {
+        current: Some(0),
+        maximum: Some(0),
+    };
     rustix::process::setrlimit(Resource::Core, none).map_err(refused("RLIMIT_CORE"))?;
     let null = File::open("/dev/null").map_err(|error| format!("/dev/null: {error}"))?;
     rustix::stdio::dup2_stdin(null).map_err(refused("standard input"))
@@ -20,5 +23,6 @@ pub(super) fn at_start() -> Result<(), String> {
 
 /// After the libraries are loaded: others of the same user can neither trace it nor read its memory.
 pub(super) fn after_start() -> Result<(), String> {
-    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable).map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
+    rustix::process::set_dumpable_behavior(DumpableBehavior::NotDumpable)
+        .map_err(|error| format!("PR_SET_DUMPABLE: {error}"))
 }

@@ -18,14 +18,28 @@ pub(super) struct Engine {
 impl Engine {
     /// Loads the engine's libraries: the last files that this process opens.
     pub(super) fn load(choice: BackendChoice, openvino_dir: Option<&str>, threads: usize) -> Result<Self, String> {
-        let options = CompileOptions { threads: NonZeroUsize::new(threads) };
-        let tract = |note| Self { backend: Box::new(Tract), options, note };
+        let options = CompileOptions {
+            threads: NonZeroUsize::new(threads),
+        };
+        let tract = |note| Self {
+            backend: Box::new(Tract),
+            options,
+            note,
+        };
         match (choice, openvino_dir) {
             (BackendChoice::Tract, _) => Ok(tract(None)),
-            (BackendChoice::Auto, None) => Ok(tract(Some("no folder of OpenVINO's libraries is given: tract serves".to_owned()))),
-            (BackendChoice::OpenVino, None) => Err("OpenVINO is asked for, but no folder of its libraries is given".to_owned()),
+            (BackendChoice::Auto, None) => Ok(tract(Some(
+                "no folder of OpenVINO's libraries is given: tract serves".to_owned(),
+            ))),
+            (BackendChoice::OpenVino, None) => {
+                Err("OpenVINO is asked for, but no folder of its libraries is given".to_owned())
+            }
             (choice, Some(dir)) => match openvino::load(Path::new(dir)) {
-                Ok(backend) => Ok(Self { backend: Box::new(backend), options, note: None }),
+                Ok(backend) => Ok(Self {
+                    backend: Box::new(backend),
+                    options,
+                    note: None,
+                }),
                 Err(error) if choice == BackendChoice::OpenVino => Err(error.to_string()),
                 Err(error) => Ok(tract(Some(format!("{error}: tract serves")))),
             },

@@ -43,12 +43,19 @@ pub(super) fn evaluate(
     let Some((&batch, _)) = by_batch.range(..=rows).next_back() else {
         return Err(bad_request(format!("no evaluation graph for {rows} rows is given")));
     };
-    let batches = dataset.batches(BatchOrder { seed: None, batch, drop_last: false });
+    let batches = dataset.batches(BatchOrder {
+        seed: None,
+        batch,
+        drop_last: false,
+    });
     let mut sums = Evaluation::default();
     for rows in batches.map_err(|error| bad_request(error.to_string()))? {
         let rows = rows.map_err(|error| bad_request(error.to_string()))?;
         let Some((name, graph)) = by_batch.get(&rows.rows) else {
-            let problem = format!("{} rows are left at the end, and no evaluation graph of that batch size is given", rows.rows);
+            let problem = format!(
+                "{} rows are left at the end, and no evaluation graph of that batch size is given",
+                rows.rows
+            );
             return Err(bad_request(problem));
         };
         let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
@@ -61,7 +68,10 @@ pub(super) fn evaluate(
 }
 
 fn refuse(name: &str, message: impl Into<String>) -> Failure {
-    Failure::Graph { name: name.to_owned(), message: message.into() }
+    Failure::Graph {
+        name: name.to_owned(),
+        message: message.into(),
+    }
 }
 
 /// Rows of a batch, as the graph's labels have them.
@@ -78,12 +88,22 @@ fn run(graph: &mut dyn Compiled, batch: &Batch, model: &TensorMap, compute: Dura
             PortKind::Data(name) => (&batch.tensors, name.as_str()),
             PortKind::Labels => (&batch.tensors, LABELS),
             PortKind::Parameter(name) | PortKind::Statistic(name) => (model, name.as_str()),
-            other => return Err(format!("its input {:?} is {other:?}, wanted an evaluation graph", port.name)),
+            other => {
+                return Err(format!(
+                    "its input {:?} is {other:?}, wanted an evaluation graph",
+                    port.name
+                ));
+            }
         };
-        let tensor = source.get(name).ok_or_else(|| format!("its input {:?} needs {name:?}, which is not there", port.name))?;
+        let tensor = source
+            .get(name)
+            .ok_or_else(|| format!("its input {:?} needs {name:?}, which is not there", port.name))?;
         inputs.push((port.name.clone(), tensor.clone()));
     }
-    let named: Vec<(&str, Tensor)> = inputs.iter().map(|(name, tensor)| (name.as_str(), tensor.clone())).collect();
+    let named: Vec<(&str, Tensor)> = inputs
+        .iter()
+        .map(|(name, tensor)| (name.as_str(), tensor.clone()))
+        .collect();
     let outputs = graph.run(&named, Some(compute)).map_err(|error| error.to_string())?;
     let value = |kind: &PortKind| {
         let port = graph.outputs().iter().find(|port| port.kind == *kind)?;

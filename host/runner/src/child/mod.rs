@@ -30,9 +30,13 @@ pub fn runner_main() -> ExitCode {
 fn run() -> Result<(), String> {
     let stdin = rustix::stdio::stdin();
     if rustix::net::sockopt::socket_type(stdin).ok() != Some(SocketType::SEQPACKET) {
-        return Err("this is the inner half of a node, which the node starts by itself; it is not for use by hand".to_owned());
+        return Err(
+            "this is the inner half of a node, which the node starts by itself; it is not for use by hand".to_owned(),
+        );
     }
-    let socket = stdin.try_clone_to_owned().map_err(|error| format!("standard input: {error}"))?;
+    let socket = stdin
+        .try_clone_to_owned()
+        .map_err(|error| format!("standard input: {error}"))?;
     confine::at_start()?;
     serve::serve(&Channel::new(socket))
 }

@@ -17,7 +17,9 @@ type Answer = (Reply, Option<SharedTensors>);
 
 /// Serves the keeper until it closes the socket.
 pub(super) fn serve(channel: &Channel) -> Result<(), String> {
-    let Some(mut workshop) = start(channel)? else { return Ok(()) };
+    let Some(mut workshop) = start(channel)? else {
+        return Ok(());
+    };
     loop {
         let received = match channel.receive::<Request>(None) {
             Ok(received) => received,
@@ -40,18 +42,31 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         Err(ChannelError::Closed) => return Ok(None),
         Err(error) => return Err(error.to_string()),
     };
-    let Request::Start { protocol, backend, openvino_dir, threads, sandbox, limits } = received.message else {
+    let Request::Start {
+        protocol,
+        backend,
+        openvino_dir,
+        threads,
+        sandbox,
+        limits,
+    } = received.message
+    else {
         return Err("the keeper did not start with a start".to_owned());
     };
     if protocol != PROTOCOL {
-        return Err(format!("the keeper speaks version {protocol} of the messages, this program {PROTOCOL}"));
+        return Err(format!(
+            "the keeper speaks version {protocol} of the messages, this program {PROTOCOL}"
+        ));
     }
     let engine = Engine::load(backend, openvino_dir.as_deref(), threads);
     let made = engine.and_then(|engine| Ok((engine, Sandbox::new(sandbox).map_err(|error| error.to_string())?)));
     let answer = match made {
         Ok((engine, sandbox)) => {
             confine::after_start()?;
-            let started = Reply::Started { backend: engine.backend.name().to_owned(), note: engine.note.clone() };
+            let started = Reply::Started {
+                backend: engine.backend.name().to_owned(),
+                note: engine.note.clone(),
+            };
             reply(channel, Ok((started, None))).map_err(|error| error.to_string())?;
             return Ok(Some(Workshop::new(engine, sandbox, limits)));
         }
@@ -70,16 +85,28 @@ fn reply(channel: &Channel, answer: Result<Answer, Failure>) -> Result<(), Chann
 }
 
 /// Does what is asked. The outer error ends the process; the inner one is the keeper's to know.
-fn handle(workshop: &mut Workshop, channel: &Channel, received: Received<Request>) -> Result<Result<Answer, Failure>, String> {
+fn handle(
+    workshop: &mut Workshop,
+    channel: &Channel,
+    received: Received<Request>,
+) -> Result<Result<Answer, Failure>, String> {
     let mut descriptors = received.descriptors.into_iter();
-    let mut beside = || descriptors.next().ok_or_else(|| bad_request("nothing came beside the request"));
+    let mut beside = || {
+        descriptors
+            .next()
+            .ok_or_else(|| bad_request("nothing came beside the request"))
+    };
     let plain = |reply: Result<Reply, Failure>| reply.map(|reply| (reply, None));
     Ok(match received.message {
         Request::LoadModule { name } => plain(beside().and_then(|file| workshop.load_module(name, file))),
         Request::LoadGraph { name } => plain(beside().and_then(|file| workshop.load_graph(name, file))),
-        Request::OpenDataset { name, file, format, spec, salt } => {
-            plain(beside().and_then(|opened| workshop.open_dataset(name, (file, opened), &format, &spec, &salt)))
-        }
+        Request::OpenDataset {
+            name,
+            file,
+            format,
+            spec,
+            salt,
+        } => plain(beside().and_then(|opened| workshop.open_dataset(name, (file, opened), &format, &spec, &salt))),
         Request::Train(order) => beside().and_then(|model| {
             let outcome = workshop.train(order, model)?;
             with_tensors(&outcome.tensors, |layout| Reply::Trained {
@@ -91,7 +118,11 @@ fn handle(workshop: &mut Workshop, channel: &Channel, received: Received<Request
         }),
         Request::Evaluate(order) => plain(beside().and_then(|model| {
             let sums = workshop.evaluate(&order, model)?;
-            Ok(Reply::Evaluated { loss: sums.loss_sum / sums.rows as f64, correct: sums.correct, rows: sums.rows })
+            Ok(Reply::Evaluated {
+                loss: sums.loss_sum / sums.rows as f64,
+                correct: sums.correct,
+                rows: sums.rows,
+            })
         })),
         Request::Aggregate(order) => match beside() {
             Ok(model) => aggregate(workshop, channel, order, model)?,
@@ -117,13 +148,24 @@ fn aggregate(
             channel.receive::<Request>(None)
         };
         match next() {
-            Ok(Received { message: Request::Update { node, rows, layout }, descriptors }) => {
+            Ok(Received {
+                message: Request::Update { node, rows, layout },
+                descriptors,
+            }) => {
                 let memory = descriptors.into_iter().next().ok_or("an update without its tensors")?;
-                let tensors = workshop.tensors(memory, layout).map_err(|failure| format!("{failure:?}"))?;
+                let tensors = workshop
+                    .tensors(memory, layout)
+                    .map_err(|failure| format!("{failure:?}"))?;
                 Ok(Some(cloister_sandbox::WorkerUpdate { node, rows, tensors }))
             }
-            Ok(Received { message: Request::NoMoreUpdates, .. }) => Ok(None),
-            Ok(Received { message: Request::NoUpdates { reason }, .. }) => Err(reason),
+            Ok(Received {
+                message: Request::NoMoreUpdates,
+                ..
+            }) => Ok(None),
+            Ok(Received {
+                message: Request::NoUpdates { reason },
+                ..
+            }) => Err(reason),
             Ok(_) => {
                 broken = Some("the keeper sent what was not due".to_owned());
                 Err("the keeper broke the protocol".to_owned())
@@ -144,7 +186,10 @@ fn aggregate(
 }
 
 /// Copies tensors into sealed memory for the keeper.
-fn with_tensors(tensors: &TensorMap, reply: impl FnOnce(crate::tensors::WireLayout) -> Reply) -> Result<Answer, Failure> {
+fn with_tensors(
+    tensors: &TensorMap,
+    reply: impl FnOnce(crate::tensors::WireLayout) -> Reply,
+) -> Result<Answer, Failure> {
     let shared = SharedTensors::copy_of(tensors).map_err(|error| bad_request(error.to_string()))?;
     Ok((reply(shared.layout().to_wire()), Some(shared)))
 }

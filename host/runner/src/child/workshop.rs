@@ -33,19 +33,31 @@ pub(super) struct Workshop {
 
 /// A request that names something which is not there, or comes with the wrong things.
 pub(super) fn bad_request(message: impl Into<String>) -> Failure {
-    Failure::Request { message: message.into() }
+    Failure::Request {
+        message: message.into(),
+    }
 }
 
 impl Workshop {
     pub(super) fn new(engine: Engine, sandbox: Sandbox, limits: RunnerLimits) -> Self {
-        Self { engine, sandbox, limits, modules: BTreeMap::new(), graphs: BTreeMap::new(), datasets: BTreeMap::new() }
+        Self {
+            engine,
+            sandbox,
+            limits,
+            modules: BTreeMap::new(),
+            graphs: BTreeMap::new(),
+            datasets: BTreeMap::new(),
+        }
     }
 
     pub(super) fn load_module(&mut self, name: String, memory: OwnedFd) -> Result<Reply, Failure> {
         room(&self.modules, &name, self.limits.loaded)?;
         let file = self.file(memory)?;
         let module = self.sandbox.load(&name, file.bytes()).map_err(Failure::Module)?;
-        let reply = Reply::ModuleLoaded { digest: module.digest(), world: module.world().to_string() };
+        let reply = Reply::ModuleLoaded {
+            digest: module.digest(),
+            world: module.world().to_string(),
+        };
         self.modules.insert(name, module);
         Ok(reply)
     }
@@ -53,10 +65,20 @@ impl Workshop {
     pub(super) fn load_graph(&mut self, name: String, memory: OwnedFd) -> Result<Reply, Failure> {
         room(&self.graphs, &name, self.limits.loaded)?;
         let file = self.file(memory)?;
-        let refuse = |message: String| Failure::Graph { name: name.clone(), message };
+        let refuse = |message: String| Failure::Graph {
+            name: name.clone(),
+            message,
+        };
         let graph = EngineGraph::load(file.bytes()).map_err(|error| refuse(error.to_string()))?;
-        let compiled = self.engine.backend.compile(&graph, &self.engine.options).map_err(|error| refuse(error.to_string()))?;
-        let reply = Reply::GraphLoaded { digest: graph.digest(), source_digest: graph.source_digest() };
+        let compiled = self
+            .engine
+            .backend
+            .compile(&graph, &self.engine.options)
+            .map_err(|error| refuse(error.to_string()))?;
+        let reply = Reply::GraphLoaded {
+            digest: graph.digest(),
+            source_digest: graph.source_digest(),
+        };
         self.graphs.insert(name, Arc::new(Mutex::new(compiled)));
         Ok(reply)
     }
@@ -70,15 +92,28 @@ impl Workshop {
         salt: &[u8; 32],
     ) -> Result<Reply, Failure> {
         room(&self.datasets, &name, self.limits.loaded)?;
-        let refuse = |message: String| Failure::Dataset { name: name.clone(), message };
-        let format: Format = format.parse().map_err(|error: cloister_data::UnknownFormat| refuse(error.to_string()))?;
-        let spec = DatasetSpec::parse(spec.as_bytes(), "the dataset's description").map_err(|error| refuse(error.to_string()))?;
-        let limits = DataLimits { memory_bytes: self.limits.dataset_bytes, ..DataLimits::default() };
+        let refuse = |message: String| Failure::Dataset {
+            name: name.clone(),
+            message,
+        };
+        let format: Format = format
+            .parse()
+            .map_err(|error: cloister_data::UnknownFormat| refuse(error.to_string()))?;
+        let spec = DatasetSpec::parse(spec.as_bytes(), "the dataset's description")
+            .map_err(|error| refuse(error.to_string()))?;
+        let limits = DataLimits {
+            memory_bytes: self.limits.dataset_bytes,
+            ..DataLimits::default()
+        };
         let source = Source::from_file(file.0, File::from(file.1)).map_err(|error| refuse(in_words(&error)))?;
         let dataset = Dataset::open(&source, format, &spec, &limits).map_err(|error| refuse(in_words(&error)))?;
         let (rows, commitment, memory_bytes) = (dataset.rows(), dataset.commitment(salt), dataset.memory_bytes());
         self.datasets.insert(name, dataset);
-        Ok(Reply::DatasetOpened { rows, commitment, memory_bytes })
+        Ok(Reply::DatasetOpened {
+            rows,
+            commitment,
+            memory_bytes,
+        })
     }
 
     pub(super) fn train(&self, order: TrainOrder, model: OwnedFd) -> Result<TrainOutcome, Failure> {
@@ -113,14 +148,18 @@ impl Workshop {
     }
 
     pub(super) fn evaluate(&self, order: &EvaluateOrder, model: OwnedFd) -> Result<Evaluation, Failure> {
-        let dataset = self.datasets.get(&order.dataset).ok_or_else(|| unknown("dataset", &order.dataset, self.datasets.keys()))?;
+        let dataset = self
+            .datasets
+            .get(&order.dataset)
+            .ok_or_else(|| unknown("dataset", &order.dataset, self.datasets.keys()))?;
         let model = self.tensors(model, order.model.clone())?;
         evaluate(&self.graphs(&order.graphs)?, dataset, &model, order.compute)
     }
 
     /// Tensors that came from the keeper, in place.
     pub(super) fn tensors(&self, memory: OwnedFd, layout: WireLayout) -> Result<TensorMap, Failure> {
-        let blob = SealedBlob::accept(memory, self.limits.tensor_bytes).map_err(|error| bad_request(error.to_string()))?;
+        let blob =
+            SealedBlob::accept(memory, self.limits.tensor_bytes).map_err(|error| bad_request(error.to_string()))?;
         let shared = SharedTensors::from_wire(blob, layout).map_err(|error| bad_request(error.to_string()))?;
         shared.to_map().map_err(|error| bad_request(error.to_string()))
     }
@@ -130,12 +169,18 @@ impl Workshop {
     }
 
     fn module(&self, name: &str) -> Result<Module, Failure> {
-        self.modules.get(name).cloned().ok_or_else(|| unknown("module", name, self.modules.keys()))
+        self.modules
+            .get(name)
+            .cloned()
+            .ok_or_else(|| unknown("module", name, self.modules.keys()))
     }
 
     fn graphs(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, SharedGraph>, Failure> {
         let graph = |name: &String| {
-            let graph = self.graphs.get(name).ok_or_else(|| unknown("graph", name, self.graphs.keys()))?;
+            let graph = self
+                .graphs
+                .get(name)
+                .ok_or_else(|| unknown("graph", name, self.graphs.keys()))?;
             Ok((name.clone(), Arc::clone(graph)))
         };
         names.iter().map(graph).collect()
@@ -143,7 +188,10 @@ impl Workshop {
 
     fn rows(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Arc<dyn Rows>>, Failure> {
         let rows = |name: &String| {
-            let dataset = self.datasets.get(name).ok_or_else(|| unknown("dataset", name, self.datasets.keys()))?;
+            let dataset = self
+                .datasets
+                .get(name)
+                .ok_or_else(|| unknown("dataset", name, self.datasets.keys()))?;
             Ok((name.clone(), Arc::new(dataset.clone()) as Arc<dyn Rows>))
         };
         names.iter().map(rows).collect()
@@ -155,12 +203,17 @@ fn room<T>(loaded: &BTreeMap<String, T>, name: &str, limit: usize) -> Result<(),
     if loaded.len() < limit || loaded.contains_key(name) {
         return Ok(());
     }
-    Err(bad_request(format!("{name:?} would be one more than the {limit} that may be loaded")))
+    Err(bad_request(format!(
+        "{name:?} would be one more than the {limit} that may be loaded"
+    )))
 }
 
 fn unknown<'a>(what: &str, name: &str, known: impl Iterator<Item = &'a String>) -> Failure {
     let known: Vec<&str> = known.map(String::as_str).take(16).collect();
-    bad_request(format!("no {what} {name:?} is loaded; loaded are: {}", known.join(", ")))
+    bad_request(format!(
+        "no {what} {name:?} is loaded; loaded are: {}",
+        known.join(", ")
+    ))
 }
 
 /// An error with its causes.

@@ -1,6 +1,12 @@
 //! What the tests of this crate share.
 #![allow(dead_code, reason = "each test file uses its part")]
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::print_stderr, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -53,8 +59,16 @@ pub(crate) fn csv(rows: usize) -> String {
     let mut text = "a,b,c,d,label\n".to_owned();
     for row in 0..rows {
         let value = |input: usize| ((row * 37 + input * 101) % 97) as f32 / 97.0;
-        let label = (0..CLASSES).max_by(|&one, &other| value(one).total_cmp(&value(other))).unwrap();
-        text.push_str(&format!("{},{},{},{},{label}\n", value(0), value(1), value(2), value(3)));
+        let label = (0..CLASSES)
+            .max_by(|&one, &other| value(one).total_cmp(&value(other)))
+            .unwrap();
+        text.push_str(&format!(
+            "{},{},{},{},{label}\n",
+            value(0),
+            value(1),
+            value(2),
+            value(3)
+        ));
     }
     text
 }
@@ -71,7 +85,9 @@ pub(crate) fn file(text: &str) -> File {
 }
 
 pub(crate) fn open_rows(runner: &mut Runner) -> DatasetInfo {
-    runner.open_dataset("rows.csv", file(&csv(ROWS)), Format::Csv, &spec(), &SALT).unwrap()
+    runner
+        .open_dataset("rows.csv", file(&csv(ROWS)), Format::Csv, &spec(), &SALT)
+        .unwrap()
 }
 
 /// A runner with graphs and rows in it.
@@ -79,7 +95,13 @@ pub(crate) fn furnished() -> Runner {
     let mut runner = runner();
     for batch in [BATCH, REST] {
         let graphs = graphs(batch);
-        let name = |name: &str| if batch == BATCH { name.to_owned() } else { format!("{name}@{batch}") };
+        let name = |name: &str| {
+            if batch == BATCH {
+                name.to_owned()
+            } else {
+                format!("{name}@{batch}")
+            }
+        };
         runner.load_graph(&name("train"), graphs.training.bytes()).unwrap();
         runner.load_graph(&name("evaluate"), graphs.evaluation.bytes()).unwrap();
     }
@@ -97,15 +119,25 @@ pub(crate) fn train_request(module: &str) -> TrainRequest {
         module: module.to_owned(),
         settings: BTreeMap::new(),
         grants: Grants {
-            scalars: BTreeMap::from([("learning_rate".to_owned(), range(0.0, 1.0)), ("step".to_owned(), range(1.0, 1e9))]),
+            scalars: BTreeMap::from([
+                ("learning_rate".to_owned(), range(0.0, 1.0)),
+                ("step".to_owned(), range(1.0, 1e9)),
+            ]),
             reads: names(&["loss"]),
             ..Grants::default()
         },
         graphs: names(&["train", "train@6"]),
         datasets: names(&["train"]),
         model: weights(),
-        round: RoundInfo { index: 1, count: 10, seed: 7 },
-        limits: CallLimits { call: Duration::from_secs(60), ..CallLimits::default() },
+        round: RoundInfo {
+            index: 1,
+            count: 10,
+            seed: 7,
+        },
+        limits: CallLimits {
+            call: Duration::from_secs(60),
+            ..CallLimits::default()
+        },
         timeout: Duration::from_secs(120),
     }
 }

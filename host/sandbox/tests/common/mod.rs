@@ -10,8 +10,8 @@ use cloister_data::{Batch, BatchOrder};
 use cloister_engine::{Backend, CompileOptions, tract::Tract};
 use cloister_graph::{EngineGraph, Limits, Model, Optimizer, TrainOptions, TrainedGraphs, samples};
 use cloister_sandbox::{
-    CallLimits, Grants, Module, RoundInfo, RowBatches, Rows, Sandbox, SandboxLimits, ScalarRange, SettingValue, SharedGraph,
-    TrainCall,
+    CallLimits, Grants, Module, RoundInfo, RowBatches, Rows, Sandbox, SandboxLimits, ScalarRange, SettingValue,
+    SharedGraph, TrainCall,
 };
 use cloister_tensor::{Tensor, TensorMap};
 
@@ -56,7 +56,11 @@ impl Rows for Fake {
         let count = self.0 as usize;
         let mut at: Vec<usize> = (0..count).collect();
         if let Some(seed) = order.seed {
-            at.sort_by_key(|&row| (row as u64 + 1).wrapping_mul(seed | 1).wrapping_mul(0x9e37_79b9_7f4a_7c15));
+            at.sort_by_key(|&row| {
+                (row as u64 + 1)
+                    .wrapping_mul(seed | 1)
+                    .wrapping_mul(0x9e37_79b9_7f4a_7c15)
+            });
         }
         let batches: Vec<Vec<usize>> = at.chunks(order.batch).map(<[usize]>::to_vec).collect();
         let full = move |batch: &Vec<usize>| !order.drop_last || batch.len() == order.batch;
@@ -66,16 +70,24 @@ impl Rows for Fake {
 
 fn batch(rows: &[usize]) -> Batch {
     let value = |row: usize, input: usize| (((row * 37 + input * 101) % 97) as f32) / 97.0;
-    let x: Vec<f32> = rows.iter().flat_map(|&row| (0..INPUTS).map(move |input| value(row, input))).collect();
+    let x: Vec<f32> = rows
+        .iter()
+        .flat_map(|&row| (0..INPUTS).map(move |input| value(row, input)))
+        .collect();
     let label = |row: usize| {
-        (0..CLASSES).max_by(|&a, &b| value(row, a).total_cmp(&value(row, b))).unwrap() as i64
+        (0..CLASSES)
+            .max_by(|&a, &b| value(row, a).total_cmp(&value(row, b)))
+            .unwrap() as i64
     };
     let labels = rows.iter().map(|&row| label(row)).collect();
     let tensors = TensorMap::from([
         ("x".to_owned(), Tensor::from_f32(&[rows.len(), INPUTS], x).unwrap()),
         ("labels".to_owned(), Tensor::from_i64(&[rows.len()], labels).unwrap()),
     ]);
-    Batch { rows: rows.len(), tensors }
+    Batch {
+        rows: rows.len(),
+        tensors,
+    }
 }
 
 pub fn model() -> Model {
@@ -88,7 +100,9 @@ pub fn graphs_for(batch: usize) -> TrainedGraphs {
 }
 
 pub fn compiled(graph: &EngineGraph) -> SharedGraph {
-    Arc::new(Mutex::new(Tract::new().compile(graph, &CompileOptions::default()).unwrap()))
+    Arc::new(Mutex::new(
+        Tract::new().compile(graph, &CompileOptions::default()).unwrap(),
+    ))
 }
 
 /// The graphs `train` and `train@6`.
@@ -112,7 +126,10 @@ pub fn limits() -> CallLimits {
 pub fn grants() -> Grants {
     let range = |min, max| ScalarRange { min, max };
     Grants {
-        scalars: BTreeMap::from([("learning_rate".to_owned(), range(0.0, 1.0)), ("step".to_owned(), range(1.0, 1e9))]),
+        scalars: BTreeMap::from([
+            ("learning_rate".to_owned(), range(0.0, 1.0)),
+            ("step".to_owned(), range(1.0, 1e9)),
+        ]),
         reads: BTreeSet::from(["loss".to_owned()]),
         ..Grants::default()
     }
@@ -126,13 +143,20 @@ pub fn train_call(module: &Module) -> TrainCall {
         graphs: graphs(),
         model: model().initial_weights(),
         datasets: BTreeMap::from([("train".to_owned(), Arc::new(Fake(ROWS)) as Arc<dyn Rows>)]),
-        round: RoundInfo { index: 1, count: 10, seed: 7 },
+        round: RoundInfo {
+            index: 1,
+            count: 10,
+            seed: 7,
+        },
         limits: limits(),
     }
 }
 
 pub fn settings(values: &[(&str, SettingValue)]) -> BTreeMap<String, SettingValue> {
-    values.iter().map(|(name, value)| ((*name).to_owned(), value.clone())).collect()
+    values
+        .iter()
+        .map(|(name, value)| ((*name).to_owned(), value.clone()))
+        .collect()
 }
 
 pub fn text(value: &str) -> SettingValue {
