@@ -38,7 +38,7 @@ impl SplitMix64 {
         let threshold = bound.wrapping_neg() % bound;
         loop {
             let product = u128::from(self.next_u64()) * u128::from(bound);
-            #[expect(clippy::cast_possible_truncation, reason = "the low half")]
+            #[allow(clippy::cast_possible_truncation, reason = "the low half")]
             if product as u64 >= threshold {
                 return (product >> 64) as u64;
             }
@@ -51,7 +51,7 @@ pub fn shuffled(rows: u32, seed: u64) -> Vec<u32> {
     let mut order: Vec<u32> = (0..rows).collect();
     let mut random = SplitMix64::new(seed);
     for last in (1..order.len()).rev() {
-        #[expect(clippy::cast_possible_truncation, reason = "below a usize")]
+        #[allow(clippy::cast_possible_truncation, reason = "below a usize")]
         let other = random.below(last as u64 + 1) as usize;
         order.swap(last, other);
     }
