@@ -61,7 +61,7 @@ struct CommitArgs {
     #[arg(long, value_name = "FILE")]
     salt: Option<PathBuf>,
     /// The file's format, where its name does not end with it.
-    #[arg(long, value_name = "csv|parquet")]
+    #[arg(id = "data_format", long = "format", value_name = "csv|parquet")]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
@@ -72,7 +72,7 @@ struct ShowArgs {
     /// The data: CSV or Parquet.
     file: PathBuf,
     /// The file's format, where its name does not end with it.
-    #[arg(long, value_name = "csv|parquet")]
+    #[arg(id = "data_format", long = "format", value_name = "csv|parquet")]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
