@@ -94,3 +94,30 @@ fn main() -> ExitCode {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_fits_together() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn every_command_of_the_readme_parses() {
+        let pem = "--policy p.toml --participant a --participant-key a.key";
+        for line in [
+            "peer 127.0.0.1:1 --policy p.toml".to_owned(),
+            format!("module submit m.wasm --to 127.0.0.1:1 {pem}"),
+            format!("module ls --to 127.0.0.1:1 {pem} -o json"),
+            format!("module fetch {} --to 127.0.0.1:1 {pem} -o m.wasm", "00".repeat(32)),
+            "data commit d.csv --name train --input x=a --format csv -o json".to_owned(),
+            "data show d --format parquet".to_owned(),
+        ] {
+            if let Err(error) = Cli::try_parse_from(["cloister"].into_iter().chain(line.split(' '))) {
+                panic!("{line}: {error}");
+            }
+        }
+    }
+}
