@@ -75,6 +75,18 @@ pub enum VaultError {
         /// Where the other history is recorded.
         record: String,
     },
+    /// A new vault is to be made where one was.
+    #[error(
+        "no vault is at {path}, but version {seen} of one was seen before ({record}). Restore it; for a new vault, name another record"
+    )]
+    Gone {
+        /// The vault's folder.
+        path: PathBuf,
+        /// The version on record.
+        seen: u64,
+        /// The record.
+        record: String,
+    },
     /// The record of the last seen version does not belong to this vault and key.
     #[error("{record} is not a last-seen record of this vault: {what}")]
     BadRecord {

@@ -62,12 +62,22 @@ impl Vault {
     /// Makes a new, empty vault in an empty or missing folder.
     ///
     /// # Errors
-    /// The folder isn't empty or can't be written.
+    /// The folder isn't empty or can't be written, or `counter` has seen a vault before: the one that was there is gone.
     pub fn create(folder: &Path, key: VaultKey, counter: Option<Box<dyn CommitCounter>>) -> Result<Self, VaultError> {
         fs::create_dir_all(folder).map_err(VaultError::io("making", folder))?;
         let mut found = fs::read_dir(folder).map_err(VaultError::io("reading", folder))?;
         if found.next().is_some() {
             return Err(VaultError::NotEmpty(folder.to_path_buf()));
+        }
+        // An empty vault in place of the one on record is a rollback to the beginning.
+        if let Some(counter) = &counter
+            && let Some(seen) = counter.newest(&key)?
+        {
+            return Err(VaultError::Gone {
+                path: folder.to_path_buf(),
+                seen: seen.version,
+                record: counter.place(),
+            });
         }
         let blobs = folder.join("blobs");
         fs::create_dir(&blobs).map_err(VaultError::io("making", &blobs))?;

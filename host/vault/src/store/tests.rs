@@ -274,6 +274,22 @@ fn a_blob_of_an_interrupted_write_does_not_pass_for_the_one_that_was_committed()
 }
 
 #[test]
+fn no_empty_vault_takes_the_place_of_one_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let (folder, record) = (dir.path().join("v"), dir.path().join("seen"));
+    let counter = || Some(Box::new(LastSeenFile::new(&record)) as Box<dyn CommitCounter>);
+    let mut vault = Vault::create(&folder, key(), counter()).unwrap();
+    vault.put(&name("a"), &mut &b"1"[..]).unwrap();
+    drop(vault);
+    let known = fs::read(&record).unwrap();
+    fs::remove_dir_all(&folder).unwrap();
+    let error = Vault::create(&folder, key(), counter()).unwrap_err();
+    assert!(matches!(error, VaultError::Gone { seen: 2, .. }), "{error}");
+    assert_eq!(fs::read(&record).unwrap(), known);
+    assert!(fs::read_dir(&folder).unwrap().next().is_none());
+}
+
+#[test]
 fn an_older_whole_vault_is_refused_against_the_record_and_doubted_without() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, record) = (dir.path().join("v"), dir.path().join("seen"));
