@@ -143,7 +143,11 @@ impl fmt::Display for Happening {
                 attempt,
                 participants,
             } => {
-                write!(f, "round {round}/{rounds} starts with {participants} workers")?;
+                write!(f, "round {round}/{rounds} starts")?;
+                // A worker is not told how many there are.
+                if *participants > 0 {
+                    write!(f, " with {participants} workers")?;
+                }
                 if *attempt > 1 {
                     write!(f, " (attempt {attempt})")
                 } else {

@@ -161,7 +161,7 @@ pub fn words(event: &Event) -> String {
             }
         ),
         Event::Listening { address } => format!("listening at {address}"),
-        Event::Waiting { what } => format!("waiting for {what}"),
+        Event::Waiting { what } => format!("waiting for {}", what.strip_prefix("waiting for ").unwrap_or(what)),
         Event::Measured { state, measurement } => format!("{state}, measurement {}", first(measurement, 16)),
         Event::Peer {
             name,

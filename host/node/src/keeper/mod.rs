@@ -53,6 +53,7 @@ impl Keeper {
         let config = NodeConfig::load(config_path).map_err(unreadable)?;
         let signed = load_policy(&config.policy)?;
         let policy = Arc::clone(signed.policy());
+        warn_of_unsigned(&signed);
         let identity = Arc::new(load_identity(&config)?);
         check_own_place(&config, &policy, &identity, role)?;
         let now = now_unix_s();
@@ -170,6 +171,19 @@ pub fn load_policy(path: &Path) -> Result<SignedPolicy, miette::Report> {
     SignedPolicy::new(policy, &signatures).map_err(|error| fail(Exit::Denied, error))
 }
 
+/// Under a simulated root an unsigned policy runs: that must not go unsaid.
+fn warn_of_unsigned(signed: &SignedPolicy) {
+    let signers = signed.signers();
+    let participants = signed.policy().participants.iter();
+    let missing: Vec<_> = participants
+        .map(|participant| participant.name.as_str())
+        .filter(|name| !signers.iter().any(|signer| signer == name))
+        .collect();
+    if !missing.is_empty() {
+        tracing::warn!("the policy is not signed by {}", missing.join(", "));
+    }
+}
+
 /// A verifier under the root in a folder of `cloister quote authority` (its public part suffices), which must be the policy's.
 pub fn load_verifier(trust_root: &Path, policy: &Policy) -> Result<Verifier, miette::Report> {
     let root = TrustRoot::from_file(trust_root).map_err(unreadable)?;
@@ -243,6 +257,17 @@ fn check_own_place(
                 fields.node, fields.participant, fields.federation, node.name, node.participant, policy.name
             ),
             "have the participant endorse this node: cloister identity endorse",
+        );
+    }
+    if fields.node_key != identity.key.public() {
+        return denied(
+            format!(
+                "the credential is for the node key {}, the file {} holds {}",
+                fields.node_key,
+                config.node_key.display(),
+                identity.key.public()
+            ),
+            "have the participant endorse this key: cloister identity endorse",
         );
     }
     Ok(())

@@ -203,8 +203,12 @@ async fn federate(
     if !missing.is_empty() {
         return Err(failed(
             Exit::Failed,
-            format!("content vanished: {}", contents::in_words(&missing)),
-            None,
+            format!(
+                "files in {} are not what their names say: {}",
+                keeper.config.content.dir.display(),
+                contents::in_words(&missing)
+            ),
+            Some("remove them and submit their content anew: cloister module submit".into()),
         ));
     }
     let weights = initial_weights(&keeper, &contents)?;
