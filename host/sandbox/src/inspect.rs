@@ -176,9 +176,8 @@ fn outline(file: &[u8]) -> Result<Outline, Refusal> {
                 }
             }
             Payload::CustomSection(section) if section.name() == settings::SECTION => {
-                if outline.section.replace(section.data().to_vec()).is_some() {
-                    return Err(invalid(format!("the section `{}` is there twice", settings::SECTION)));
-                }
+                let before = outline.section.replace(section.data().to_vec());
+                before.map_or(Ok(()), |_| Err(invalid(format!("the section `{}` is there twice", settings::SECTION))))?;
             }
             _ => {}
         }
