@@ -1,5 +1,13 @@
 //! Real quotes with the collateral of their time: each must get the verdict that its manifest names.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 use std::io::Write as _;
 use std::path::PathBuf;
 

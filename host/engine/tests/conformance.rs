@@ -1,5 +1,13 @@
 //! What both backends must do alike. The tests on OpenVINO need its folder in `CLOISTER_OPENVINO_DIR`.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use std::time::{Duration, Instant};

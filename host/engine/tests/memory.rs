@@ -1,5 +1,13 @@
 //! Memory over many runs; a binary of its own, so that no other test grows the process meanwhile.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use cloister_graph::{Optimizer, samples};

@@ -28,6 +28,7 @@ struct Cli {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "parsed once")]
 enum Command {
     /// Run a whole federation on this machine: an aggregator and workers, each a simulated TD.
     Demo(demo::DemoArgs),

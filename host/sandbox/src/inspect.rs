@@ -177,7 +177,9 @@ fn outline(file: &[u8]) -> Result<Outline, Refusal> {
             }
             Payload::CustomSection(section) if section.name() == settings::SECTION => {
                 let before = outline.section.replace(section.data().to_vec());
-                before.map_or(Ok(()), |_| Err(invalid(format!("the section `{}` is there twice", settings::SECTION))))?;
+                before.map_or(Ok(()), |_| {
+                    Err(invalid(format!("the section `{}` is there twice", settings::SECTION)))
+                })?;
             }
             _ => {}
         }

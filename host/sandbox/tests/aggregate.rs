@@ -1,5 +1,13 @@
 //! The aggregator `aggregate-fedavg` in the sandbox, and aggregators that misbehave.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use std::collections::{BTreeMap, BTreeSet};

@@ -1,5 +1,13 @@
 //! Trainers that misbehave: each is told what it did, and the sandbox goes on.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use std::time::{Duration, Instant};

@@ -1,5 +1,13 @@
 //! What the sandbox loads and what it refuses.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use cloister_sandbox::{ModuleErrorKind, Sandbox, SandboxLimits, SettingType, World, inspect};

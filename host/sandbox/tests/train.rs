@@ -1,5 +1,13 @@
 //! The trainer `train-sgd` in the sandbox.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 mod common;
 
 use std::collections::BTreeMap;

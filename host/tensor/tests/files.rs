@@ -1,5 +1,13 @@
 //! Files of tensors: what is written reads back, and what is hostile is refused.
 
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
 use std::collections::BTreeMap;
 use std::io::{Cursor, Write};
 

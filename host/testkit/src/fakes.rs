@@ -108,6 +108,7 @@ impl WorkerWork for AddingWork {
 #[derive(Clone, Debug, Default)]
 pub struct AveragingWork {
     /// Nodes in the order in which they were folded, by round.
+    #[allow(clippy::type_complexity, reason = "a list that a test reads once")]
     pub folded: Arc<Mutex<Vec<(u64, Vec<String>)>>>,
     /// Kept records.
     pub kept: Arc<Mutex<Vec<RoundRecord>>>,

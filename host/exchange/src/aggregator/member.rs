@@ -26,7 +26,10 @@ const OUT_QUEUE: usize = 64;
 const SEND_AHEAD: usize = 2;
 
 /// What goes to a member.
-#[allow(clippy::large_enum_variant, reason = "a queue of a few places a member; a box for each message costs more")]
+#[allow(
+    clippy::large_enum_variant,
+    reason = "a queue of a few places a member; a box for each message costs more"
+)]
 pub(super) enum Outgoing {
     Message(aggregator_message::Body),
     /// A round's start with its model behind it.

@@ -206,6 +206,7 @@ fn choose_backend(args: &GraphRunArgs, out: &mut Ui) -> Result<Box<dyn Backend>,
 }
 
 /// Gives each port its tensor, fed before weights; or says all that is wrong, and what may help.
+#[allow(clippy::type_complexity, reason = "a list, or what is wrong and what may help")]
 fn assemble(
     ports: &[Port],
     mut feed: TensorMap,

@@ -19,6 +19,7 @@ pub struct PolicyArgs {
 }
 
 #[derive(Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "parsed once")]
 enum Command {
     Check(CheckArgs),
     Draft(DraftArgs),

@@ -43,8 +43,6 @@ pub struct Prepared {
     pub policy: PathBuf,
     /// The authority's folder.
     pub authority: PathBuf,
-    /// The participants' keys.
-    pub keys: BTreeMap<String, SigningKey>,
     /// What must be submitted.
     pub submissions: Vec<Submission>,
     /// The folder of all nodes.
@@ -129,7 +127,6 @@ pub fn prepare(
     Ok(Prepared {
         policy,
         authority,
-        keys,
         submissions,
         nodes,
         rows,

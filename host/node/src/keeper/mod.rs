@@ -31,8 +31,6 @@ pub struct Keeper {
     pub config: NodeConfig,
     /// The agreement.
     pub policy: Arc<Policy>,
-    /// Who signed it.
-    pub signers: Vec<String>,
     /// The node's key and credential.
     pub identity: Arc<NodeIdentity>,
     /// The one way to the quote provider.
@@ -53,6 +51,10 @@ impl Keeper {
         let config = NodeConfig::load(config_path).map_err(unreadable)?;
         let signed = load_policy(&config.policy)?;
         let policy = Arc::clone(signed.policy());
+        match signed.signers() {
+            [] => tracing::warn!("nobody signed the policy {}", policy.digest()),
+            signers => tracing::info!("policy {} signed by {}", policy.digest(), signers.join(", ")),
+        }
         warn_of_unsigned(&signed);
         let identity = Arc::new(load_identity(&config)?);
         check_own_place(&config, &policy, &identity, role)?;
@@ -83,7 +85,6 @@ impl Keeper {
             .collect();
         Ok(Self {
             config,
-            signers: signed.signers().to_vec(),
             identity,
             quotes: QuoteService::new(Arc::clone(&provider) as Arc<_>),
             verifier: Arc::new(verifier),

@@ -123,7 +123,7 @@ async fn collect(
     let listener = listen(keeper, address, certificate).await?;
     // With port 0 the system chose one; the members that were told of it must find the aggregator there again.
     let address = listener.address();
-    teller.tell(&Event::measured("bootstrap", &certificate));
+    teller.tell(&Event::measured("bootstrap", certificate));
     teller.tell(&Event::Listening {
         address: address.to_string(),
     });
