@@ -1,5 +1,5 @@
 //! Who does not get a session: each refusal says what was seen and what was wanted, on both ends.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
 
 use std::time::Duration;
 

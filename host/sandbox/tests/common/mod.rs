@@ -1,5 +1,6 @@
 //! What the sandbox's tests share: built guests, a small federation of one node.
 #![allow(dead_code, reason = "each test binary uses its part")]
+#![allow(unreachable_pub, dead_code, reason = "each test takes what it needs")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
