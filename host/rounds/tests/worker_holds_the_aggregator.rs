@@ -1,5 +1,5 @@
 //! What a member holds the aggregator to: fresh rosters, a chain of receipts, its own update as it was sent.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::vec_init_then_push, clippy::unwrap_used, clippy::panic)]
 
 use cloister_rounds::receipt::{Receipt, ReceiptUpdate};
 use cloister_rounds::worker::{AggregatorFault, Chain, RoundHead, WorkerConfig};

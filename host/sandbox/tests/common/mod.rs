@@ -1,6 +1,5 @@
 //! What the sandbox's tests share: built guests, a small federation of one node.
-#![allow(dead_code, reason = "each test binary uses its part")]
-#![allow(unreachable_pub, dead_code, reason = "each test takes what it needs")]
+#![allow(dead_code, unreachable_pub, reason = "each test binary uses its part")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
