@@ -39,7 +39,7 @@ impl Failure {
     }
 }
 
-/// A panic's message goes to the log of the node before the call traps.
-pub(crate) fn log_panics() {
+/// From here on a panic's message goes to the log of the node before the call traps. The export macros do this by themselves.
+pub fn log_panics() {
     std::panic::set_hook(Box::new(|panic| crate::log::error(&panic.to_string())));
 }

@@ -40,7 +40,7 @@ pub mod settings;
 pub mod trainer;
 pub mod vector;
 
-pub use failure::{Failure, FailureKind, Result};
+pub use failure::{Failure, FailureKind, Result, log_panics};
 
 /// The round that a call belongs to.
 pub use bindings::trainer::cloister::federation::types::Round;

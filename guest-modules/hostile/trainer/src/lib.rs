@@ -1,6 +1,8 @@
 //! A trainer that misbehaves, for tests: the setting `attack` says how.
 
-use cloister_guest::bindings::trainer::cloister::federation::{handles, model};
+use std::collections::BTreeMap;
+
+use cloister_guest::bindings::trainer::cloister::federation::{handles, model, ports};
 use cloister_guest::bindings::trainer::exports::cloister::federation::training;
 use cloister_guest::bindings::trainer::wasi::nn::graph;
 use cloister_guest::prelude::*;
@@ -42,6 +44,15 @@ fn first(tensors: NamedTensors) -> Result<(String, Tensor)> {
         .ok_or_else(|| Failure::new("the model is empty"))
 }
 
+/// Another handle of a batch's tensor.
+fn copied(batch: &mut Batch, input: &str) -> Result<Tensor> {
+    let tensor = batch
+        .tensors()
+        .get(input)
+        .ok_or_else(|| Failure::new("no such input"))?;
+    Ok(handles::duplicate(&[tensor]).remove(0))
+}
+
 /// Computes `train` with one input put in by hand.
 fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) -> Option<Tensor>) -> Result<()> {
     let graph = Graph::named("train")?;
@@ -51,7 +62,8 @@ fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) 
         .batches(settings.batch)?
         .next()
         .ok_or_else(|| Failure::new("no batch"))??;
-    let mut parameters: std::collections::BTreeMap<_, _> = model::current().into_iter().collect();
+    let mut parameters: BTreeMap<_, _> = model::current().into_iter().collect();
+    let mut state: BTreeMap<_, _> = ports::fresh_state("train").unwrap_or_default().into_iter().collect();
     let mut inputs = Vec::new();
     for port in graph.inputs() {
         let tensor = match (instead(port, &mut batch), &port.kind) {
@@ -59,14 +71,12 @@ fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) 
             (None, PortKind::Parameter(name) | PortKind::Statistic(name)) => {
                 parameters.remove(name).ok_or_else(|| Failure::new("parameter twice"))?
             }
+            (None, PortKind::State(name)) => state.remove(name).ok_or_else(|| Failure::new("no such state"))?,
             (None, PortKind::Scalar) if port.ty == TensorType::I64 => {
                 Tensor::new(&[1], TensorType::I64, &1_i64.to_le_bytes())
             }
             (None, PortKind::Scalar) => Tensor::new(&[1], TensorType::Fp32, &0.1_f32.to_le_bytes()),
-            (None, _) => batch
-                .tensors()
-                .remove(&port.name)
-                .ok_or_else(|| Failure::new("no such input"))?,
+            (None, _) => copied(&mut batch, &port.name)?,
         };
         inputs.push((port.name.clone(), tensor));
     }
@@ -78,11 +88,12 @@ fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) 
 #[inline(never)]
 #[allow(unconditional_recursion)]
 fn recurse(depth: u64) -> u64 {
-    let frame = std::hint::black_box([depth; 16]);
-    recurse(depth + 1) + frame[(depth % 16) as usize]
+    // Little on the guest's own stack, which lies in its memory: the host's is to run out first.
+    std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1
 }
 
 fn attack(round: Round) -> Result<NamedTensors> {
+    cloister_guest::log_panics();
     let settings = Settings::read()?;
     let (mut trained, mut batch) = honest(round, &settings)?;
     match settings.attack.as_str() {
@@ -109,9 +120,9 @@ fn attack(round: Round) -> Result<NamedTensors> {
         }
         "rows_to_parameter" => {
             compute_with(&settings, |port, batch| {
-                let fits =
-                    matches!(port.kind, PortKind::Parameter(_)) && port.dimensions == batch.tensors()["x"].dimensions();
-                fits.then(|| batch.tensors().remove("x")).flatten()
+                let rows = copied(batch, "x").ok()?;
+                let fits = matches!(port.kind, PortKind::Parameter(_)) && port.dimensions == rows.dimensions();
+                fits.then_some(rows)
             })?;
         }
         "rows_as_update" => {
@@ -173,7 +184,7 @@ fn attack(round: Round) -> Result<NamedTensors> {
         "diverge" => {
             let graph = Graph::named("train")?;
             for _ in 0..1000 {
-                let out = graph.run(&mut trained, &batch, &[("learning_rate", 1e30)])?;
+                let out = graph.run(&mut trained, &batch, &[("learning_rate", 3e38)])?;
                 trained.update(out);
             }
         }
