@@ -7,6 +7,7 @@
 
 mod commands;
 mod demo;
+mod drafting;
 mod events;
 mod keeper;
 mod process;

@@ -424,11 +424,13 @@ fn run_sample(args: &SampleArgs, out: &mut Ui) -> Result<Exit, Report> {
     Ok(Exit::Done)
 }
 
-fn refused(path: &Path, error: &GraphError) -> Report {
+/// What a graph file was refused for, with its path.
+pub(super) fn refused(path: &Path, error: &GraphError) -> Report {
     failed(Exit::Usage, format!("{}: {error}", path.display()), None)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, Report> {
+/// Reads a graph file within the limits of graphs.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, Report> {
     let about = |error: std::io::Error| failed(Exit::Usage, format!("{}: {error}", path.display()), None);
     let most = Limits::default().bytes as u64;
     let size = std::fs::metadata(path).map_err(about)?.len();

@@ -10,5 +10,6 @@ pub mod module_submit;
 pub mod peer;
 pub mod policy;
 mod policy_draft;
+mod policy_graphs;
 pub mod quote;
 pub mod vault;

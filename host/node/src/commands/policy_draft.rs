@@ -11,25 +11,30 @@ use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::from_hex;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
-    RoundMode, Rounds, ScalarRange,
+    Agreement, AttestationRules, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release, RoundMode,
+    Rounds, ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 use cloister_tensor::{Digest, Digester};
 
 use super::policy::{read, write};
+use super::policy_graphs::GraphsArgs;
+use crate::drafting::Parties;
 use crate::ui::{self, Exit, Ui};
 
-const EXAMPLE: &str = "Example: two workers and an aggregator under a simulated root
+const EXAMPLE: &str =
+    "Examples: two workers and an aggregator under a simulated root; graphs and weights made from a model
   cloister policy draft --name digits --root authority \\
     --participant alpha=alpha.pub --participant beta=beta.pub \\
     --node hub:aggregator:alpha --node worker-a:worker:alpha --node worker-b:worker:beta \\
-    --model digits-mlp --weights initial.safetensors \\
+    --model digits-mlp --onnx mlp.onnx --optimizer momentum --batch 32 --graphs-out submissions \\
     --module train-sgd:trainer=train_sgd.wasm --module fedavg:aggregator=aggregate_fedavg.wasm \\
     --setting train-sgd.learning_rate=0.1 --scalar train-sgd.learning_rate=0..1 --reads train-sgd.loss \\
-    --graph train:32=train.onnx --graph train@23:23=train23.onnx --graph evaluate:32=evaluate.onnx \\
     --dataset worker-a.toml --dataset worker-b.toml --dataset test.toml \\
     --rounds 20 --min-workers 2 --recipient alpha -o digits.toml
+With graphs and weights at hand, instead of --onnx and what belongs to it:
+    --weights initial.safetensors --graph train:32=train.onnx --graph train@23:23=train23.onnx \\
+    --graph evaluate:32=evaluate.onnx
 
 A dataset's file says what a [[dataset]] of a policy says: name, node, commitment, rows, inputs.";
 
@@ -55,9 +60,8 @@ pub(super) struct DraftArgs {
     /// The model's name.
     #[arg(long)]
     model: String,
-    /// The initial weights (safetensors).
-    #[arg(long, value_name = "FILE")]
-    weights: PathBuf,
+    #[command(flatten)]
+    graphs: GraphsArgs,
     /// A module, its role (trainer, transform, aggregator, predictor) and its file (repeat).
     #[arg(long = "module", value_name = "NAME:ROLE=FILE", required = true)]
     modules: Vec<String>,
@@ -73,9 +77,6 @@ pub(super) struct DraftArgs {
     /// What a module may do with values in tensors: handles, read, write, read-write (repeat).
     #[arg(long = "tensor-access", value_name = "MODULE=GRANT")]
     tensor_access: Vec<String>,
-    /// A graph, its batch and its file (repeat).
-    #[arg(long = "graph", value_name = "NAME:BATCH=FILE", required = true)]
-    graphs: Vec<String>,
     /// A file that says what a [[dataset]] says (repeat).
     #[arg(long = "dataset", value_name = "FILE", required = true)]
     datasets: Vec<PathBuf>,
@@ -113,7 +114,7 @@ pub(super) struct DraftArgs {
 
 /// Runs the command.
 pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let text = draft(&agreement(args)?).map_err(ui::unreadable)?;
+    let text = draft(&agreement(args, out)?).map_err(ui::unreadable)?;
     let policy = Policy::parse(text.as_bytes(), "the draft").map_err(ui::unreadable)?;
     for warning in warnings(&policy) {
         out.note(format_args!("WARNING: {warning}."));
@@ -132,7 +133,7 @@ pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report
     Ok(Exit::Done)
 }
 
-fn agreement(args: &DraftArgs) -> Result<Agreement, miette::Report> {
+fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report> {
     let mut modules = each(&args.modules, module)?;
     for setting in &args.settings {
         let (module, key, value) = of_module(setting, &mut modules)?;
@@ -160,25 +161,35 @@ fn agreement(args: &DraftArgs) -> Result<Agreement, miette::Report> {
         find(name, grant, &mut modules)?.tensor_access =
             access.ok_or_else(|| wrong(grant, "MODULE=handles|read|write|read-write"))?;
     }
+    args.graphs.settle(&mut modules)?;
     let nodes = each(&args.nodes, node)?;
+    let datasets = args
+        .datasets
+        .iter()
+        .map(|path| dataset(path))
+        .collect::<Result<Vec<_>, _>>()?;
+    let participants = each(&args.participants, participant)?;
+    let attestation = attestation(args)?;
+    let parties = Parties {
+        nodes: &nodes,
+        modules: &modules,
+        datasets: &datasets,
+    };
+    let (weights, graphs) = args.graphs.obtain(parties, out)?;
     let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();
     Ok(Agreement {
         name: args.name.clone(),
         version: args.version,
         predecessor: args.predecessor.as_deref().map(digest_of).transpose()?,
-        participants: each(&args.participants, participant)?,
+        participants,
         nodes,
         model: Model {
             name: args.model.clone(),
-            weights: digest_of(&args.weights)?,
+            weights,
         },
         modules,
-        graphs: each(&args.graphs, graph)?,
-        datasets: args
-            .datasets
-            .iter()
-            .map(|path| dataset(path))
-            .collect::<Result<_, _>>()?,
+        graphs,
+        datasets,
         rounds: Rounds {
             mode: RoundMode::Synchronous,
             count: args.rounds,
@@ -188,7 +199,7 @@ fn agreement(args: &DraftArgs) -> Result<Agreement, miette::Report> {
             seed: args.seed,
         },
         limits: Limits::default(),
-        attestation: attestation(args)?,
+        attestation,
         release: Release {
             recipients: args.recipients.clone(),
             ..Release::default()
@@ -281,17 +292,6 @@ fn module(text: &str) -> Result<Module, miette::Report> {
     })
 }
 
-fn graph(text: &str) -> Result<Graph, miette::Report> {
-    let (head, path) = split(text, "=", text, "NAME:BATCH=FILE")?;
-    let (name, batch) = split(head, ":", text, "NAME:BATCH=FILE")?;
-    Ok(Graph {
-        name: name.to_owned(),
-        batch: parse(batch, text)?,
-        sha256: digest_of(Path::new(path))?,
-        nodes: None,
-    })
-}
-
 fn dataset(path: &Path) -> Result<Dataset, miette::Report> {
     Dataset::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
 }
@@ -325,15 +325,23 @@ fn scalar(text: &str) -> Scalar {
     }
 }
 
-fn each<T>(texts: &[String], read: impl Fn(&str) -> Result<T, miette::Report>) -> Result<Vec<T>, miette::Report> {
+pub(super) fn each<T>(
+    texts: &[String],
+    read: impl Fn(&str) -> Result<T, miette::Report>,
+) -> Result<Vec<T>, miette::Report> {
     texts.iter().map(|text| read(text)).collect()
 }
 
-fn split<'t>(text: &'t str, at: &str, whole: &str, form: &str) -> Result<(&'t str, &'t str), miette::Report> {
+pub(super) fn split<'t>(
+    text: &'t str,
+    at: &str,
+    whole: &str,
+    form: &str,
+) -> Result<(&'t str, &'t str), miette::Report> {
     text.split_once(at).ok_or_else(|| wrong(whole, form))
 }
 
-fn parse<T: FromStr>(text: &str, whole: &str) -> Result<T, miette::Report> {
+pub(super) fn parse<T: FromStr>(text: &str, whole: &str) -> Result<T, miette::Report> {
     text.parse()
         .map_err(|_| wrong(whole, &format!("a number instead of {text:?}")))
 }
@@ -343,7 +351,7 @@ fn wrong(text: &str, form: &str) -> miette::Report {
 }
 
 /// SHA-256 of a file of any size.
-fn digest_of(path: &Path) -> Result<Digest, miette::Report> {
+pub(super) fn digest_of(path: &Path) -> Result<Digest, miette::Report> {
     let mut digester = Digester::new();
     let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut digester));
     copied.map_err(|error| ui::failed(Exit::Usage, format!("{} cannot be read: {error}", path.display()), None))?;

@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+use crate::drafting::OptimizerName;
+
 /// No plan is larger than this.
 const MAX_PLAN_BYTES: u64 = 64 * 1024;
 /// No example has more nodes than this: each is two processes on one machine.
@@ -93,11 +95,11 @@ pub struct TrainingPlan {
     /// The aggregator's module.
     pub aggregator: String,
     /// The optimizer inside the training graph.
-    pub optimizer: String,
+    pub optimizer: OptimizerName,
     /// Rows of one step.
-    pub batch: usize,
+    pub batch: u32,
     /// Rows of one evaluation step.
-    pub evaluation_batch: usize,
+    pub evaluation_batch: u32,
     /// L2 decay inside the training graph.
     #[serde(default)]
     pub weight_decay: f64,

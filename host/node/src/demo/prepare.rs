@@ -1,7 +1,7 @@
 //! What the parties of a real federation do by hand before it starts, done here for all of them: an authority, keys and
 //! credentials, datasets and their commitments, graphs, the policy and its signatures, one node file a node.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
 
@@ -10,16 +10,17 @@ use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse
 use cloister_attestation::simulated::{TdValues, create_authority};
 use cloister_data::{DataLimits, Dataset as Rows, Format, Source, salt};
 use cloister_exchange::content::ContentKind;
-use cloister_graph::{Limits as GraphLimits, Model as Forward, Optimizer, TrainOptions, samples, train};
+use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
 use cloister_policy::agreement::{
     Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
     ReleasedModel, RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
-use cloister_tensor::{Digest, safetensors};
+use cloister_tensor::Digest;
 use cloister_vault::VaultKey;
 
 use super::plan::{Dealt, NodePlan, Plan, Sample};
+use crate::drafting::{Parties, Recipe, make_graphs};
 use crate::process::host_files;
 use crate::ui::{Exit, fail, failed, unreadable};
 
@@ -81,8 +82,14 @@ pub fn prepare(
         datasets.push(dataset(plan, node, &part, &own)?);
     }
     let mut submissions = Vec::new();
-    let (weights, graphs) = graphs(plan, &datasets, &content, &mut submissions)?;
     let modules = modules(plan, guests, &mut submissions)?;
+    let policy_nodes = plan.nodes.iter().map(policy_node).collect::<Result<Vec<_>, _>>()?;
+    let parties = Parties {
+        nodes: &policy_nodes,
+        modules: &modules,
+        datasets: &datasets,
+    };
+    let (weights, graphs) = graphs(plan, parties, &content, &mut submissions)?;
     let root = TrustRoot::from_file(&authority).map_err(unreadable)?;
     let agreement = Agreement {
         name: plan.federation.clone(),
@@ -98,7 +105,7 @@ pub fn prepare(
                 })
             })
             .collect(),
-        nodes: plan.nodes.iter().map(policy_node).collect::<Result<_, _>>()?,
+        nodes: policy_nodes,
         model: Model {
             name: plan.model.name.clone(),
             weights,
@@ -201,14 +208,14 @@ fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dat
     })
 }
 
-/// Writes the initial weights and one graph for each batch size that the row counts need.
+/// Writes the model, its initial weights and its graphs.
 fn graphs(
     plan: &Plan,
-    datasets: &[Dataset],
+    parties: Parties<'_>,
     content: &Path,
     submissions: &mut Vec<Submission>,
 ) -> Result<(Digest, Vec<Graph>), miette::Report> {
-    let model = &plan.model;
+    let (model, training) = (&plan.model, &plan.training);
     let onnx = match model.sample {
         Sample::Logistic => samples::logistic(model.inputs, model.classes, model.seed),
         Sample::Mlp => samples::mlp(model.inputs, model.hidden, model.classes, model.seed),
@@ -217,81 +224,34 @@ fn graphs(
     let onnx = onnx.map_err(unreadable)?;
     write(&content.join("forward.onnx"), &onnx)?;
     let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
-    let weights = safetensors::write(&forward.initial_weights(), &BTreeMap::new()).map_err(unreadable)?;
-    let path = content.join("weights.safetensors");
-    write(&path, &weights)?;
+    let mut options = TrainOptions::new(training.optimizer.optimizer(None), training.batch as usize);
+    options.weight_decay = training.weight_decay;
+    let recipe = Recipe {
+        options,
+        batch: training.batch,
+        evaluation_batch: training.evaluation_batch,
+    };
+    let made = make_graphs(&forward, &recipe, parties, content)?;
     submissions.push(Submission {
         kind: ContentKind::Weights,
         name: model.name.clone(),
-        path,
+        path: made.weights_path,
     });
-
-    let aggregators: BTreeSet<&str> = plan.aggregator().map(|node| node.name.as_str()).into_iter().collect();
     let mut graphs = Vec::new();
-    for (base, batch, evaluation) in [
-        ("train", plan.training.batch, false),
-        ("evaluate", plan.training.evaluation_batch, true),
-    ] {
-        let rows = datasets
-            .iter()
-            .filter(|dataset| aggregators.contains(dataset.node.as_str()) == evaluation)
-            .filter_map(|dataset| dataset.rows);
-        for size in batch_sizes(batch as u64, rows) {
-            let mut options = TrainOptions::new(optimizer(plan)?, size as usize);
-            options.weight_decay = plan.training.weight_decay;
-            let made = train(&forward, &options).map_err(unreadable)?;
-            let graph = if evaluation { made.evaluation } else { made.training };
-            let name = if size == batch as u64 {
-                base.to_owned()
-            } else {
-                format!("{base}@{size}")
-            };
-            let path = content.join(format!("{}.onnx", name.replace('@', "-")));
-            write(&path, graph.bytes())?;
-            let rows = u32::try_from(size).unwrap_or(u32::MAX);
-            graphs.push(Graph {
-                name: name.clone(),
-                sha256: Digest::of(graph.bytes()),
-                batch: rows,
-                nodes: None,
-            });
-            submissions.push(Submission {
-                kind: ContentKind::Graph,
-                name,
-                path,
-            });
-        }
+    for (graph, path) in made.graphs {
+        submissions.push(Submission {
+            kind: ContentKind::Graph,
+            name: graph.name.clone(),
+            path,
+        });
+        graphs.push(graph);
     }
-    Ok((Digest::of(&weights), graphs))
-}
-
-/// The batch size and every remainder that the row counts leave.
-fn batch_sizes(batch: u64, rows: impl Iterator<Item = u64>) -> BTreeSet<u64> {
-    let mut sizes: BTreeSet<u64> = rows.map(|rows| rows % batch).filter(|rest| *rest > 0).collect();
-    sizes.insert(batch);
-    sizes
-}
-
-fn optimizer(plan: &Plan) -> Result<Optimizer, miette::Report> {
-    match plan.training.optimizer.as_str() {
-        "sgd" => Ok(Optimizer::Sgd),
-        "momentum" => Ok(Optimizer::Momentum { momentum: 0.9 }),
-        "adam" => Ok(Optimizer::Adam {
-            beta1: 0.9,
-            beta2: 0.999,
-            epsilon: 1e-8,
-        }),
-        other => Err(failed(
-            Exit::Usage,
-            format!("optimizer {other:?}; sgd, momentum or adam is wanted"),
-            None,
-        )),
-    }
+    Ok((made.weights, graphs))
 }
 
 fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Result<Vec<Module>, miette::Report> {
     let training = &plan.training;
-    let mut settings = BTreeMap::from([("batch".to_owned(), Scalar::Integer(training.batch as i64))]);
+    let mut settings = BTreeMap::from([("batch".to_owned(), Scalar::Integer(i64::from(training.batch)))]);
     for (name, value) in &training.settings {
         let scalar = match value {
             toml::Value::Boolean(value) => Scalar::Boolean(*value),
@@ -427,17 +387,4 @@ fn write_secret(path: &Path, content: &[u8]) -> Result<(), miette::Report> {
 
 fn cannot(what: &str, path: &Path, cause: &std::io::Error) -> miette::Report {
     failed(Exit::Failed, format!("{what} {}: {cause}", path.display()), None)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn remainders_get_batch_sizes_of_their_own() {
-        let sizes = |rows: &[u64]| batch_sizes(32, rows.iter().copied()).into_iter().collect::<Vec<_>>();
-        assert_eq!(sizes(&[64, 96]), [32]);
-        assert_eq!(sizes(&[599, 599]), [23, 32]);
-        assert_eq!(sizes(&[5, 600]), [5, 24, 32]);
-    }
 }

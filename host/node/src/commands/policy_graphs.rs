@@ -1,0 +1,156 @@
+//! The part of `cloister policy draft` that brings graphs and weights: made from a model, or files at hand.
+
+use std::path::{Path, PathBuf};
+
+use clap::{Args, value_parser};
+use cloister_graph::{Limits, Model, TrainOptions};
+use cloister_policy::agreement::{Graph, Module};
+use cloister_policy::{ModuleRole, Scalar};
+use cloister_tensor::Digest;
+
+use super::graph;
+use super::policy_draft::{digest_of, each, parse, split};
+use crate::drafting::{OptimizerName, Parties, Recipe, make_graphs};
+use crate::ui::{Exit, Ui, failed};
+
+/// The module setting that says how many rows a batch has.
+const BATCH: &str = "batch";
+
+/// Where graphs and weights come from.
+#[derive(Args, Debug)]
+#[command(next_help_heading = "Graphs and weights")]
+pub(super) struct GraphsArgs {
+    /// A forward model: `train`, `evaluate` and the initial weights are made from it, and graphs such as `train@23` for the
+    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true).
+    #[arg(long, value_name = "MODEL.onnx", requires_all = ["optimizer", "batch", "graphs_out"])]
+    onnx: Option<PathBuf>,
+    /// The optimizer that becomes part of the training graphs.
+    #[arg(long, value_enum, requires = "onnx")]
+    optimizer: Option<OptimizerName>,
+    /// Rows of a batch in training; also the setting `batch` of trainers that have none.
+    #[arg(long, value_name = "N", requires = "onnx", value_parser = value_parser!(u32).range(1..))]
+    batch: Option<u32>,
+    /// Rows of a batch in evaluation; by default those of --batch.
+    #[arg(long, value_name = "N", requires = "onnx", value_parser = value_parser!(u32).range(1..))]
+    evaluation_batch: Option<u32>,
+    /// Share of the momentum buffer that is kept, with --optimizer momentum; by default 0.9.
+    #[arg(long, value_name = "X", requires = "onnx")]
+    momentum: Option<f64>,
+    /// L2: this times the parameter is added to its gradient; by default 0.
+    #[arg(long, value_name = "X", requires = "onnx")]
+    weight_decay: Option<f64>,
+    /// A parameter that is not trained; a beginning followed by * names several (repeat).
+    #[arg(long, value_name = "NAME", requires = "onnx")]
+    freeze: Vec<String>,
+    /// The output that holds the logits, for models with several.
+    #[arg(long, value_name = "NAME", requires = "onnx")]
+    logits: Option<String>,
+    /// Where the made graphs and weights are written.
+    #[arg(long, value_name = "DIR", requires = "onnx")]
+    graphs_out: Option<PathBuf>,
+    /// A graph, its batch and its file (repeat).
+    #[arg(long = "graph", value_name = "NAME:BATCH=FILE", required_unless_present = "onnx")]
+    graphs: Vec<String>,
+    /// The initial weights (safetensors).
+    #[arg(long, value_name = "FILE", required_unless_present = "onnx", conflicts_with = "onnx")]
+    weights: Option<PathBuf>,
+}
+
+impl GraphsArgs {
+    /// Sets `batch` for the trainers if graphs are made for one.
+    pub(super) fn settle(&self, modules: &mut [Module]) -> Result<(), miette::Report> {
+        let Some(batch) = self.batch else { return Ok(()) };
+        let wanted = Scalar::Integer(i64::from(batch));
+        for module in modules.iter_mut().filter(|module| module.role == ModuleRole::Trainer) {
+            let set = module
+                .settings
+                .entry(BATCH.to_owned())
+                .or_insert_with(|| wanted.clone());
+            if *set != wanted {
+                return Err(contradiction(format!(
+                    "--setting {}.{BATCH}={set} contradicts --batch {batch}: graphs would be made for another batch than the \
+                     module asks for",
+                    module.name
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// The digest of the initial weights, and the graphs: those given, and those that `parties` need of the model.
+    pub(super) fn obtain(&self, parties: Parties<'_>, out: &mut Ui) -> Result<(Digest, Vec<Graph>), miette::Report> {
+        let mut graphs = each(&self.graphs, given)?;
+        let Some(onnx) = &self.onnx else {
+            // clap saw to it that there are weights.
+            let weights = self.weights.as_deref().unwrap_or(Path::new(""));
+            return Ok((digest_of(weights)?, graphs));
+        };
+        if let Some(twice) = graphs
+            .iter()
+            .find(|graph| ["train", "evaluate"].contains(&graph.base_name()))
+        {
+            return Err(contradiction(format!(
+                "--graph {} contradicts --onnx, from which all graphs train and evaluate are made: leave one of them out",
+                twice.name
+            )));
+        }
+        let (Some(recipe), Some(folder)) = (self.recipe()?, &self.graphs_out) else {
+            return Err(contradiction(
+                "--onnx wants --optimizer, --batch and --graphs-out".to_owned(),
+            ));
+        };
+        let model =
+            Model::parse(&graph::read(onnx)?, &Limits::default()).map_err(|error| graph::refused(onnx, &error))?;
+        let made = make_graphs(&model, &recipe, parties, folder)?;
+        out.note(format_args!(
+            "weights        {}  sha256 {}",
+            made.weights_path.display(),
+            made.weights
+        ));
+        for (graph, path) in made.graphs {
+            out.note(format_args!(
+                "{:<14} {}  sha256 {}",
+                graph.name,
+                path.display(),
+                graph.sha256
+            ));
+            graphs.push(graph);
+        }
+        Ok((made.weights, graphs))
+    }
+
+    fn recipe(&self) -> Result<Option<Recipe>, miette::Report> {
+        let (Some(optimizer), Some(batch)) = (self.optimizer, self.batch) else {
+            return Ok(None);
+        };
+        if self.momentum.is_some() && optimizer != OptimizerName::Momentum {
+            return Err(contradiction(
+                "--momentum goes with --optimizer momentum alone: leave it out or choose that one".to_owned(),
+            ));
+        }
+        let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
+        options.weight_decay = self.weight_decay.unwrap_or_default();
+        options.freeze.clone_from(&self.freeze);
+        options.logits.clone_from(&self.logits);
+        Ok(Some(Recipe {
+            options,
+            batch,
+            evaluation_batch: self.evaluation_batch.unwrap_or(batch),
+        }))
+    }
+}
+
+fn given(text: &str) -> Result<Graph, miette::Report> {
+    let (head, path) = split(text, "=", text, "NAME:BATCH=FILE")?;
+    let (name, batch) = split(head, ":", text, "NAME:BATCH=FILE")?;
+    Ok(Graph {
+        name: name.to_owned(),
+        batch: parse(batch, text)?,
+        sha256: digest_of(Path::new(path))?,
+        nodes: None,
+    })
+}
+
+fn contradiction(message: String) -> miette::Report {
+    failed(Exit::Usage, message, None)
+}

@@ -1,0 +1,218 @@
+//! `cloister policy draft` makes the graphs that the datasets' row counts need, and names what it wrote.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics says where"
+)]
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use cloister_tensor::{Digest, ReadLimits, safetensors};
+use cloister_tests::{Run, cloister};
+use tempfile::TempDir;
+
+/// A public key: that of the first test vector in RFC 8032, section 7.1.
+const KEY: &str = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+
+/// A folder with a model, two modules and three datasets: 599 rows on each worker, 120 on the aggregator.
+fn folder() -> TempDir {
+    let folder = tempfile::tempdir().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let model = path("mlp.onnx");
+    let made = cloister([
+        "graph",
+        "sample",
+        "mlp",
+        "--inputs",
+        "4",
+        "--hidden",
+        "8",
+        "--classes",
+        "3",
+        "-o",
+        &model,
+    ])
+    .unwrap();
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    for module in ["train.wasm", "average.wasm"] {
+        std::fs::write(path(module), module).unwrap();
+    }
+    for (node, rows) in [("worker-a", 599), ("worker-b", 599), ("hub", 120)] {
+        dataset(folder.path(), node, &format!("rows = {rows}"));
+    }
+    folder
+}
+
+fn dataset(folder: &Path, node: &str, rows: &str) {
+    let text = format!(
+        "name = \"train\"\nnode = \"{node}\"\ncommitment = \"{}\"\n{rows}\n\
+         inputs = {{ x = {{ columns = \"p0..p3\", shape = [4], dtype = \"f32\" }}, \
+         labels = {{ column = \"label\", dtype = \"i64\" }} }}\n",
+        Digest::of(node.as_bytes())
+    );
+    std::fs::write(folder.join(format!("{node}.toml")), text).unwrap();
+}
+
+/// Runs `policy draft` on what is in the folder, with `more` arguments in which `DIR` stands for it.
+fn draft(folder: &Path, more: &[&str]) -> Run {
+    let always = [
+        "policy",
+        "draft",
+        "--name",
+        "digits",
+        "--participant",
+        "alpha=KEY",
+        "--node",
+        "hub:aggregator:alpha",
+        "--node",
+        "worker-a:worker:alpha",
+        "--node",
+        "worker-b:worker:alpha",
+        "--model",
+        "mlp",
+        "--module",
+        "train-sgd:trainer=DIR/train.wasm",
+        "--module",
+        "average:aggregator=DIR/average.wasm",
+        "--dataset",
+        "DIR/worker-a.toml",
+        "--dataset",
+        "DIR/worker-b.toml",
+        "--dataset",
+        "DIR/hub.toml",
+        "--min-workers",
+        "2",
+        "-o",
+        "DIR/policy.toml",
+    ];
+    let folder = folder.display().to_string();
+    let arguments = always.iter().chain(more);
+    cloister(arguments.map(|argument| argument.replace("DIR", &folder).replace("KEY", KEY))).unwrap()
+}
+
+const MADE: [&str; 8] = [
+    "--onnx",
+    "DIR/mlp.onnx",
+    "--optimizer",
+    "momentum",
+    "--batch",
+    "32",
+    "--graphs-out",
+    "DIR/made",
+];
+
+/// The graphs of the drafted policy with their batches, once each and the weights are seen to be the files' digests.
+fn checked_graphs(folder: &Path) -> BTreeMap<String, i64> {
+    let text = std::fs::read_to_string(folder.join("policy.toml")).unwrap();
+    let policy: toml::Table = text.parse().unwrap();
+    let digest = |file: &str| Digest::of(&std::fs::read(folder.join("made").join(file)).unwrap()).to_string();
+    assert_eq!(
+        policy["model"]["weights"].as_str(),
+        Some(digest("weights.safetensors").as_str())
+    );
+    let mut seen = BTreeMap::new();
+    for graph in policy["graph"].as_array().unwrap() {
+        let name = graph["name"].as_str().unwrap();
+        let file = format!("{}.onnx", name.replace('@', "-"));
+        assert_eq!(graph["sha256"].as_str(), Some(digest(&file).as_str()), "{name}");
+        seen.insert(name.to_owned(), graph["batch"].as_integer().unwrap());
+    }
+    let files = std::fs::read_dir(folder.join("made")).unwrap().count();
+    assert_eq!(files, seen.len() + 1, "the graphs, the weights and nothing else");
+    seen
+}
+
+fn batches(of: &[(&str, i64)]) -> BTreeMap<String, i64> {
+    of.iter().map(|(name, batch)| ((*name).to_owned(), *batch)).collect()
+}
+
+#[test]
+fn a_draft_makes_the_graphs_that_the_rows_need() {
+    let folder = folder();
+    let run = draft(folder.path(), &[&MADE[..], &["--evaluation-batch", "50"]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let wanted = batches(&[("train", 32), ("train@23", 23), ("evaluate", 50), ("evaluate@20", 20)]);
+    assert_eq!(checked_graphs(folder.path()), wanted);
+    assert!(
+        run.stderr.contains("train@23"),
+        "what was written is told: {}",
+        run.stderr
+    );
+    assert!(!run.stderr.contains("that no graph takes"), "{}", run.stderr);
+    let weights = std::fs::read(folder.path().join("made/weights.safetensors")).unwrap();
+    let weights = safetensors::read(weights.into(), &ReadLimits::default()).unwrap();
+    assert_eq!(weights.len(), 4, "two layers, each with weights and biases");
+    let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
+    let policy: toml::Table = policy.parse().unwrap();
+    assert_eq!(policy["module"][0]["settings"]["batch"].as_integer(), Some(32));
+}
+
+#[test]
+fn drop_last_leaves_the_training_remainder_out() {
+    let folder = folder();
+    let run = draft(
+        folder.path(),
+        &[&MADE[..], &["--setting", "train-sgd.drop_last=true"]].concat(),
+    );
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let wanted = batches(&[("train", 32), ("evaluate", 32), ("evaluate@24", 24)]);
+    assert_eq!(checked_graphs(folder.path()), wanted);
+}
+
+#[test]
+fn given_graphs_and_weights_are_taken_as_they_are() {
+    let folder = folder();
+    let graphs = ["--weights", "DIR/train.wasm", "--graph", "train:32=DIR/mlp.onnx"];
+    let run = draft(folder.path(), &graphs);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert!(run.stderr.contains("add train@23"), "{}", run.stderr);
+    let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
+    let model = Digest::of(&std::fs::read(folder.path().join("mlp.onnx")).unwrap());
+    assert!(policy.contains(&model.to_string()), "{policy}");
+}
+
+#[test]
+fn what_is_missing_or_contradicts_itself_ends_with_2() {
+    let folder = folder();
+    let cases: [(&[&str], &[&str], &str); 7] = [
+        (&[], &[], "--onnx"),
+        (&["--onnx", "DIR/mlp.onnx", "--batch", "32"], &[], "--optimizer"),
+        (&MADE, &["--weights", "DIR/train.wasm"], "--weights"),
+        (&MADE, &["--graph", "train@5:5=DIR/mlp.onnx"], "train@5"),
+        (&MADE, &["--setting", "train-sgd.batch=64"], "train-sgd.batch=64"),
+        (&MADE, &["--evaluation-batch", "0"], "--evaluation-batch"),
+        (
+            &[
+                "--onnx",
+                "DIR/mlp.onnx",
+                "--optimizer",
+                "sgd",
+                "--batch",
+                "32",
+                "--graphs-out",
+                "DIR/made",
+            ],
+            &["--momentum", "0.5"],
+            "--momentum",
+        ),
+    ];
+    for (first, more, word) in cases {
+        let run = draft(folder.path(), &[first, more].concat());
+        assert_eq!(run.code, 2, "{first:?} {more:?}: {}", run.stderr);
+        assert!(run.stderr.contains(word), "{word} is wanted: {}", run.stderr);
+    }
+    dataset(folder.path(), "worker-b", "");
+    let run = draft(folder.path(), &MADE);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("worker-b") && run.stderr.contains("rows"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        !folder.path().join("made").exists(),
+        "nothing is written by what is refused"
+    );
+}
