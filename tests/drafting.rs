@@ -89,7 +89,7 @@ fn draft(folder: &Path, more: &[&str]) -> Run {
     ];
     let folder = folder.display().to_string();
     let arguments = always.iter().chain(more);
-    cloister(arguments.map(|argument| argument.replace("DIR", &folder).replace("KEY", KEY))).unwrap()
+    cloister(arguments.map(|argument| argument.replace("KEY", KEY).replace("DIR", &folder))).unwrap()
 }
 
 const MADE: [&str; 8] = [
@@ -106,7 +106,7 @@ const MADE: [&str; 8] = [
 /// The graphs of the drafted policy with their batches, once each and the weights are seen to be the files' digests.
 fn checked_graphs(folder: &Path) -> BTreeMap<String, i64> {
     let text = std::fs::read_to_string(folder.join("policy.toml")).unwrap();
-    let policy: toml::Table = text.parse().unwrap();
+    let policy: toml::Table = toml::from_str(&text).unwrap();
     let digest = |file: &str| Digest::of(&std::fs::read(folder.join("made").join(file)).unwrap()).to_string();
     assert_eq!(
         policy["model"]["weights"].as_str(),
@@ -145,7 +145,7 @@ fn a_draft_makes_the_graphs_that_the_rows_need() {
     let weights = safetensors::read(weights.into(), &ReadLimits::default()).unwrap();
     assert_eq!(weights.len(), 4, "two layers, each with weights and biases");
     let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
-    let policy: toml::Table = policy.parse().unwrap();
+    let policy: toml::Table = toml::from_str(&policy).unwrap();
     assert_eq!(policy["module"][0]["settings"]["batch"].as_integer(), Some(32));
 }
 

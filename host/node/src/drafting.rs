@@ -209,19 +209,10 @@ impl Parties<'_> {
         let mut sizes = BTreeSet::new();
         for dataset in self.datasets_on(Role::Worker) {
             sizes.insert(batch);
-            match dataset.rows {
-                Some(rows) if self.drops_last(&dataset.node) => {
-                    if rows < u64::from(batch) {
-                        return Err(DraftingError::NoWholeBatch {
-                            dataset: dataset.name().to_owned(),
-                            node: dataset.node.clone(),
-                            rows,
-                            batch,
-                        });
-                    }
-                }
-                None if self.drops_last(&dataset.node) => {}
-                _ => sizes.extend(remainder(dataset, batch)?),
+            if self.drops_last(&dataset.node) {
+                some_batch(dataset, batch)?;
+            } else {
+                sizes.extend(remainder(dataset, batch)?);
             }
         }
         if sizes.is_empty() {
@@ -270,6 +261,19 @@ fn remainder(dataset: &Dataset, batch: u32) -> Result<Option<u32>, DraftingError
     // Below a u32, hence one.
     let rest = u32::try_from(rows % u64::from(batch.max(1))).unwrap_or_default();
     Ok((rest > 0).then_some(rest))
+}
+
+/// Refuses a dataset without a single whole batch, if its rows are known.
+fn some_batch(dataset: &Dataset, batch: u32) -> Result<(), DraftingError> {
+    match dataset.rows.filter(|rows| *rows < u64::from(batch)) {
+        None => Ok(()),
+        Some(rows) => Err(DraftingError::NoWholeBatch {
+            dataset: dataset.name().to_owned(),
+            node: dataset.node.clone(),
+            rows,
+            batch,
+        }),
+    }
 }
 
 fn write(path: PathBuf, content: &[u8]) -> Result<PathBuf, DraftingError> {

@@ -48,11 +48,11 @@ pub(super) struct GraphsArgs {
     /// Where the made graphs and weights are written.
     #[arg(long, value_name = "DIR", requires = "onnx")]
     graphs_out: Option<PathBuf>,
-    /// A graph, its batch and its file (repeat).
-    #[arg(long = "graph", value_name = "NAME:BATCH=FILE", required_unless_present = "onnx")]
+    /// A graph at hand, its batch and its file (repeat).
+    #[arg(long = "graph", value_name = "NAME:BATCH=FILE")]
     graphs: Vec<String>,
-    /// The initial weights (safetensors).
-    #[arg(long, value_name = "FILE", required_unless_present = "onnx", conflicts_with = "onnx")]
+    /// Initial weights at hand (safetensors).
+    #[arg(long, value_name = "FILE", conflicts_with = "onnx")]
     weights: Option<PathBuf>,
 }
 
@@ -81,8 +81,17 @@ impl GraphsArgs {
     pub(super) fn obtain(&self, parties: Parties<'_>, out: &mut Ui) -> Result<(Digest, Vec<Graph>), miette::Report> {
         let mut graphs = each(&self.graphs, given)?;
         let Some(onnx) = &self.onnx else {
-            // clap saw to it that there are weights.
-            let weights = self.weights.as_deref().unwrap_or(Path::new(""));
+            let (Some(weights), false) = (&self.weights, graphs.is_empty()) else {
+                return Err(failed(
+                    Exit::Usage,
+                    "graphs or weights are missing",
+                    Some(
+                        "--onnx, --optimizer, --batch and --graphs-out make them from a model; --weights and --graph name files \
+                         at hand"
+                            .into(),
+                    ),
+                ));
+            };
             return Ok((digest_of(weights)?, graphs));
         };
         if let Some(twice) = graphs
