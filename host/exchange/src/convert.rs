@@ -214,3 +214,64 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
             .collect(),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prost::Message as _;
+    use proptest::prelude::*;
+
+    fn any_entry() -> impl Strategy<Value = wire::ManifestEntry> {
+        let dtype = prop::sample::select(vec!["F32", "I64", "BOOL", "F33", ""]);
+        (".{0,6}", dtype, prop::collection::vec(any::<u64>(), 0..10)).prop_map(|(name, dtype, shape)| {
+            wire::ManifestEntry { name, dtype: dtype.to_owned(), shape }
+        })
+    }
+
+    proptest! {
+        /// Whatever a peer sends is a message within bounds, or none.
+        #[test]
+        fn any_bytes_are_a_message_or_none(bytes in prop::collection::vec(any::<u8>(), 0..400)) {
+            if let Ok(message) = wire::UpdateReady::decode(&bytes[..]) {
+                let _ = layout(message.manifest, 1 << 30);
+                prop_assert!(metrics(message.metrics).iter().all(|(_, value)| value.is_finite()));
+            }
+            if let Ok(message) = wire::Receipt::decode(&bytes[..]) {
+                let _ = receipt(message);
+            }
+            if let Ok(message) = wire::RosterRefused::decode(&bytes[..]) {
+                prop_assert!(rules(&message.rules).len() <= MAX_RULES);
+            }
+        }
+
+        #[test]
+        fn a_manifest_stays_within_its_limit(entries in prop::collection::vec(any_entry(), 0..8)) {
+            if let Ok(layout) = layout(Some(wire::Manifest { entries: entries.clone() }), 1 << 20) {
+                prop_assert!(layout.wire_bytes() <= 1 << 20);
+                prop_assert_eq!(manifest(&layout).entries, entries);
+            }
+        }
+    }
+
+    #[test]
+    fn a_receipt_comes_back_as_it_was_signed() {
+        let before = Receipt {
+            federation: "f".to_owned(),
+            policy_digest: Digest::of(b"p"),
+            round: 3,
+            attempt: 2,
+            roster_digest: Digest::of(b"r"),
+            previous: Some(Digest::of(b"before")),
+            model_before: Digest::of(b"m2"),
+            model_after: Digest::of(b"m3"),
+            updates: vec![ReceiptUpdate { node: "a".to_owned(), rows: 7, digest: Digest::of(b"u") }],
+            drops: vec![ReceiptDrop { node: "b".to_owned(), code: "late".to_owned() }],
+            metrics: vec![("loss".to_owned(), 0.25)],
+        };
+        let after = receipt(receipt_message(&before)).unwrap();
+        assert_eq!(after.signed_bytes(), before.signed_bytes());
+        let mut cut = receipt_message(&before);
+        cut.model_after.truncate(31);
+        assert!(receipt(cut).is_err());
+    }
+}

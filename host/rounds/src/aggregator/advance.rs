@@ -66,7 +66,8 @@ impl Aggregator {
         }
     }
 
-    fn back_to_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+    /// Waits, and says so where members are missing; gives whether there are enough to go on.
+    pub(super) fn back_to_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
         self.phase = Phase::Gathering { since_ms: now_ms };
         if self.members.len() < self.config.needed {
             out.extend(self.waiting().map(Action::Wait));

@@ -234,7 +234,7 @@ impl Aggregator {
                     current.folded(&node);
                 }
             }
-            Event::Aggregated { round, attempt } => self.aggregated(round, attempt, &mut out),
+            Event::Aggregated { round, attempt } => self.aggregated(round, attempt, now_ms, &mut out),
             Event::AggregateFailed { round, attempt, cause } => {
                 self.aggregate_failed(round, attempt, cause, now_ms, &mut out);
             }
@@ -394,7 +394,7 @@ impl Aggregator {
         self.drop_node(node, reason, out);
     }
 
-    fn aggregated(&mut self, round: u64, attempt: u32, out: &mut Vec<Action>) {
+    fn aggregated(&mut self, round: u64, attempt: u32, now_ms: u64, out: &mut Vec<Action>) {
         let Phase::Round(current) = &mut self.phase else { return };
         if !current.is(round, attempt) || !current.closing() {
             return;
@@ -403,10 +403,11 @@ impl Aggregator {
         self.aggregate_failures = 0;
         self.next_round = round + 1;
         self.next_attempt = 1;
-        self.phase = Phase::Gathering { since_ms: 0 };
         if self.next_round > self.config.rounds {
             self.phase = Phase::Finished;
             out.push(Action::Finish);
+        } else {
+            self.back_to_gathering(now_ms, out);
         }
     }
 
@@ -430,7 +431,7 @@ impl Aggregator {
             });
         } else {
             self.next_attempt = attempt.saturating_add(1);
-            self.phase = Phase::Gathering { since_ms: now_ms };
+            self.back_to_gathering(now_ms, out);
         }
     }
 }
