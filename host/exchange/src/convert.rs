@@ -218,13 +218,17 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use prost::Message as _;
     use proptest::prelude::*;
+    use prost::Message as _;
 
     fn any_entry() -> impl Strategy<Value = wire::ManifestEntry> {
         let dtype = prop::sample::select(vec!["F32", "I64", "BOOL", "F33", ""]);
         (".{0,6}", dtype, prop::collection::vec(any::<u64>(), 0..10)).prop_map(|(name, dtype, shape)| {
-            wire::ManifestEntry { name, dtype: dtype.to_owned(), shape }
+            wire::ManifestEntry {
+                name,
+                dtype: dtype.to_owned(),
+                shape,
+            }
         })
     }
 
@@ -264,8 +268,15 @@ mod tests {
             previous: Some(Digest::of(b"before")),
             model_before: Digest::of(b"m2"),
             model_after: Digest::of(b"m3"),
-            updates: vec![ReceiptUpdate { node: "a".to_owned(), rows: 7, digest: Digest::of(b"u") }],
-            drops: vec![ReceiptDrop { node: "b".to_owned(), code: "late".to_owned() }],
+            updates: vec![ReceiptUpdate {
+                node: "a".to_owned(),
+                rows: 7,
+                digest: Digest::of(b"u"),
+            }],
+            drops: vec![ReceiptDrop {
+                node: "b".to_owned(),
+                code: "late".to_owned(),
+            }],
             metrics: vec![("loss".to_owned(), 0.25)],
         };
         let after = receipt(receipt_message(&before)).unwrap();

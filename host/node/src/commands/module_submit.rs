@@ -10,7 +10,7 @@ use cloister_session::Local;
 use cloister_tensor::Digest;
 use serde_json::json;
 
-use super::peer::{TrustArgs, block_on, exchange_failed, read};
+use super::peer::{TrustArgs, block_on, exchange_failed, read, read_key};
 use crate::ui::{self, Exit, Ui};
 
 /// Commands on what participants submit.
@@ -146,7 +146,7 @@ fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let Some((kind, name)) = named(&local.policy, &digest) else {
         return Err(not_named(&local.policy, &args.file, &digest));
     };
-    let key = super::peer::read_key(&args.store.participant_key)?;
+    let key = read_key(&args.store.participant_key)?;
     let length = content.len();
     let stored = block_on(async {
         let mut client = args.store.client(&local).await?;

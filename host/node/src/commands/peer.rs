@@ -165,8 +165,8 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, miette::Report>>)
 /// Runs the command.
 pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.trust.visitor(None)?;
-    let connection = block_on(args.trust.connect(&local, &args.address))?;
-    let PeerEvidence::Td(evidence) = connection.peer().evidence() else {
+    let peer = block_on(async { Ok(args.trust.connect(&local, &args.address).await?.peer().clone()) })?;
+    let PeerEvidence::Td(evidence) = peer.evidence() else {
         return Err(ui::failed(Exit::Refused, "the peer showed no evidence of a TD", None));
     };
     let wanted = local
