@@ -154,7 +154,11 @@ fn policy_lines(name: &str, world: World, inspection: &Inspection) -> String {
         format!("{} = {value}", toml_key(name))
     });
     let settings = settings.collect::<Vec<_>>().join(", ");
-    let settings = if settings.is_empty() { "{}".to_owned() } else { format!("{{ {settings} }}") };
+    let settings = if settings.is_empty() {
+        "{}".to_owned()
+    } else {
+        format!("{{ {settings} }}")
+    };
     let mut lines = format!(
         "[[module]]\nname = {}\nrole = \"{world}\"\nsha256 = \"{}\"\nsettings = {settings}\n",
         toml_text(name),
