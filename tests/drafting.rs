@@ -36,6 +36,8 @@ fn folder() -> TempDir {
     ])
     .unwrap();
     assert_eq!(made.code, 0, "{}", made.stderr);
+    let authority = cloister(["quote", "authority", &path("authority").display().to_string()]).unwrap();
+    assert_eq!(authority.code, 0, "{}", authority.stderr);
     for module in ["train.wasm", "average.wasm"] {
         std::fs::write(path(module), module).unwrap();
     }
@@ -82,6 +84,8 @@ fn draft(folder: &Path, more: &[&str]) -> Run {
         "DIR/worker-b.toml",
         "--dataset",
         "DIR/hub.toml",
+        "--root",
+        "DIR/authority",
         "--min-workers",
         "2",
         "-o",
