@@ -36,7 +36,7 @@ fn folder() -> TempDir {
     ])
     .unwrap();
     assert_eq!(made.code, 0, "{}", made.stderr);
-    let authority = cloister(["quote", "authority", &path("authority").display().to_string()]).unwrap();
+    let authority = cloister(["quote", "authority", &path("authority")]).unwrap();
     assert_eq!(authority.code, 0, "{}", authority.stderr);
     for module in ["train.wasm", "average.wasm"] {
         std::fs::write(path(module), module).unwrap();
