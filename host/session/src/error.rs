@@ -61,6 +61,14 @@ pub enum SessionError {
         /// How.
         cause: String,
     },
+    /// It dialled and said nothing.
+    #[error("{address} sent nothing within {seconds} s; wanted the first bytes of a TLS handshake")]
+    Silent {
+        /// Who.
+        address: String,
+        /// The limit.
+        seconds: u64,
+    },
     /// The ten seconds are over.
     #[error("{address} did not finish the attested handshake within {seconds} s")]
     TooSlow {

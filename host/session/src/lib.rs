@@ -12,6 +12,7 @@
 
 pub mod channel;
 mod connection;
+mod crowd;
 mod dial;
 mod error;
 mod handshake;
@@ -31,3 +32,6 @@ pub use quotes::{QuoteError, QuoteService};
 
 /// How long a connection may take from the first byte to the last verdict, in seconds.
 pub const HANDSHAKE_S: u64 = 10;
+
+/// How long one that dialled a listener may say nothing, in seconds. It speaks first in TLS, so an honest one does at once.
+pub const FIRST_BYTES_S: u64 = 2;

@@ -1,4 +1,8 @@
-//! Listening: a bounded number of handshakes at a time, a bounded number of connections after them.
+//! Listening: what is cheap comes first, and a stranger's silence costs nobody else anything.
+//!
+//! A connection is *arriving* until its peer is attested. Arriving connections are bounded in all and by address; one that
+//! doesn't begin as TLS does, or says nothing for two seconds, is closed before it takes up one of the places in which
+//! handshakes run. An attested one takes a place of nodes or a place of visitors: visitors can't crowd out members.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -11,12 +15,13 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
-use crate::HANDSHAKE_S;
 use crate::connection::AttestedConnection;
+use crate::crowd::{Crowd, CrowdPlace};
 use crate::dial::finish;
 use crate::error::SessionError;
 use crate::local::{Local, SelfSide};
 use crate::tls;
+use crate::{FIRST_BYTES_S, HANDSHAKE_S};
 
 /// Called with every connection that was not let in.
 pub type OnRefused = Arc<dyn Fn(&SessionError) + Send + Sync>;
@@ -24,20 +29,32 @@ pub type OnRefused = Arc<dyn Fn(&SessionError) + Send + Sync>;
 /// How much a listener takes on at a time.
 #[derive(Clone, Copy, Debug)]
 pub struct ListenLimits {
-    /// Handshakes that run; more wait in the kernel's queue.
+    /// Connections that are not attested yet; more wait in the kernel's queue.
+    pub arriving: usize,
+    /// Of these, by address (of IPv6, by /64); more are closed at once.
+    pub arriving_by_address: usize,
+    /// Handshakes that run.
     pub handshakes: usize,
-    /// Attested connections that live; more are closed at once.
-    pub connections: usize,
+    /// Attested connections of nodes that live; more are closed at once.
+    pub nodes: usize,
+    /// Attested connections of visitors that live; more are closed at once.
+    pub visitors: usize,
 }
 
 impl Default for ListenLimits {
     fn default() -> Self {
         Self {
-            handshakes: 32,
-            connections: 512,
+            arriving: 256,
+            arriving_by_address: 16,
+            handshakes: 64,
+            nodes: 512,
+            visitors: 64,
         }
     }
 }
+
+/// How a TLS handshake begins: content type 22, major version 3 (RFC 8446, section 5.1).
+const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
 /// A listening node.
 #[derive(Debug)]
@@ -75,8 +92,11 @@ impl Listener {
             local: Arc::new(local),
             config: Arc::new(config),
             sender,
+            arriving: Arc::new(Semaphore::new(limits.arriving.max(1))),
+            crowd: Crowd::new(limits.arriving_by_address.max(1)),
             handshakes: Arc::new(Semaphore::new(limits.handshakes.max(1))),
-            places: Arc::new(Semaphore::new(limits.connections.max(1))),
+            nodes: Arc::new(Semaphore::new(limits.nodes.max(1))),
+            visitors: Arc::new(Semaphore::new(limits.visitors.max(1))),
             on_refused,
         };
         let task = tokio::spawn(acceptor.run(listener));
@@ -138,25 +158,29 @@ struct Acceptor {
     local: Arc<Local>,
     config: Arc<ServerConfig>,
     sender: mpsc::Sender<AttestedConnection>,
+    arriving: Arc<Semaphore>,
+    crowd: Crowd,
     handshakes: Arc<Semaphore>,
-    places: Arc<Semaphore>,
+    nodes: Arc<Semaphore>,
+    visitors: Arc<Semaphore>,
     on_refused: OnRefused,
 }
 
 impl Acceptor {
     async fn run(self, listener: TcpListener) {
         loop {
-            let Ok(turn) = Arc::clone(&self.handshakes).acquire_owned().await else {
+            let Ok(arrival) = Arc::clone(&self.arriving).acquire_owned().await else {
                 return;
             };
             match listener.accept().await {
-                Ok((stream, address)) => {
-                    let Ok(place) = Arc::clone(&self.places).try_acquire_owned() else {
-                        tracing::warn!(%address, "closed at once: as many connections live as are allowed");
-                        continue;
-                    };
-                    tokio::spawn(self.clone().handshake(stream, address, place, turn));
-                }
+                Ok((stream, address)) => match self.crowd.enter(address.ip()) {
+                    Ok(place) => drop(tokio::spawn(self.clone().receive(stream, address, (arrival, place)))),
+                    Err(crowded) if crowded.first => tracing::warn!(
+                        %address,
+                        "closed at once: as many connections of this address arrive as are allowed; further ones go unsaid"
+                    ),
+                    Err(_) => {}
+                },
                 Err(error) => {
                     // For instance no file descriptors: others may end in the meantime.
                     tracing::warn!(%error, "accepting a connection failed");
@@ -166,13 +190,8 @@ impl Acceptor {
         }
     }
 
-    async fn handshake(
-        self,
-        stream: TcpStream,
-        address: SocketAddr,
-        place: OwnedSemaphorePermit,
-        turn: OwnedSemaphorePermit,
-    ) {
+    /// Lets a connection in, or says why not. `arrival` is given back with the last verdict.
+    async fn receive(self, stream: TcpStream, address: SocketAddr, arrival: (OwnedSemaphorePermit, CrowdPlace)) {
         let attempt = tokio::time::timeout(Duration::from_secs(HANDSHAKE_S), self.attest(stream, address));
         let result = attempt.await.unwrap_or_else(|_| {
             Err(SessionError::TooSlow {
@@ -180,11 +199,19 @@ impl Acceptor {
                 seconds: HANDSHAKE_S,
             })
         });
-        drop(turn);
-        match result {
+        drop(arrival);
+        let connection = match result {
+            Ok(connection) => connection,
+            Err(error) => return (self.on_refused)(&error),
+        };
+        let (places, whose) = match connection.peer().permit() {
+            Some(_) => (&self.nodes, "nodes"),
+            None => (&self.visitors, "visitors"),
+        };
+        match Arc::clone(places).try_acquire_owned() {
             // A receiver that is gone means that the node stops.
-            Ok(connection) => drop(self.sender.send(connection.holding(place)).await),
-            Err(error) => (self.on_refused)(&error),
+            Ok(place) => drop(self.sender.send(connection.holding(place)).await),
+            Err(_) => tracing::warn!(%address, "closed: as many connections of {whose} live as are allowed"),
         }
     }
 
@@ -194,6 +221,15 @@ impl Acceptor {
             cause: error.to_string(),
         };
         stream.set_nodelay(true).map_err(no_tls)?;
+        tokio::time::timeout(Duration::from_secs(FIRST_BYTES_S), begins_as_tls(&stream))
+            .await
+            .map_err(|_| SessionError::Silent {
+                address: address.to_string(),
+                seconds: FIRST_BYTES_S,
+            })?
+            .map_err(no_tls)?;
+        // Never closed: both live as long as the acceptor.
+        let _turn = self.handshakes.acquire().await;
         let stream = TlsAcceptor::from(Arc::clone(&self.config))
             .accept(stream)
             .await
@@ -211,5 +247,18 @@ impl Acceptor {
             &address.to_string(),
         )
         .await
+    }
+}
+
+/// Waits for the first bytes, which stay in the stream, and compares them with a handshake record's of TLS.
+async fn begins_as_tls(stream: &TcpStream) -> std::io::Result<()> {
+    let mut first = [0; 2];
+    let seen = stream.peek(&mut first).await?;
+    match TLS_HANDSHAKE.starts_with(&first[..seen]) && seen > 0 {
+        true => Ok(()),
+        false => Err(std::io::Error::new(
+            std::io::ErrorKind::InvalidData,
+            "it does not begin as a TLS handshake does",
+        )),
     }
 }
