@@ -55,6 +55,24 @@ impl SegmentCipher {
         Ok(bytes)
     }
 
+    /// Encrypts `plain` into `sealed`, which has room for the tag behind it: the plaintext is read once and copied nowhere.
+    pub(crate) fn seal_into(&self, nonce: [u8; 12], plain: &[u8], sealed: &mut [u8]) -> Result<(), Unauthentic> {
+        let (segment, tag) = sealed.split_at_mut_checked(plain.len()).ok_or(Unauthentic)?;
+        match self {
+            Self::Bulk(key) => {
+                let nonce = Nonce::assume_unique_for_key(nonce);
+                key.seal_out_of_place_scatter(nonce, Aad::empty(), plain, segment, &[], tag)
+                    .map_err(|_| Unauthentic)
+            }
+            Self::Portable(_) => {
+                segment.copy_from_slice(plain);
+                let made = self.seal(nonce, segment)?;
+                tag.copy_from_slice(&made);
+                Ok(())
+            }
+        }
+    }
+
     /// Decrypts in place; `sealed` is the ciphertext with its tag behind it.
     pub(crate) fn open<'a>(&self, nonce: [u8; 12], sealed: &'a mut [u8]) -> Result<&'a mut [u8], Unauthentic> {
         let plain_bytes = sealed.len().checked_sub(TAG_BYTES).ok_or(Unauthentic)?;

@@ -7,6 +7,8 @@ use subtle::ConstantTimeEq;
 
 /// Plaintext bytes of a segment.
 pub const SEGMENT_BYTES: usize = 64 * 1024;
+/// A good size for the buffer of a source that is sealed: 16 segments.
+pub const READ_AHEAD_BYTES: usize = 16 * SEGMENT_BYTES;
 /// Bytes of a header.
 pub const HEADER_BYTES: usize = 120;
 pub(crate) const SEALED_SEGMENT_BYTES: usize = SEGMENT_BYTES + TAG_BYTES;

@@ -22,7 +22,7 @@ mod store;
 
 pub use cipher::Cipher;
 pub use error::VaultError;
-pub use format::{HEADER_BYTES, Header, SEGMENT_BYTES, VaultId};
+pub use format::{HEADER_BYTES, Header, READ_AHEAD_BYTES, SEGMENT_BYTES, VaultId};
 pub use index::{Entry, Index};
 pub use key::VaultKey;
 pub use name::FileName;

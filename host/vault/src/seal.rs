@@ -1,6 +1,6 @@
 //! Sealing: a reader's bytes become a sealed file, in memory that doesn't grow with the content.
 
-use std::io::{Read, Write};
+use std::io::{BufRead, Write};
 use std::sync::mpsc;
 
 use crate::cipher::{SegmentCipher, TAG_BYTES};
@@ -10,6 +10,8 @@ use crate::{Cipher, VaultError};
 
 /// Segments that travel together between the sealing and the writing thread.
 const SEGMENTS_A_BLOCK: usize = 16;
+/// Segments that are sealed before they are written where one thread does both: they stay in its cache.
+const SEGMENTS_AT_ONCE: usize = 2;
 /// Blocks in flight: one being read, one being sealed or queued, one being written.
 const BLOCKS: usize = 4;
 
@@ -36,7 +38,8 @@ pub(crate) enum SealError {
     Limit(VaultError),
 }
 
-/// Seals all of `source` into `sink` on this thread: the plain form, for small content and test vectors.
+/// Seals all of `source` into `sink` on this thread: the plain form, for content in memory and test vectors. A slice is
+/// read where it lies; a file wants a [`std::io::BufReader`] of several segments.
 ///
 /// # Errors
 /// The source can't be read, the sink can't be written, or the content is too large.
@@ -44,7 +47,7 @@ pub fn seal(
     key: &VaultKey,
     subject: &Subject<'_>,
     cipher: Cipher,
-    source: &mut dyn Read,
+    source: &mut dyn BufRead,
     sink: &mut dyn Write,
 ) -> Result<Header, VaultError> {
     let (header, file_key) = Header::fresh(
@@ -65,7 +68,7 @@ pub fn seal(
     };
     sink.write_all(&header.encode())
         .map_err(|cause| failed(SealError::Sink(cause)))?;
-    let mut block = Block::new();
+    let mut block = Block::of(SEGMENTS_AT_ONCE);
     while sealer.next_block(source, &mut block).map_err(failed)? {
         sink.write_all(block.sealed())
             .map_err(|cause| failed(SealError::Sink(cause)))?;
@@ -77,7 +80,7 @@ pub fn seal(
 pub(crate) fn seal_pipelined(
     header: &Header,
     file_key: &FileKey,
-    source: &mut dyn Read,
+    source: &mut dyn BufRead,
     sink: &mut (dyn Write + Send),
 ) -> Result<u64, SealError> {
     sink.write_all(&header.encode()).map_err(SealError::Sink)?;
@@ -86,7 +89,7 @@ pub(crate) fn seal_pipelined(
     let (empty_in, empty_out) = mpsc::channel::<Block>();
     for _ in 0..BLOCKS {
         // The receiver lives on this stack frame: sending cannot fail.
-        let _ = empty_in.send(Block::new());
+        let _ = empty_in.send(Block::of(SEGMENTS_A_BLOCK));
     }
     std::thread::scope(|scope| {
         let writer = scope.spawn(move || -> std::io::Result<()> {
@@ -127,9 +130,9 @@ struct Block {
 }
 
 impl Block {
-    fn new() -> Self {
+    fn of(segments: usize) -> Self {
         Self {
-            bytes: vec![0; SEGMENTS_A_BLOCK * SEALED_SEGMENT_BYTES].into(),
+            bytes: vec![0; segments * SEALED_SEGMENT_BYTES].into(),
             used: 0,
         }
     }
@@ -143,8 +146,6 @@ struct Sealer {
     cipher: SegmentCipher,
     segment: u64,
     plain_bytes: u64,
-    /// One byte read ahead: only it tells whether a full segment is the last one.
-    ahead: Option<u8>,
     done: bool,
 }
 
@@ -154,59 +155,114 @@ impl Sealer {
             cipher: SegmentCipher::new(cipher, key),
             segment: 0,
             plain_bytes: 0,
-            ahead: None,
             done: false,
         }
     }
 
-    /// Fills `block` with up to [`SEGMENTS_A_BLOCK`] sealed segments; false when there is nothing left.
-    fn next_block(&mut self, source: &mut dyn Read, block: &mut Block) -> Result<bool, SealError> {
+    /// Fills `block` with sealed segments; false when there is nothing left.
+    fn next_block(&mut self, source: &mut dyn BufRead, block: &mut Block) -> Result<bool, SealError> {
         block.used = 0;
         while !self.done && block.used < block.bytes.len() {
-            let start = block.used;
-            let buffer = &mut block.bytes[start..start + SEGMENT_BYTES];
-            let mut filled = 0;
-            if let Some(byte) = self.ahead.take() {
-                buffer[0] = byte;
-                filled = 1;
-            }
-            filled += read_full(source, &mut buffer[filled..]).map_err(SealError::Source)?;
-            let last = filled < SEGMENT_BYTES || {
-                let mut byte = [0];
-                let more = read_full(source, &mut byte).map_err(SealError::Source)? == 1;
-                self.ahead = more.then_some(byte[0]);
-                !more
-            };
             if self.segment >= MAX_SEGMENTS {
                 return Err(SealError::Limit(VaultError::Limit {
                     what: "segments in one sealed file",
                     limit: MAX_SEGMENTS,
                 }));
             }
-            let tag = self
-                .cipher
-                .seal(nonce(self.segment, last), &mut block.bytes[start..start + filled])
-                .map_err(|_| SealError::Source(std::io::Error::other("AES-256-GCM refused a segment")))?;
-            block.used = start + filled + TAG_BYTES;
-            block.bytes[start + filled..block.used].copy_from_slice(&tag);
+            let place = &mut block.bytes[block.used..block.used + SEALED_SEGMENT_BYTES];
+            let plain_bytes = self.next_segment(source, place)?;
+            block.used += plain_bytes + TAG_BYTES;
             self.segment += 1;
-            self.plain_bytes += filled as u64;
-            self.done = last;
+            self.plain_bytes += plain_bytes as u64;
         }
         Ok(block.used > 0)
     }
+
+    /// Seals one segment into `place`, tag behind it, and gives the size of its content.
+    fn next_segment(&mut self, source: &mut dyn BufRead, place: &mut [u8]) -> Result<usize, SealError> {
+        let refused = |_| SealError::Source(std::io::Error::other("AES-256-GCM refused a segment"));
+        if buffered(source)? > SEGMENT_BYTES {
+            // More follows this one, so it is not the last: sealed from where it lies.
+            let plain = source.fill_buf().map_err(SealError::Source)?;
+            let sealed = self
+                .cipher
+                .seal_into(nonce(self.segment, false), &plain[..SEGMENT_BYTES], place);
+            sealed.map_err(refused)?;
+            source.consume(SEGMENT_BYTES);
+            return Ok(SEGMENT_BYTES);
+        }
+        // Less is at hand: it is gathered, and what comes after it says whether it is the last.
+        let mut filled = 0;
+        let mut ahead = buffered(source)?;
+        while filled < SEGMENT_BYTES && ahead > 0 {
+            let plain = source.fill_buf().map_err(SealError::Source)?;
+            let count = plain.len().min(SEGMENT_BYTES - filled);
+            place[filled..filled + count].copy_from_slice(&plain[..count]);
+            source.consume(count);
+            filled += count;
+            ahead = buffered(source)?;
+        }
+        self.done = ahead == 0;
+        let made = self
+            .cipher
+            .seal(nonce(self.segment, self.done), &mut place[..filled])
+            .map_err(refused)?;
+        place[filled..filled + TAG_BYTES].copy_from_slice(&made);
+        Ok(filled)
+    }
 }
 
-/// Reads until `buffer` is full or the source ends.
-fn read_full(source: &mut dyn Read, buffer: &mut [u8]) -> std::io::Result<usize> {
-    let mut filled = 0;
-    while filled < buffer.len() {
-        match source.read(&mut buffer[filled..]) {
-            Ok(0) => break,
-            Ok(count) => filled += count,
+/// How many bytes lie in the source's buffer, read now if there are none; 0 at the end.
+fn buffered(source: &mut dyn BufRead) -> Result<usize, SealError> {
+    loop {
+        match source.fill_buf() {
+            Ok(plain) => return Ok(plain.len()),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
-            Err(error) => return Err(error),
+            Err(error) => return Err(SealError::Source(error)),
         }
     }
-    Ok(filled)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::io::BufReader;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn sealed(source: &mut dyn BufRead, pipelined: bool) -> Vec<u8> {
+        let key = VaultKey::from_bytes([7; 32]);
+        let (header, file_key) = Header::fresh(&key, [1; 32], [2; 16], "name", 1, 0);
+        let subject = Subject {
+            vault: [2; 16],
+            name: "name",
+            version: 1,
+            epoch: 0,
+            salt: [1; 32],
+        };
+        let mut out = Vec::new();
+        if pipelined {
+            seal_pipelined(&header, &file_key, source, &mut out).unwrap();
+        } else {
+            seal(&key, &subject, Cipher::Bulk, source, &mut out).unwrap();
+        }
+        out
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig::with_cases(40))]
+
+        #[test]
+        fn the_bytes_do_not_depend_on_the_sources_buffer(
+            segments in 0_usize..4,
+            more in prop_oneof![Just(0_usize), Just(1), Just(SEGMENT_BYTES - 1), 0..SEGMENT_BYTES],
+            buffer in prop_oneof![Just(SEGMENT_BYTES), Just(SEGMENT_BYTES + 1), 1_usize..4 * SEGMENT_BYTES],
+        ) {
+            let content: Vec<u8> = (0..segments * SEGMENT_BYTES + more).map(|at| (at % 251) as u8).collect();
+            let whole = sealed(&mut content.as_slice(), false);
+            prop_assert_eq!(&whole, &sealed(&mut BufReader::with_capacity(buffer, content.as_slice()), false));
+            prop_assert_eq!(&whole, &sealed(&mut BufReader::with_capacity(buffer, content.as_slice()), true));
+        }
+    }
 }

@@ -1,7 +1,7 @@
 //! A vault on disk: `index`, `lock`, and one blob a file below `blobs/`.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufReader, Read};
+use std::io::{BufRead, BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
@@ -150,11 +150,12 @@ impl Vault {
         &self.index
     }
 
-    /// Seals `source` under `name`, as a new file or a new version of the one that is there. Gives its entry.
+    /// Seals `source` under `name`, as a new file or a new version of the one that is there. Gives its entry. A source
+    /// with a buffer of several segments ([`READ_AHEAD_BYTES`](crate::READ_AHEAD_BYTES)) is sealed without a copy.
     ///
     /// # Errors
     /// The source can't be read, or the disk not written: then the vault is as it was.
-    pub fn put(&mut self, name: &FileName, source: &mut dyn Read) -> Result<Entry, VaultError> {
+    pub fn put(&mut self, name: &FileName, source: &mut dyn BufRead) -> Result<Entry, VaultError> {
         if self.access == Access::Read {
             return Err(VaultError::ReadOnly(self.folder.clone()));
         }
@@ -237,7 +238,7 @@ impl Vault {
         name: &FileName,
         version: u64,
         blob: String,
-        source: &mut dyn Read,
+        source: &mut dyn BufRead,
     ) -> Result<Entry, VaultError> {
         self.step("create blob")?;
         let mut file = new_file(path)?;

@@ -1,11 +1,12 @@
 //! `cloister vault`: make a vault, look into it, put files in and take them out.
 
 use std::fs::File;
-use std::io::{Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
 use cloister_vault::{
-    Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, SealedReader, Vault, VaultError, VaultKey,
+    Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, READ_AHEAD_BYTES, SealedReader, Vault,
+    VaultError, VaultKey,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
@@ -141,7 +142,10 @@ pub fn run(args: VaultArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             };
             let bar = bar(bytes, "sealing");
             let entry = vault
-                .put(&name, &mut bar.wrap_read(&mut source))
+                .put(
+                    &name,
+                    &mut bar.wrap_read(BufReader::with_capacity(READ_AHEAD_BYTES, &mut source)),
+                )
                 .map_err(|error| fail(Exit::Failed, error))?;
             bar.finish_and_clear();
             out.note(format!(

@@ -399,7 +399,7 @@ fn a_source_that_fails_leaves_the_old_version() {
     let mut vault = Vault::create(&dir.path().join("v"), key(), None).unwrap();
     vault.put(&name("a"), &mut &b"old"[..]).unwrap();
     let error = vault
-        .put(&name("a"), &mut Failing(3 * SEGMENT_BYTES))
+        .put(&name("a"), &mut BufReader::new(Failing(3 * SEGMENT_BYTES)))
         .unwrap_err()
         .to_string();
     assert!(error.contains("link down") && error.contains("unchanged"), "{error}");
