@@ -8,10 +8,10 @@ use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
-use std::sync::Arc;
+use std::sync::{Arc, Weak};
 
 use bytes::Bytes;
-use memmap2::MmapOptions;
+use memmap2::{Mmap, MmapOptions};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
 
 /// Why shared memory was not made or not accepted.
@@ -133,8 +133,41 @@ impl SharedBlob {
 /// Shared memory that nobody can change, mapped for reading; cloning shares it.
 #[derive(Clone, Debug)]
 pub struct SealedBlob {
-    memory: Arc<OwnedFd>,
+    memory: Arc<Memory>,
     bytes: Bytes,
+}
+
+/// The descriptor and its mapping. [`SealedBlob::bytes`] and slices of them keep both.
+#[derive(Debug)]
+struct Memory {
+    descriptor: OwnedFd,
+    /// None of nothing.
+    map: Option<Mmap>,
+}
+
+/// What [`Bytes`] own: the memory with its descriptor.
+struct Kept(Arc<Memory>);
+
+impl AsRef<[u8]> for Kept {
+    fn as_ref(&self) -> &[u8] {
+        self.0.map.as_deref().unwrap_or_default()
+    }
+}
+
+/// A [`SealedBlob`] that is not kept: it is there as long as somebody has its bytes.
+#[derive(Clone, Debug)]
+pub struct WeakBlob(Weak<Memory>);
+
+impl WeakBlob {
+    /// The blob, if anybody still has bytes of it.
+    pub fn upgrade(&self) -> Option<SealedBlob> {
+        self.0.upgrade().map(SealedBlob::of)
+    }
+
+    /// Whether nobody has bytes of it any more.
+    pub fn is_gone(&self) -> bool {
+        self.0.strong_count() == 0
+    }
 }
 
 impl SealedBlob {
@@ -157,18 +190,28 @@ impl SealedBlob {
             return Err(BlobError::TooLarge { seen: len, limit });
         }
         // Nothing can be mapped of nothing.
-        let bytes = if len == 0 {
-            Bytes::new()
-        } else {
-            let map = MmapOptions::new()
-                .map_if_safe(&file)
-                .map_err(|error| system("mmap")(error.into()))?;
-            Bytes::from_owner(map)
+        let map = match len {
+            0 => None,
+            _ => Some(
+                MmapOptions::new()
+                    .map_if_safe(&file)
+                    .map_err(|error| system("mmap")(error.into()))?,
+            ),
         };
-        Ok(Self {
-            memory: Arc::new(file.into()),
-            bytes,
-        })
+        Ok(Self::of(Arc::new(Memory {
+            descriptor: file.into(),
+            map,
+        })))
+    }
+
+    fn of(memory: Arc<Memory>) -> Self {
+        let bytes = Bytes::from_owner(Kept(Arc::clone(&memory)));
+        Self { memory, bytes }
+    }
+
+    /// This blob, without keeping it.
+    pub fn downgrade(&self) -> WeakBlob {
+        WeakBlob(Arc::downgrade(&self.memory))
     }
 
     /// The bytes; slices of them share the memory and keep it.
@@ -179,7 +222,7 @@ impl SealedBlob {
 
 impl AsFd for SealedBlob {
     fn as_fd(&self) -> BorrowedFd<'_> {
-        self.memory.as_fd()
+        self.memory.descriptor.as_fd()
     }
 }
 
@@ -204,6 +247,21 @@ mod tests {
             SharedBlob::create(11, 10),
             Err(BlobError::TooLarge { seen: 11, limit: 10 })
         ));
+    }
+
+    #[test]
+    fn a_weak_blob_lives_as_long_as_a_slice_of_its_bytes() {
+        let sealed = SharedBlob::copy_of(b"abcdef").unwrap();
+        let (weak, slice) = (sealed.downgrade(), sealed.bytes().slice(2..4));
+        drop(sealed);
+        assert_eq!(weak.upgrade().unwrap().bytes().as_ref(), b"abcdef");
+        assert_eq!(
+            weak.upgrade().unwrap().bytes()[2..].as_ptr(),
+            slice.as_ptr(),
+            "the same memory"
+        );
+        drop(slice);
+        assert!(weak.is_gone() && weak.upgrade().is_none());
     }
 
     #[test]

@@ -37,7 +37,7 @@ mod requests;
 mod spec;
 mod tensors;
 
-pub use blob::{BlobError, SealedBlob, SharedBlob};
+pub use blob::{BlobError, SealedBlob, SharedBlob, WeakBlob};
 pub use child::runner_main;
 pub use error::{Death, RunnerError};
 pub use keeper::Runner;

@@ -235,6 +235,31 @@ impl SharedTensors {
         })
     }
 
+    /// Tensors that lie in `blob` already, shared where they are; `None` if one lies elsewhere, or not where a layout
+    /// may place it (on a multiple of [`ALIGNMENT_BYTES`], in the order of the names).
+    pub fn in_place(blob: &SealedBlob, tensors: &TensorMap) -> Option<Self> {
+        let memory = blob.bytes();
+        let start = memory.as_ptr() as usize;
+        let mut slots = Vec::with_capacity(tensors.len().min(MAX_TENSORS));
+        let mut end = 0_u64;
+        for (name, tensor) in tensors {
+            let bytes = tensor.bytes();
+            // An empty slice has no place of its own.
+            let offset = match bytes.len() {
+                0 => end.next_multiple_of(ALIGNMENT_BYTES),
+                _ => (bytes.as_ptr() as usize).checked_sub(start)? as u64,
+            };
+            let slot = Slot::new(name.clone(), tensor.dtype(), tensor.shape().clone(), offset).ok()?;
+            end = offset.checked_add(slot.len)?;
+            slots.push(slot);
+        }
+        let layout = TensorLayout::checked(slots, memory.len() as u64).ok()?;
+        Some(Self {
+            blob: blob.clone(),
+            layout: Arc::new(layout),
+        })
+    }
+
     /// Which tensors there are.
     pub fn layout(&self) -> &Arc<TensorLayout> {
         &self.layout
@@ -371,6 +396,35 @@ mod tests {
                 .to_map()
                 .unwrap()
                 .is_empty()
+        );
+    }
+
+    #[test]
+    fn tensors_in_sealed_memory_are_shared_in_place() {
+        let shared = SharedTensors::copy_of(&model()).unwrap();
+        let mut tensors = shared.to_map().unwrap();
+        let again = SharedTensors::in_place(shared.blob(), &tensors).unwrap();
+        assert!(again.layout().same_tensors(shared.layout()));
+        assert_eq!(again.to_map().unwrap(), model());
+        assert_eq!(
+            again.to_map().unwrap()["c"].bytes().as_ptr(),
+            tensors["c"].bytes().as_ptr()
+        );
+        assert!(
+            SharedTensors::in_place(SharedTensors::copy_of(&model()).unwrap().blob(), &tensors).is_none(),
+            "another memory"
+        );
+        let swapped = tensors["a"].clone();
+        tensors.insert("z".to_owned(), swapped);
+        assert!(
+            SharedTensors::in_place(shared.blob(), &tensors).is_none(),
+            "out of order"
+        );
+        tensors.remove("z");
+        tensors.insert("d".to_owned(), Tensor::scalar_f32(1.0));
+        assert!(
+            SharedTensors::in_place(shared.blob(), &tensors).is_none(),
+            "one lies elsewhere"
         );
     }
 

@@ -16,7 +16,7 @@ use cloister_graph::EngineGraph;
 use cloister_graph::PortKind;
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
-use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, SharedTensors, WorkerUpdate};
+use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, WorkerUpdate};
 use cloister_session::{ListenLimits, Listener};
 use cloister_tensor::safetensors;
 use cloister_tensor::{Digest, ReadLimits, TensorMap};
@@ -26,7 +26,7 @@ use tokio_util::sync::CancellationToken;
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::contents::{self, Contents};
-use crate::keeper::models::SharedSink;
+use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, runner as tools};
 use crate::process::until_signal;
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
@@ -230,7 +230,9 @@ async fn federate(
         .datasets_for(&name)
         .first()
         .map(|dataset| dataset.name().to_owned());
+    let models = SharedModels::default();
     let work = Work {
+        models: models.clone(),
         statistics: statistics(evaluation.as_ref()),
         evaluation,
         runner,
@@ -252,7 +254,7 @@ async fn federate(
         },
         gather_ms: None,
         update_slots: 2,
-        sink: Arc::new(SharedSink::new(keeper.policy.limits.update_mib << 20)),
+        sink: Arc::new(models.sink(keeper.policy.limits.update_mib << 20)),
         progress: Arc::new(Watch(teller)),
         cancel: cancel.clone(),
     };
@@ -339,6 +341,7 @@ struct Work {
     dataset: Option<String>,
     evaluation: Option<EngineGraph>,
     statistics: BTreeSet<String>,
+    models: SharedModels,
     vault: Option<Vault>,
 }
 
@@ -364,7 +367,10 @@ impl AggregatorWork for Work {
         let request = AggregateRequest {
             module: self.module.name.clone(),
             settings: tools::settings(&self.module),
-            model: SharedTensors::copy_of(model).map_err(|error| WorkError::new("sharing the model", error))?,
+            model: self
+                .models
+                .share(model)
+                .map_err(|error| WorkError::new("sharing the model", error))?,
             statistics: self.statistics.clone(),
             round: call_round(round, &self.keeper.config.name),
             limits: tools::call_limits(policy),
@@ -375,7 +381,7 @@ impl AggregatorWork for Work {
             Ok(Some(update)) => Ok(Some(WorkerUpdate {
                 node: update.node,
                 rows: update.rows,
-                tensors: SharedTensors::copy_of(&update.tensors).map_err(|error| error.to_string())?,
+                tensors: self.models.share(&update.tensors).map_err(|error| error.to_string())?,
             })),
             Err(given_up) => Err(given_up.to_string()),
         };
@@ -386,6 +392,7 @@ impl AggregatorWork for Work {
         for line in &reply.log {
             tracing::info!("module {}: {line}", self.module.name);
         }
+        self.models.know(reply.tensors.blob());
         let model = reply
             .tensors
             .to_map()
@@ -408,7 +415,10 @@ impl AggregatorWork for Work {
         let request = EvaluateRequest {
             graphs,
             dataset: dataset.clone(),
-            model: SharedTensors::copy_of(model).map_err(|error| WorkError::new("sharing the model", error))?,
+            model: self
+                .models
+                .share(model)
+                .map_err(|error| WorkError::new("sharing the model", error))?,
             compute: Duration::from_secs(policy.limits.call_s),
             timeout: tools::round_timeout(policy),
         };

@@ -12,7 +12,7 @@ use cloister_exchange::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord
 use cloister_exchange::worker::{Backoff, WorkerOptions, fetch_all, run as take_part};
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
-use cloister_runner::{Runner, RunnerError, SharedTensors, TrainRequest};
+use cloister_runner::{Runner, RunnerError, TrainRequest};
 use cloister_session::{DialOptions, Proxy};
 use cloister_tensor::TensorMap;
 use tokio_util::sync::CancellationToken;
@@ -20,7 +20,7 @@ use tokio_util::sync::CancellationToken;
 use super::aggregator::call_round;
 use super::watch::Watch;
 use crate::events::{Event, Teller};
-use crate::keeper::models::SharedSink;
+use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, contents, runner as tools};
 use crate::process::until_signal;
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
@@ -87,13 +87,14 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     let certificate = keeper.certificate(State::Member)?;
     teller.tell(&Event::measured("member", &certificate));
     let model_limit_bytes = keeper.policy.limits.update_mib << 20;
+    let models = SharedModels::default();
     let options = WorkerOptions {
         local: keeper.local(&certificate),
         dial,
         initial_model: None,
         model_limit_bytes,
         backoff,
-        sink: Arc::new(SharedSink::new(model_limit_bytes)),
+        sink: Arc::new(models.sink(model_limit_bytes)),
         progress,
         cancel,
     };
@@ -101,6 +102,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         keeper: Arc::clone(&keeper),
         runner,
         module,
+        models,
     };
     let end = runtime
         .block_on(take_part(options, Box::new(work)))
@@ -151,6 +153,7 @@ struct Work {
     keeper: Arc<Keeper>,
     runner: Runner,
     module: Module,
+    models: SharedModels,
 }
 
 impl Work {
@@ -201,7 +204,7 @@ impl WorkerWork for Work {
                 .into_iter()
                 .map(|dataset| dataset.name().to_owned())
                 .collect(),
-            model: SharedTensors::copy_of(&model).map_err(|error| own(error.to_string()))?,
+            model: self.models.share(&model).map_err(|error| own(error.to_string()))?,
             round: call_round(round, name),
             limits: tools::call_limits(&policy),
             timeout: tools::round_timeout(&policy),
