@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -81,7 +82,9 @@ pub struct WorldNode {
 
 /// Authority, participants and policy of one federation.
 pub struct World {
-    folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removes the folder at the end, in the process that made it.
+    _owned: Option<tempfile::TempDir>,
     options: WorldOptions,
     authority: SimulatedAuthority,
     participants: BTreeMap<String, SigningKey>,
@@ -115,8 +118,10 @@ pub fn worker_name(index: usize) -> String {
     format!("worker-{}", char::from(b'a' + u8::try_from(index).unwrap()))
 }
 
+const PARTICIPANTS: [&str; 4] = ["alpha", "beta", "gamma", "delta"];
+
 fn participant_of(index: usize) -> &'static str {
-    ["alpha", "beta", "gamma", "delta"][index % 4]
+    PARTICIPANTS[index % PARTICIPANTS.len()]
 }
 
 /// The content that the policy names: kind, name, bytes.
@@ -146,26 +151,50 @@ impl World {
     /// Makes a federation.
     pub fn new(options: WorldOptions) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority_folder = folder.path().join("authority");
-        create_authority(&authority_folder, NOW).unwrap();
+        let authority = folder.path().join("authority");
+        create_authority(&authority, NOW).unwrap();
+        let root = TrustRoot::from_file(&authority.join("root.der")).unwrap();
+        let mut participants = BTreeMap::new();
+        for name in PARTICIPANTS {
+            let key = SigningKey::generate().unwrap();
+            std::fs::write(folder.path().join(name), key.to_pem().as_bytes()).unwrap();
+            participants.insert(name.to_owned(), key);
+        }
+        let text = policy_text(&options, &participants, root.key_id());
+        std::fs::write(folder.path().join("test.toml"), text).unwrap();
+        let path = folder.path().to_path_buf();
+        Self {
+            _owned: Some(folder),
+            ..Self::open(&path, options)
+        }
+    }
+
+    /// Opens the federation that another process made in `folder`, with the same options.
+    pub fn open(folder: &Path, options: WorldOptions) -> Self {
+        let authority_folder = folder.join("authority");
         let authority = SimulatedAuthority::load(&authority_folder).unwrap();
         let root = TrustRoot::from_file(&authority_folder.join("root.der")).unwrap();
         let collateral = Collateral::from_file(&authority_folder.join("collateral.json")).unwrap();
-        let participants: BTreeMap<String, SigningKey> = ["alpha", "beta", "gamma", "delta"]
-            .into_iter()
-            .map(|name| (name.to_owned(), SigningKey::generate().unwrap()))
-            .collect();
-        let text = policy_text(&options, &participants, root.key_id());
+        let participants = PARTICIPANTS.into_iter().map(|name| {
+            let pem = std::fs::read_to_string(folder.join(name)).unwrap();
+            (name.to_owned(), SigningKey::from_pem(&pem).unwrap())
+        });
+        let text = std::fs::read_to_string(folder.join("test.toml")).unwrap();
         let policy = Policy::parse(text.as_bytes(), "test.toml").unwrap_or_else(|error| panic!("{error:?}\n{text}"));
-        let verifier = Arc::new(Verifier::new(root, collateral));
         Self {
-            folder,
+            folder: folder.to_path_buf(),
+            _owned: None,
             options,
             authority,
-            participants,
+            participants: participants.collect(),
             policy: Arc::new(policy),
-            verifier,
+            verifier: Arc::new(Verifier::new(root, collateral)),
         }
+    }
+
+    /// Where it lies, for [`World::open`] in another process.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// The clock of this world.
@@ -266,7 +295,7 @@ impl World {
             name: name.to_owned(),
             digest: Digest::of(&content),
         });
-        ContentStore::open(self.folder.path().join("content"), wanted.collect(), 16 << 20)
+        ContentStore::open(self.folder.join("content"), wanted.collect(), 16 << 20)
             .await
             .unwrap()
     }
