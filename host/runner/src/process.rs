@@ -18,6 +18,8 @@ use crate::options::RunnerOptions;
 const LAST_WORDS_BYTES: usize = 2048;
 /// How long an ended process may take to be gone.
 const REAP: Duration = Duration::from_secs(10);
+/// How long what an ended process wrote may take to arrive: its pipe ends with it, and is read by another thread.
+const WORDS: Duration = Duration::from_millis(500);
 
 /// A running runner; dropping it ends the process.
 #[derive(Debug)]
@@ -32,13 +34,26 @@ struct Handle {
     pid: u32,
     pidfd: Arc<OwnedFd>,
     end: Arc<End>,
-    stderr: Arc<Mutex<Vec<u8>>>,
+    words: Arc<Words>,
 }
 
 #[derive(Debug, Default)]
 struct End {
     status: Mutex<Option<ExitStatus>>,
     known: Condvar,
+}
+
+/// The end of what the process wrote to standard error, and whether that is all of it.
+#[derive(Debug, Default)]
+struct Words {
+    kept: Mutex<Kept>,
+    ended: Condvar,
+}
+
+#[derive(Debug, Default)]
+struct Kept {
+    bytes: Vec<u8>,
+    ended: bool,
 }
 
 /// Ends a runner from another thread, for instance when the node stops.
@@ -110,10 +125,15 @@ impl Process {
         self.handle.end.wait(REAP);
     }
 
-    /// The end of its standard error on one line.
+    /// The end of the standard error of a process that has ended, on one line.
     pub(crate) fn last_words(&self) -> String {
-        let kept = self.handle.stderr.lock().unwrap_or_else(PoisonError::into_inner);
-        let text = String::from_utf8_lossy(&kept);
+        let words = &self.handle.words;
+        let kept = words.kept.lock().unwrap_or_else(PoisonError::into_inner);
+        let (kept, _) = words
+            .ended
+            .wait_timeout_while(kept, WORDS, |kept| !kept.ended)
+            .unwrap_or_else(PoisonError::into_inner);
+        let text = String::from_utf8_lossy(&kept.bytes);
         text.trim()
             .chars()
             .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
@@ -165,13 +185,13 @@ fn watch(mut command: Command, tell: &mpsc::SyncSender<std::io::Result<Handle>>)
     // The command holds the runner's end of the socket pair; while it is open here, the runner's death would not show.
     drop(command);
     let end = Arc::new(End::default());
-    let stderr = Arc::new(Mutex::new(Vec::new()));
+    let words = Arc::new(Words::default());
     if let Some(pipe) = child.stderr.take() {
-        let kept = Arc::clone(&stderr);
+        let words = Arc::clone(&words);
         // Without this thread the runner's words are lost, and nothing else.
         let _ = std::thread::Builder::new()
             .name("runner-words".to_owned())
-            .spawn(move || listen(pipe, &kept));
+            .spawn(move || words.listen(pipe));
     }
     let pid = i32::try_from(child.id())
         .ok()
@@ -182,7 +202,7 @@ fn watch(mut command: Command, tell: &mpsc::SyncSender<std::io::Result<Handle>>)
             pid: child.id(),
             pidfd: Arc::new(pidfd),
             end: Arc::clone(&end),
-            stderr,
+            words,
         }),
         Err(error) => {
             let _ = child.kill();
@@ -195,16 +215,17 @@ fn watch(mut command: Command, tell: &mpsc::SyncSender<std::io::Result<Handle>>)
     end.known.notify_all();
 }
 
-/// Keeps the end of what the process writes.
-fn listen(mut pipe: ChildStderr, kept: &Mutex<Vec<u8>>) {
-    let mut chunk = [0; 1024];
-    while let Ok(count) = pipe.read(&mut chunk) {
-        if count == 0 {
-            return;
+impl Words {
+    /// Keeps the end of what the process writes.
+    fn listen(&self, mut pipe: ChildStderr) {
+        let mut chunk = [0; 1024];
+        while let Ok(count @ 1..) = pipe.read(&mut chunk) {
+            let mut kept = self.kept.lock().unwrap_or_else(PoisonError::into_inner);
+            kept.bytes.extend_from_slice(&chunk[..count]);
+            let spare = kept.bytes.len().saturating_sub(LAST_WORDS_BYTES);
+            kept.bytes.drain(..spare);
         }
-        let mut kept = kept.lock().unwrap_or_else(PoisonError::into_inner);
-        kept.extend_from_slice(&chunk[..count]);
-        let spare = kept.len().saturating_sub(LAST_WORDS_BYTES);
-        kept.drain(..spare);
+        self.kept.lock().unwrap_or_else(PoisonError::into_inner).ended = true;
+        self.ended.notify_all();
     }
 }
