@@ -18,7 +18,7 @@ pub mod ratls;
 mod refusal;
 pub mod session;
 pub mod simulated;
-mod time;
+pub mod time;
 mod verify;
 
 pub use claims::{Claims, NodeClaims, State};
@@ -27,4 +27,7 @@ pub use provider::{ProviderError, QuoteProvider};
 pub use quote::{Quote, TdReport};
 pub use ratls::{NodeIdentity, RaTlsIdentity};
 pub use refusal::{FailedRule, Refusal};
-pub use verify::{Collateral, CollateralError, Platform, RootError, Tcb, TrustRoot, VerifiedQuote, Verifier};
+pub use verify::{
+    Collateral, CollateralDates, CollateralError, Examination, Platform, RootError, Tcb, TrustRoot, VerifiedQuote,
+    Verifier,
+};

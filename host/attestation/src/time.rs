@@ -3,7 +3,7 @@
 const DAY: u64 = 86_400;
 
 /// `2026-02-01T14:49:26Z`.
-pub(crate) fn format(unix_s: u64) -> String {
+pub fn format(unix_s: u64) -> String {
     let (year, month, day) = civil(unix_s / DAY);
     let second = unix_s % DAY;
     format!(
@@ -15,7 +15,7 @@ pub(crate) fn format(unix_s: u64) -> String {
 }
 
 /// Reads `2026-02-01T14:49:26Z`, 1970 to 9999. `None` for anything else.
-pub(crate) fn parse(text: &str) -> Option<u64> {
+pub fn parse(text: &str) -> Option<u64> {
     let bytes = text.as_bytes();
     let shape = bytes.len() == 20
         && bytes.iter().zip(b"0000-00-00T00:00:00Z").all(|(&byte, &form)| {

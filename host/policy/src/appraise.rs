@@ -6,7 +6,7 @@ use std::sync::Arc;
 use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
-use cloister_attestation::{Appraise, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence};
+use cloister_attestation::{Appraise, Examination, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence};
 use cloister_tensor::Digest;
 
 use crate::agreement::{AttestationRules, HOST_BINARY, Masked, Register};
@@ -108,6 +108,35 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Every rule of the section `[attestation]` that a quote fails, as far as what it judges was seen: for showing what a
+    /// policy says of a quote that nobody sent. No session uses it.
+    pub fn appraise_examined(&self, examined: &Examination, now_unix_s: u64) -> Vec<FailedRule> {
+        let mut failed = Failed::default();
+        let rules = &self.attestation;
+        match &examined.verdict {
+            Ok(verified) => failed.root(rules, verified.root_key_id(), verified.simulated()),
+            Err(_) => {
+                if let Some(key_id) = &examined.chain_root_key_id
+                    && *key_id != rules.root_key_id
+                {
+                    failed.add("attestation.root_key_id", hex(key_id), hex(&rules.root_key_id));
+                }
+            }
+        }
+        if let Some(td) = &examined.td {
+            failed.td(rules, td);
+        }
+        if let Some(platform) = &examined.platform {
+            failed.platform(rules, platform);
+        }
+        if let Some(tcb) = &examined.tcb {
+            failed.tcb(rules, tcb, now_unix_s);
+        }
+        failed.rules
+    }
+}
+
 #[derive(Default)]
 struct Failed {
     rules: Vec<FailedRule>,
@@ -189,6 +218,15 @@ impl Failed {
         }
         if let Some(mrservicetd) = &td.mrservicetd {
             self.listed("attestation.mrservicetd", mrservicetd, &zero);
+        }
+        if let Some(extension) = &td.extension {
+            self.unless(
+                extension.vmid == 0,
+                "attestation.vmid",
+                format_args!("virtual machine {} inside a partitioned TD", extension.vmid),
+                "the TD itself",
+            );
+            self.listed("attestation.dev_info", &extension.dev_info, &zero);
         }
     }
 

@@ -7,13 +7,20 @@
 use std::path::Path;
 
 use dcap_qvl::QuoteCollateralV3;
+use x509_parser::prelude::FromDer as _;
+use x509_parser::revocation_list::CertificateRevocationList;
 
+use super::dates::{self, Dated, Kind};
+use crate::encoding::hex;
+use crate::refusal::FailedRule;
 use crate::time;
 
 /// Longest collateral file, in bytes.
 const MAX_BYTES: u64 = 8 * 1024 * 1024;
 /// Most sets in a file.
 const MAX_SETS: usize = 64;
+/// Most certificates of an issuer chain whose dates are looked at.
+const MAX_ISSUERS: usize = 5;
 
 /// Why a file is no collateral.
 #[derive(Debug, thiserror::Error)]
@@ -40,6 +47,25 @@ pub enum CollateralError {
     },
 }
 
+/// What a set of collateral says of itself. Nothing of it is verified before a quote is.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CollateralDates {
+    /// Platform family (FMSPC), lower-case hexadecimal.
+    pub fmspc: String,
+    /// Older of the issue dates of TCB info and QE identity, seconds since 1970.
+    pub issued_unix_s: u64,
+    /// First of the dates at which TCB info, QE identity and revocation lists have to be renewed, seconds since 1970.
+    pub next_update_unix_s: u64,
+    /// When the PCK revocation list was issued, seconds since 1970; 0 if it can't be read.
+    pub pck_crl_issued_unix_s: u64,
+    /// Lower of the evaluation numbers of TCB info and QE identity.
+    pub eval_data_number: u32,
+    /// Number of the PCK revocation list, hexadecimal; empty if it can't be read.
+    pub pck_crl_number: String,
+    /// Number of the root's revocation list, hexadecimal; empty if it can't be read.
+    pub root_crl_number: String,
+}
+
 /// One platform family's.
 #[derive(Clone, Debug)]
 pub(crate) struct Set {
@@ -47,8 +73,15 @@ pub(crate) struct Set {
     pub(crate) fmspc: String,
     pub(crate) pce_id: String,
     pub(crate) next_update: String,
-    /// Older of the issue dates of TCB info and QE identity.
-    pub(crate) issued_unix_s: u64,
+    pub(crate) dates: CollateralDates,
+    pub(super) dated: Vec<Dated>,
+}
+
+impl Set {
+    /// Every part that does not hold at that time.
+    pub(super) fn check_dates(&self, now_unix_s: u64, failed: &mut Vec<FailedRule>) {
+        failed.extend(self.dated.iter().filter_map(|dated| dated.check(now_unix_s)));
+    }
 }
 
 /// The collateral that a verifier works with. Signatures in it are looked at with each quote.
@@ -71,12 +104,15 @@ struct TcbInfoHead {
     pce_id: String,
     next_update: String,
     issue_date: String,
+    tcb_evaluation_data_number: u32,
 }
 
 #[derive(serde::Deserialize)]
 #[serde(rename_all = "camelCase")]
 struct QeIdentityHead {
+    next_update: String,
     issue_date: String,
+    tcb_evaluation_data_number: u32,
 }
 
 impl Collateral {
@@ -105,7 +141,7 @@ impl Collateral {
     /// # Errors
     /// [`CollateralError`] if it can't be read or is none.
     pub fn from_file(path: &Path) -> Result<Self, CollateralError> {
-        let path = if path.is_dir() {
+        let path = if path.is_dir() && path.join("root.der").exists() {
             &path.join("collateral.json")
         } else {
             path
@@ -124,9 +160,14 @@ impl Collateral {
             .map(|set| (set.fmspc.as_str(), set.next_update.as_str()))
     }
 
+    /// Dates and numbers of each set.
+    pub fn dates(&self) -> impl Iterator<Item = &CollateralDates> {
+        self.sets.iter().map(|set| &set.dates)
+    }
+
     /// Oldest issue date of TCB info and QE identity in it, seconds since 1970.
     pub fn issued_unix_s(&self) -> u64 {
-        self.sets.iter().map(|set| set.issued_unix_s).min().unwrap_or(0)
+        self.sets.iter().map(|set| set.dates.issued_unix_s).min().unwrap_or(0)
     }
 
     /// The set for a family; with one set, that one: the verification then says which family was missing.
@@ -151,21 +192,69 @@ fn read_set(mut collateral: QuoteCollateralV3) -> Result<Set, CollateralError> {
         serde_json::from_str(&collateral.tcb_info).map_err(|error| malformed(format!("in tcb_info: {error}")))?;
     let qe: QeIdentityHead =
         serde_json::from_str(&collateral.qe_identity).map_err(|error| malformed(format!("in qe_identity: {error}")))?;
-    let date = |text: &str| time::parse(text).ok_or_else(|| malformed(format!("issue date {text:?}")));
-    let issued_unix_s = date(&tcb.issue_date)?.min(date(&qe.issue_date)?);
-    let TcbInfoHead {
-        fmspc,
-        pce_id,
-        next_update,
-        ..
-    } = tcb;
+    let date = |text: &str| time::parse(text).ok_or_else(|| malformed(format!("the date {text:?}")));
+    let json = |kind, what, from: &str, until: &str| {
+        Ok::<_, CollateralError>(Dated {
+            kind,
+            what,
+            from_unix_s: date(from)?,
+            until_unix_s: date(until)?,
+        })
+    };
+    let mut dated = vec![
+        json(Kind::TcbInfo, "the TCB info", &tcb.issue_date, &tcb.next_update)?,
+        json(Kind::QeIdentity, "the QE identity", &qe.issue_date, &qe.next_update)?,
+    ];
+    let issued_unix_s = dated.iter().map(|dated| dated.from_unix_s).min().unwrap_or(0);
+    // What can't be read here has no dates here; the verification refuses it.
+    let root_crl = dates::of_crl(&collateral.root_ca_crl, "the root's revocation list");
+    let pck_crl = dates::of_crl(&collateral.pck_crl, "the platforms' revocation list");
+    let pck_crl_issued_unix_s = pck_crl.as_ref().map_or(0, |crl| crl.from_unix_s);
+    dated.extend(root_crl.into_iter().chain(pck_crl));
+    let next_update_unix_s = dated.iter().map(|dated| dated.until_unix_s).min().unwrap_or(0);
+    let chains = [
+        (
+            &collateral.tcb_info_issuer_chain,
+            "a certificate of the TCB info's signer",
+        ),
+        (
+            &collateral.qe_identity_issuer_chain,
+            "a certificate of the QE identity's signer",
+        ),
+    ];
+    // Intel signs both with one certificate.
+    let different = if chains[0].0 == chains[1].0 { 1 } else { 2 };
+    for (pem, what) in chains.into_iter().take(different) {
+        let blocks = x509_parser::pem::Pem::iter_from_buffer(pem.as_bytes()).take(MAX_ISSUERS);
+        dated.extend(
+            blocks
+                .flatten()
+                .filter_map(|block| dates::of_certificate(&block.contents, what)),
+        );
+    }
+    let fmspc = tcb.fmspc.to_lowercase();
     Ok(Set {
+        dates: CollateralDates {
+            fmspc: fmspc.clone(),
+            issued_unix_s,
+            next_update_unix_s,
+            pck_crl_issued_unix_s,
+            eval_data_number: tcb.tcb_evaluation_data_number.min(qe.tcb_evaluation_data_number),
+            pck_crl_number: crl_number(&collateral.pck_crl),
+            root_crl_number: crl_number(&collateral.root_ca_crl),
+        },
         collateral,
-        fmspc: fmspc.to_lowercase(),
-        pce_id: pce_id.to_lowercase(),
-        next_update,
-        issued_unix_s,
+        fmspc,
+        pce_id: tcb.pce_id.to_lowercase(),
+        next_update: tcb.next_update,
+        dated,
     })
+}
+
+fn crl_number(der: &[u8]) -> String {
+    let crl = CertificateRevocationList::from_der(der).ok();
+    let number = crl.and_then(|(_, crl)| crl.crl_number().map(|number| number.to_bytes_be()));
+    number.map(|number| hex(&number)).unwrap_or_default()
 }
 
 #[cfg(test)]

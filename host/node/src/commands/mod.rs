@@ -12,4 +12,6 @@ pub mod policy;
 mod policy_draft;
 mod policy_graphs;
 pub mod quote;
+mod quote_shown;
+mod quote_verify;
 pub mod vault;

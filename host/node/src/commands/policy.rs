@@ -142,7 +142,7 @@ fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     Ok(Exit::Done)
 }
 
-fn read_policy(path: &Path) -> Result<Policy, miette::Report> {
+pub(super) fn read_policy(path: &Path) -> Result<Policy, miette::Report> {
     Policy::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 

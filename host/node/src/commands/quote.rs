@@ -9,10 +9,10 @@ use cloister_attestation::quote::MAX_QUOTE_BYTES;
 use cloister_attestation::simulated::{
     self, AuthorityError, SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
 };
-use cloister_attestation::{
-    Collateral, Quote, QuoteProvider as _, Refusal, TdReport, TrustRoot, VerifiedQuote, Verifier,
-};
+use cloister_attestation::{Quote, QuoteProvider as _, TrustRoot};
 
+use super::quote_shown::{td_json, td_lines};
+use super::quote_verify;
 use crate::ui::{self, Exit, Ui};
 
 /// Work with TDX quotes: make a simulated authority, show, verify and make quotes.
@@ -36,11 +36,15 @@ enum Command {
   cloister quote show td.quote
   cloister quote show td.quote -o json")]
     Show(ShowArgs),
-    /// Verify a quote: exit code 0, or 3 with what was seen and what was wanted.
+    /// Verify a quote: exit code 0 if it is accepted, 3 with every rule that failed if not, 2 if an input can't be read.
+    ///
+    /// Without --policy, cryptography, dates and debug decide: a quote of an out-of-date platform is accepted, and its
+    /// status is shown.
     #[command(after_help = "Examples:
   cloister quote verify td.quote --collateral collateral.json --at 1795132800
+  cloister quote verify - --collateral collateral.json --policy digits.toml -o json < td.quote
   cloister quote verify td.quote --collateral sim --root sim --report-data 5a5a...")]
-    Verify(VerifyArgs),
+    Verify(quote_verify::VerifyArgs),
     /// Make a simulated quote.
     #[command(after_help = "Examples:
   cloister quote make --simulated sim --report-data $(openssl rand -hex 64) -o td.quote")]
@@ -57,31 +61,8 @@ struct AuthorityArgs {
 
 #[derive(clap::Args, Debug)]
 struct ShowArgs {
-    /// The quote.
+    /// The quote; `-` reads it from stdin.
     file: PathBuf,
-    #[command(flatten)]
-    output: ui::OutputArgs,
-}
-
-#[derive(clap::Args, Debug)]
-struct VerifyArgs {
-    /// The quote.
-    quote: PathBuf,
-    /// Collateral of the quote's platform (JSON), or the folder of a simulated authority.
-    #[arg(long, value_name = "FILE")]
-    collateral: PathBuf,
-    /// The time to verify at, in seconds since 1970; now, if not given.
-    #[arg(long, value_name = "UNIX")]
-    at: Option<u64>,
-    /// Whose root to trust: `intel`, or a simulated authority's folder or root.der.
-    #[arg(long, default_value = "intel", value_name = "intel|FILE")]
-    root: String,
-    /// The 64 bytes of report data that the quote has to be over, in hexadecimal; any, if not given.
-    #[arg(long, value_name = "HEX")]
-    report_data: Option<String>,
-    /// Let a debug TD in: its host can read it.
-    #[arg(long)]
-    allow_debug: bool,
     #[command(flatten)]
     output: ui::OutputArgs,
 }
@@ -110,7 +91,7 @@ pub fn run(args: QuoteArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     match args.command {
         Command::Authority(args) => authority(&args, out),
         Command::Show(args) => show(&args, out),
-        Command::Verify(args) => verify(&args, out),
+        Command::Verify(args) => quote_verify::run(&args, out),
         Command::Make(args) => make(&args, out),
     }
 }
@@ -147,101 +128,23 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let bytes = read(&args.file)?;
     let quote = Quote::parse(&bytes).map_err(ui::unreadable)?;
     if args.output.json() {
-        let mut shown = report_json(&quote.report);
+        let mut shown = td_json(&quote.report);
         shown["version"] = quote.version.into();
+        shown["body"] = quote.body.as_str().into();
+        shown["padding_bytes"] = quote.padding.into();
         shown["verified"] = false.into();
         out.json(&shown);
     } else {
         out.data(format!(
-            "TDX quote, version {}, {} bytes; not verified",
+            "TDX quote, version {}, {}, {} bytes and {} bytes of padding; not verified",
             quote.version,
-            quote.bytes.len()
+            quote.body.as_str(),
+            quote.bytes.len(),
+            quote.padding
         ));
-        show_report(&quote.report, out);
+        td_lines(&quote.report).into_iter().for_each(|line| out.data(line));
     }
     Ok(Exit::Done)
-}
-
-fn verify(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let bytes = read(&args.quote)?;
-    let root = if args.root == "intel" {
-        TrustRoot::intel()
-    } else {
-        TrustRoot::from_file(Path::new(&args.root))
-    };
-    let root = root.map_err(ui::unreadable)?;
-    if root.simulated() {
-        out.note("SIMULATED root: what verifies under it proves nothing about hardware.");
-    }
-    let collateral = Collateral::from_file(&args.collateral).map_err(ui::unreadable)?;
-    let report_data = args
-        .report_data
-        .as_deref()
-        .map(|text| hex_argument::<64>("--report-data", text))
-        .transpose()?;
-    let now = args.at.unwrap_or_else(ui::now_unix_s);
-    let verifier = Verifier::new(root, collateral).allow_debug(args.allow_debug);
-    let verdict = match &report_data {
-        Some(wanted) => verifier.verify(&bytes, wanted, now),
-        None => verifier.inspect(&bytes, now),
-    };
-    match verdict {
-        Ok(verified) => {
-            accepted(&verified, args, out);
-            Ok(Exit::Done)
-        }
-        Err(refusal) => {
-            refused(&refusal, &verifier, args, out);
-            Ok(Exit::Refused)
-        }
-    }
-}
-
-fn accepted(verified: &VerifiedQuote, args: &VerifyArgs, out: &mut Ui) {
-    let (tcb, platform) = (verified.tcb(), verified.platform());
-    if args.output.json() {
-        let mut shown = report_json(verified.td());
-        shown["verified"] = true.into();
-        shown["simulated"] = verified.simulated().into();
-        shown["root_key_id"] = hex(verified.root_key_id()).into();
-        shown["tcb_status"] = tcb.status.as_str().into();
-        shown["advisory_ids"] = tcb.advisory_ids.clone().into();
-        shown["tcb_eval_data_number"] = tcb.eval_data_number.into();
-        shown["collateral_issued_unix_s"] = tcb.collateral_issued_unix_s.into();
-        shown["collateral_expires_unix_s"] = tcb.collateral_expires_unix_s.into();
-        shown["fmspc"] = hex(&platform.fmspc).into();
-        shown["ppid"] = hex(&platform.ppid).into();
-        return out.json(&shown);
-    }
-    let kind = if verified.simulated() {
-        "SIMULATED quote, verified"
-    } else {
-        "quote verified"
-    };
-    out.data(format!("{kind}: TCB {}", tcb.status));
-    out.data(format!("  {:16} {}", "root key id", hex(verified.root_key_id())));
-    out.data(format!(
-        "  {:16} {}",
-        "platform",
-        format_args!("FMSPC {} PPID {}", hex(&platform.fmspc), hex(&platform.ppid))
-    ));
-    let advisories = if tcb.advisory_ids.is_empty() {
-        "none".to_owned()
-    } else {
-        tcb.advisory_ids.join(" ")
-    };
-    out.data(format!("  {:16} {advisories}", "advisories"));
-    show_report(verified.td(), out);
-}
-
-fn refused(refusal: &Refusal, verifier: &Verifier, args: &VerifyArgs, out: &mut Ui) {
-    if args.output.json() {
-        out.json(&serde_json::json!({
-            "verified": false, "simulated": verifier.root().simulated(),
-            "root_key_id": hex(verifier.root().key_id()), "failed": refusal.failed,
-        }));
-    }
-    out.note(refusal);
 }
 
 fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
@@ -265,26 +168,7 @@ fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     Ok(Exit::Done)
 }
 
-fn report_json(report: &TdReport) -> serde_json::Value {
-    let mut shown: serde_json::Map<String, serde_json::Value> = report
-        .named()
-        .into_iter()
-        .map(|(name, value)| (name.to_owned(), value.into()))
-        .collect();
-    shown.insert("debug".into(), report.debug().into());
-    shown.into()
-}
-
-fn show_report(report: &TdReport, out: &mut Ui) {
-    if report.debug() {
-        out.data("  DEBUG TD: its host can read it");
-    }
-    for (name, value) in report.named() {
-        out.data(format!("  {name:16} {value}"));
-    }
-}
-
-fn hex_argument<const N: usize>(option: &str, text: &str) -> Result<[u8; N], miette::Report> {
+pub(super) fn hex_argument<const N: usize>(option: &str, text: &str) -> Result<[u8; N], miette::Report> {
     let wrong = || {
         ui::failed(
             Exit::Usage,
@@ -295,13 +179,18 @@ fn hex_argument<const N: usize>(option: &str, text: &str) -> Result<[u8; N], mie
     from_hex(text).ok_or_else(wrong)
 }
 
-fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
+/// Reads a quote: at most a byte more than one can have; `-` is stdin.
+pub(super) fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
     let mut bytes = Vec::new();
     let limit = MAX_QUOTE_BYTES as u64 + 1;
-    let read = File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes));
+    let read = if path.as_os_str() == "-" {
+        std::io::stdin().lock().take(limit).read_to_end(&mut bytes)
+    } else {
+        File::open(path).and_then(|file| file.take(limit).read_to_end(&mut bytes))
+    };
     read.map(|_| bytes).map_err(|error| cannot("read", path, &error))
 }
 
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> miette::Report {
+pub(super) fn cannot(what: &str, path: &Path, error: &std::io::Error) -> miette::Report {
     ui::failed(Exit::Usage, format!("cannot {what} {}: {error}", path.display()), None)
 }

@@ -1,9 +1,14 @@
-//! The structure of a TDX quote, read in bounds and without trust: version 4 (TD report 1.0) and version 5 (1.0, 1.5).
+//! The structure of a TDX quote, read in bounds and without trust: version 4 (TD report 1.0) and version 5 (1.0, 1.5,
+//! 1.5 extended).
 //!
 //! Layouts: Intel, *TDX DCAP Quoting Library API*, appendix "Quote format": header (48 bytes), body, u32 length of the
 //! signature data, signature data. Nothing here verifies a signature; [`crate::Verifier`] does.
 
-use crate::encoding::hex;
+mod bits;
+mod report;
+
+pub use bits::{attribute_names, xfam_names};
+pub use report::{TdExtension, TdReport};
 
 /// Longest quote read, in bytes. Real ones take about 5,000; some hosts pad them to 8,000.
 pub const MAX_QUOTE_BYTES: usize = 16 * 1024;
@@ -11,6 +16,7 @@ pub const MAX_QUOTE_BYTES: usize = 16 * 1024;
 const HEADER: usize = 48;
 const BODY_10: usize = 584;
 const BODY_15: usize = 648;
+const BODY_15_EX: usize = 885;
 const TEE_TDX: u32 = 0x81;
 const KEY_ECDSA_P256: u16 = 2;
 const CERT_QE_REPORT: u16 = 6;
@@ -55,75 +61,33 @@ pub enum QuoteError {
     },
 }
 
-/// What the TDX module reported of a TD. Byte arrays stand as in the quote.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct TdReport {
-    /// Security versions of the TDX module and of what loads it, at the TD's launch.
-    pub tee_tcb_svn: [u8; 16],
-    /// Measurement of the TDX module (zero for Intel's, or its hash).
-    pub mrseam: [u8; 48],
-    /// Signer of the TDX module (zero for Intel).
-    pub mrsignerseam: [u8; 48],
-    /// Attributes of the TDX module.
-    pub seam_attributes: [u8; 8],
-    /// TD attributes; bit 0 is debug.
-    pub attributes: [u8; 8],
-    /// CPU features that the TD may use.
-    pub xfam: [u8; 8],
-    /// Measurement of the TD's first contents.
-    pub mrtd: [u8; 48],
-    /// What the owner configured: in a Confidential Containers pod, the hash of its initdata.
-    pub mrconfigid: [u8; 48],
-    /// Owner of the TD.
-    pub mrowner: [u8; 48],
-    /// What the owner set.
-    pub mrownerconfig: [u8; 48],
-    /// Run-time measurement registers 0 to 3.
-    pub rtmr: [[u8; 48]; 4],
-    /// What the TD asked to have quoted.
-    pub report_data: [u8; 64],
-    /// TDX 1.5: the security versions now.
-    pub tee_tcb_svn2: Option<[u8; 16]>,
-    /// TDX 1.5: service TDs bound to this one (zero for none).
-    pub mrservicetd: Option<[u8; 48]>,
+/// Which TD report a quote carries.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Body {
+    /// TD report 1.0, 584 bytes.
+    Td10,
+    /// TD report 1.5, 648 bytes.
+    Td15,
+    /// TD report 1.5 with its extension, 885 bytes.
+    Td15Ex,
 }
 
-impl TdReport {
-    /// Whether the TD runs in debug mode: its host can read it.
-    pub fn debug(&self) -> bool {
-        self.attributes[0] & 1 != 0
+impl Body {
+    /// The usual name: `TD10`, `TD15`, `TD15Ex`.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::Td10 => "TD10",
+            Self::Td15 => "TD15",
+            Self::Td15Ex => "TD15Ex",
+        }
     }
 
-    /// Whether two reports are of the same TD in the same state: all but the report data and the security versions
-    /// that a module update may raise while the TD lives.
-    pub fn same_td(&self, other: &Self) -> bool {
-        let blank = |report: &Self| Self {
-            report_data: [0; 64],
-            tee_tcb_svn2: None,
-            ..report.clone()
-        };
-        blank(self) == blank(other)
-    }
-
-    /// The report's measurements by their names, for people: MRTD, RTMR0 to 3 and the rest, in hexadecimal.
-    pub fn named(&self) -> Vec<(&'static str, String)> {
-        vec![
-            ("mrtd", hex(&self.mrtd)),
-            ("rtmr0", hex(&self.rtmr[0])),
-            ("rtmr1", hex(&self.rtmr[1])),
-            ("rtmr2", hex(&self.rtmr[2])),
-            ("rtmr3", hex(&self.rtmr[3])),
-            ("mrseam", hex(&self.mrseam)),
-            ("mrsignerseam", hex(&self.mrsignerseam)),
-            ("mrconfigid", hex(&self.mrconfigid)),
-            ("mrowner", hex(&self.mrowner)),
-            ("mrownerconfig", hex(&self.mrownerconfig)),
-            ("attributes", hex(&self.attributes)),
-            ("xfam", hex(&self.xfam)),
-            ("seam_attributes", hex(&self.seam_attributes)),
-            ("tee_tcb_svn", hex(&self.tee_tcb_svn)),
-            ("report_data", hex(&self.report_data)),
-        ]
+    fn size(self) -> usize {
+        match self {
+            Self::Td10 => BODY_10,
+            Self::Td15 => BODY_15,
+            Self::Td15Ex => BODY_15_EX,
+        }
     }
 }
 
@@ -132,12 +96,25 @@ impl TdReport {
 pub struct Quote<'a> {
     /// Quote format: 4 or 5.
     pub version: u16,
+    /// Which report it carries.
+    pub body: Body,
     /// What is reported of the TD.
     pub report: TdReport,
     /// The quote without padding behind it: what is verified.
     pub bytes: &'a [u8],
+    /// How many zero bytes follow it.
+    pub padding: usize,
     /// Certificate chain of the platform's key (PCK), PEM, leaf first.
     pub pck_chain: &'a [u8],
+}
+
+/// What can be told of bytes that may be no sound quote: for showing a refusal. Nothing may be decided by it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Glimpse {
+    /// Quote format.
+    pub version: Option<u16>,
+    /// What is reported of the TD, if the bytes go that far.
+    pub report: Option<TdReport>,
 }
 
 struct Reader<'a> {
@@ -199,20 +176,34 @@ impl<'a> Quote<'a> {
         }
         let mut reader = Reader { rest: input };
         let version = read_header(reader.take(HEADER, "header")?)?;
-        let report = read_body(&mut reader, version)?;
+        let (body, report) = read_body(&mut reader, version)?;
         let pck_chain = read_signature_data(reader.sized("signature data")?)?;
+        let padding = reader.rest.len();
         if reader.rest.iter().any(|&byte| byte != 0) {
-            return Err(QuoteError::Trailing {
-                seen: reader.rest.len(),
-            });
+            return Err(QuoteError::Trailing { seen: padding });
         }
-        let bytes = &input[..input.len() - reader.rest.len()];
         Ok(Self {
             version,
+            body,
             report,
-            bytes,
+            bytes: &input[..input.len() - padding],
+            padding,
             pck_chain,
         })
+    }
+
+    /// As much of version and report as the bytes give, whatever follows.
+    pub fn glimpse(input: &[u8]) -> Glimpse {
+        let mut reader = Reader { rest: input };
+        let header = reader.take(HEADER, "header");
+        let Ok(version) = header.and_then(read_header) else {
+            return Glimpse::default();
+        };
+        let report = read_body(&mut reader, version).ok().map(|(_, report)| report);
+        Glimpse {
+            version: Some(version),
+            report,
+        }
     }
 }
 
@@ -230,56 +221,80 @@ fn read_header(header: &[u8]) -> Result<u16, QuoteError> {
     Ok(version)
 }
 
-fn read_body(reader: &mut Reader<'_>, version: u16) -> Result<TdReport, QuoteError> {
+fn read_body(reader: &mut Reader<'_>, version: u16) -> Result<(Body, TdReport), QuoteError> {
     if version == 4 {
-        return read_report(
-            &mut Reader {
-                rest: reader.take(BODY_10, "TD report")?,
-            },
-            false,
-        );
+        let rest = reader.take(BODY_10, "TD report")?;
+        return Ok((Body::Td10, read_report(&mut Reader { rest }, Body::Td10)?));
     }
     let kind = reader.u16("body type")?;
-    expect("body type", kind, &[2, 3], "2 (TD report 1.0) or 3 (1.5)")?;
-    let body = reader.sized("TD report")?;
-    let long = kind == 3;
-    let wanted = if long { BODY_15 } else { BODY_10 };
-    if body.rest.len() != wanted {
-        let wanted = if long { "648" } else { "584" };
-        return Err(QuoteError::Field {
-            field: "body size",
-            seen: body.rest.len() as u64,
-            wanted,
-        });
-    }
-    read_report(&mut Reader { rest: body.rest }, long)
+    let body = match kind {
+        2 => Body::Td10,
+        3 => Body::Td15,
+        4 => Body::Td15Ex,
+        _ => {
+            return Err(QuoteError::Field {
+                field: "body type",
+                seen: kind.into(),
+                wanted: "2 (TD report 1.0), 3 (1.5) or 4 (1.5 extended)",
+            });
+        }
+    };
+    let mut bytes = reader.sized("TD report")?;
+    let wanted = match body {
+        Body::Td10 => "584",
+        Body::Td15 => "648",
+        Body::Td15Ex => "885",
+    };
+    expect("body size", bytes.rest.len() as u64, &[body.size() as u64], wanted)?;
+    Ok((body, read_report(&mut bytes, body)?))
 }
 
-fn read_report(body: &mut Reader<'_>, long: bool) -> Result<TdReport, QuoteError> {
+fn read_report(bytes: &mut Reader<'_>, body: Body) -> Result<TdReport, QuoteError> {
     let field = "TD report";
+    let long = body != Body::Td10;
     let report = TdReport {
-        tee_tcb_svn: body.array(field)?,
-        mrseam: body.array(field)?,
-        mrsignerseam: body.array(field)?,
-        seam_attributes: body.array(field)?,
-        attributes: body.array(field)?,
-        xfam: body.array(field)?,
-        mrtd: body.array(field)?,
-        mrconfigid: body.array(field)?,
-        mrowner: body.array(field)?,
-        mrownerconfig: body.array(field)?,
+        tee_tcb_svn: bytes.array(field)?,
+        mrseam: bytes.array(field)?,
+        mrsignerseam: bytes.array(field)?,
+        seam_attributes: bytes.array(field)?,
+        attributes: bytes.array(field)?,
+        xfam: bytes.array(field)?,
+        mrtd: bytes.array(field)?,
+        mrconfigid: bytes.array(field)?,
+        mrowner: bytes.array(field)?,
+        mrownerconfig: bytes.array(field)?,
         rtmr: [
-            body.array(field)?,
-            body.array(field)?,
-            body.array(field)?,
-            body.array(field)?,
+            bytes.array(field)?,
+            bytes.array(field)?,
+            bytes.array(field)?,
+            bytes.array(field)?,
         ],
-        report_data: body.array(field)?,
-        tee_tcb_svn2: if long { Some(body.array(field)?) } else { None },
-        mrservicetd: if long { Some(body.array(field)?) } else { None },
+        report_data: bytes.array(field)?,
+        tee_tcb_svn2: if long { Some(bytes.array(field)?) } else { None },
+        mrservicetd: if long { Some(bytes.array(field)?) } else { None },
+        extension: if body == Body::Td15Ex {
+            Some(Box::new(read_extension(bytes)?))
+        } else {
+            None
+        },
     };
-    body.end()?;
+    bytes.end()?;
     Ok(report)
+}
+
+fn read_extension(bytes: &mut Reader<'_>) -> Result<TdExtension, QuoteError> {
+    let field = "TD report's extension";
+    let [vmid] = bytes.array(field)?;
+    Ok(TdExtension {
+        vmid,
+        td_id: bytes.array(field)?,
+        dev_info: bytes.array(field)?,
+        init_servicetd_hash: bytes.array(field)?,
+        init_servicetd_attributes: bytes.array(field)?,
+        init_tcb: bytes.array(field)?,
+        cur_servicetd_hash: bytes.array(field)?,
+        cur_servicetd_attributes: bytes.array(field)?,
+    })
 }
 
 /// Gives the PCK chain. Every length has to come out even: bytes hidden between fields would be signed by nobody.
@@ -319,8 +334,10 @@ mod tests {
             let mut quote = vec![4, 0, 2, 0, 0x81, 0, 0, 0];
             quote.extend_from_slice(&bytes);
             let _ = Quote::parse(&quote);
+            let _ = Quote::glimpse(&quote);
             quote[0] = 5;
             let _ = Quote::parse(&quote);
+            let _ = Quote::glimpse(&quote);
         }
     }
 

@@ -1,0 +1,222 @@
+//! `cloister quote verify` as a reviewer runs it: real quotes, damaged ones, and things that are no quotes at all.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
+use std::fs;
+use std::io::Write as _;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+
+use cloister_tests::{Run, binary, cloister};
+use serde_json::Value;
+
+/// The folder of real quotes and its manifest; without it the test says aloud that it skips.
+fn vectors() -> Option<(PathBuf, Vec<Value>)> {
+    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
+    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
+        let note = b"SKIPPED: no real quotes here; set CLOISTER_TEST_VECTORS to a folder with their manifest.json\n";
+        std::io::stderr().write_all(note).unwrap();
+        return None;
+    };
+    let manifest: Value = serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
+    let vectors = manifest["vectors"].as_array().unwrap().clone();
+    Some((folder, vectors))
+}
+
+fn verify(quote: &Path, collateral: &Path, at: u64, more: &[&str]) -> Run {
+    let at = at.to_string();
+    let mut arguments = vec!["quote", "verify", quote.to_str().unwrap()];
+    arguments.extend(["--collateral", collateral.to_str().unwrap(), "--at", &at, "-o", "json"]);
+    arguments.extend(more);
+    cloister(arguments).unwrap()
+}
+
+fn verify_vector(folder: &Path, vector: &Value, more: &[&str]) -> Run {
+    let quote = folder.join(vector["quote"].as_str().unwrap());
+    let collateral = folder.join(vector["collateral"].as_str().unwrap());
+    let mut more = more.to_vec();
+    if vector["allow_debug"].as_bool().unwrap() {
+        more.push("--allow-debug");
+    }
+    verify(&quote, &collateral, vector["now"].as_u64().unwrap(), &more)
+}
+
+fn text(value: &Value) -> &str {
+    value.as_str().unwrap_or_else(|| panic!("no text: {value}"))
+}
+
+#[test]
+fn the_binary_gives_every_real_quote_its_verdict() {
+    let Some((folder, vectors)) = vectors() else { return };
+    for vector in &vectors {
+        let id = text(&vector["id"]);
+        let run = verify_vector(&folder, vector, &[]);
+        let json = run
+            .json()
+            .unwrap_or_else(|error| panic!("{id}: {error}: {}", run.stdout));
+        let wanted = text(&vector["verdict"]);
+        if let Some(reason) = wanted.strip_prefix("ERR ") {
+            assert_eq!((run.code, text(&json["verdict"])), (3, "refused"), "{id}");
+            let reasons = json["reasons"].as_array().unwrap();
+            let told = reasons.iter().any(|rule| text(&rule["seen"]).contains(reason));
+            assert!(
+                told && reasons.iter().all(|rule| !text(&rule["wanted"]).is_empty()),
+                "{id}: {reasons:?}"
+            );
+        } else {
+            assert_eq!(
+                (run.code, text(&json["verdict"])),
+                (0, "accepted"),
+                "{id}: {}",
+                run.stderr
+            );
+            assert_eq!(text(&json["tcb_status"]), wanted, "{id}");
+            assert!(json["reasons"].as_array().unwrap().is_empty());
+            assert!(text(&json["tcb_date"]).ends_with('Z'));
+            assert!(json["collateral"]["evaluation_number"].as_u64().unwrap() >= 15);
+            assert!(text(&json["collateral"]["issued"]) < text(&json["collateral"]["next_update"]));
+        }
+        assert_eq!(json["quote_version"], vector["quote_version"], "{id}");
+        assert_eq!(text(&json["body"]), text(&vector["body"]), "{id}");
+        let td = &json["td"];
+        for register in [
+            "mrtd",
+            "rtmr0",
+            "rtmr1",
+            "rtmr2",
+            "rtmr3",
+            "mrseam",
+            "mrconfigid",
+            "mrowner",
+        ] {
+            assert_eq!(text(&td[register]).len(), 96, "{id}: {register}");
+        }
+        assert_eq!(text(&td["report_data"]).len(), 128, "{id}");
+        let names: Vec<_> = td["attributes"]["names"].as_array().unwrap().iter().map(text).collect();
+        assert_eq!(names.contains(&"DEBUG"), vector["td_debug"].as_bool().unwrap(), "{id}");
+        assert!(td["xfam"]["names"].as_array().unwrap().contains(&"SSE".into()), "{id}");
+        assert_eq!(text(&json["platform"]["fmspc"]).len(), 12, "{id}");
+        assert_eq!(text(&json["platform"]["ppid"]).len(), 32, "{id}");
+        assert_eq!(text(&json["platform"]["root_key_id"]).len(), 96, "{id}");
+    }
+    assert!(!vectors.is_empty());
+}
+
+#[test]
+fn an_out_of_date_platform_is_accepted_and_its_status_shown() {
+    let Some((folder, vectors)) = vectors() else { return };
+    let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
+    let run = verify_vector(&folder, old, &[]);
+    let json = run.json().unwrap();
+    assert_eq!((run.code, text(&json["tcb_status"])), (0, "OutOfDate"));
+    assert_eq!(json["advisory_ids"].as_array().unwrap().len(), 7);
+    assert!(json["padding_bytes"].as_u64().unwrap() > 0);
+}
+
+#[test]
+fn another_root_refuses_real_quotes_and_report_data_is_compared() {
+    let Some((folder, vectors)) = vectors() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let authority = dir.path().join("sim");
+    let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    let run = verify_vector(&folder, &vectors[0], &["--root", authority.to_str().unwrap()]);
+    assert_eq!(run.code, 3);
+    assert!(run.stdout.contains("attestation.root_key_id"), "{}", run.stdout);
+    assert!(run.stderr.contains("SIMULATED"), "{}", run.stderr);
+    let run = verify_vector(&folder, &vectors[0], &["--report-data", &"00".repeat(64)]);
+    assert_eq!(run.code, 3);
+    assert!(run.stdout.contains("quote.report_data"), "{}", run.stdout);
+}
+
+#[test]
+fn whatever_is_given_as_a_quote_or_as_collateral_is_answered() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = |name: &str| dir.path().join(name);
+    let authority = path("sim");
+    cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
+    let quote = path("good.quote");
+    let data = "5a".repeat(64);
+    let arguments = [
+        "quote",
+        "make",
+        "--simulated",
+        authority.to_str().unwrap(),
+        "--report-data",
+        &data,
+        "-o",
+    ];
+    let made = cloister(arguments.into_iter().chain([quote.to_str().unwrap()])).unwrap();
+    assert_eq!(made.code, 0, "{}", made.stderr);
+    fs::write(path("empty"), b"").unwrap();
+    fs::write(path("huge"), vec![0x41; 20 << 20]).unwrap();
+    fs::write(path("text"), "{\"tcb_info\": [[[[").unwrap();
+    fs::write(path("deep"), "[".repeat(1 << 20)).unwrap();
+    fs::write(path("nulls"), vec![0; 9000]).unwrap();
+    let root = ["--root", authority.to_str().unwrap()];
+    let hostile = ["empty", "huge", "text", "deep", "nulls", "sim", "missing"].map(path);
+    let devices = ["/dev/zero", "/dev/null", "/dev/urandom", "/proc/self/mem"].map(PathBuf::from);
+    for input in hostile.iter().chain(&devices) {
+        let now = std::time::SystemTime::now()
+            .duration_since(std::time::UNIX_EPOCH)
+            .unwrap()
+            .as_secs();
+        let as_quote = verify(input, &authority, now, &root);
+        assert!(matches!(as_quote.code, 2 | 3), "{}: {as_quote:?}", input.display());
+        if as_quote.code == 3 {
+            assert_eq!(text(&as_quote.json().unwrap()["verdict"]), "refused");
+        }
+        if *input == authority {
+            continue; // That is good collateral.
+        }
+        let as_collateral = verify(&quote, input, now, &root);
+        assert_eq!(as_collateral.code, 2, "{}: {as_collateral:?}", input.display());
+        assert!(!as_collateral.stderr.contains("panicked"), "{}", as_collateral.stderr);
+        let as_root = verify(&quote, &authority, now, &["--root", input.to_str().unwrap()]);
+        assert_eq!(as_root.code, 2, "{}: {as_root:?}", input.display());
+        let shown = cloister(["quote", "show", input.to_str().unwrap()]).unwrap();
+        assert_eq!(shown.code, 2, "{}: {shown:?}", input.display());
+    }
+}
+
+#[test]
+fn a_quote_comes_by_stdin_too() {
+    let Some((folder, vectors)) = vectors() else { return };
+    let collateral = folder.join(text(&vectors[0]["collateral"]));
+    let at = vectors[0]["now"].to_string();
+    let feed = |bytes: &[u8]| {
+        let mut child = Command::new(binary())
+            .args([
+                "quote",
+                "verify",
+                "-",
+                "--collateral",
+                collateral.to_str().unwrap(),
+                "--at",
+                &at,
+            ])
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .unwrap();
+        // The child stops reading where no quote can be that long.
+        let _ = child.stdin.take().unwrap().write_all(bytes);
+        child.wait_with_output().unwrap()
+    };
+    let quote = fs::read(folder.join(text(&vectors[0]["quote"]))).unwrap();
+    let good = feed(&quote);
+    assert_eq!(good.status.code(), Some(0));
+    let shown = String::from_utf8(good.stdout).unwrap();
+    assert!(
+        shown.contains("accepted: TCB UpToDate") && shown.contains("SEPT_VE_DISABLE"),
+        "{shown}"
+    );
+    assert_eq!(feed(&[7; 1 << 20]).status.code(), Some(3));
+    assert_eq!(feed(&[]).status.code(), Some(3));
+}
