@@ -148,15 +148,15 @@ pub enum PeerEvidence {
     Visitor(VerifiedVisitor),
 }
 
-/// Puts evidence together out of a quote that verified and claims whose digest its report data held: the node key's
-/// signature, the epoch, the credential, and then the policy.
-pub(crate) fn assemble(
-    claims: Claims,
-    quote: VerifiedQuote,
+/// Whom claims name, and who stands up for that: the node key's signature, the epoch, and the credential. None of it needs
+/// a quote, and all of it together costs less than a quote's first certificate: whoever belongs to no participant gets no
+/// further.
+pub(crate) fn check_identity(
+    claims: &Claims,
     credential: &[u8],
     appraiser: &dyn Appraise,
     now_unix_s: u64,
-) -> Result<VerifiedEvidence, Refusal> {
+) -> Result<Credential, Refusal> {
     let mut failed = Vec::new();
     if !claims.signed_by_node() {
         let wanted = format!("a signature by the node key {}", claims.node.node_key);
@@ -174,9 +174,18 @@ pub(crate) fn assemble(
         ));
     }
     let credential = check_credential(&claims.node, credential, appraiser, now_unix_s, &mut failed);
-    let Some(credential) = credential.filter(|_| failed.is_empty()) else {
-        return Err(Refusal { failed });
-    };
+    credential.filter(|_| failed.is_empty()).ok_or(Refusal { failed })
+}
+
+/// Puts evidence together out of claims whose identity was checked and a quote that verified and commits to them, and asks
+/// the policy.
+pub(crate) fn assemble(
+    claims: Claims,
+    quote: VerifiedQuote,
+    credential: Credential,
+    appraiser: &dyn Appraise,
+    now_unix_s: u64,
+) -> Result<VerifiedEvidence, Refusal> {
     let evidence = VerifiedEvidence {
         claims,
         quote,
@@ -253,6 +262,7 @@ pub fn verify_detached(
     now_unix_s: u64,
 ) -> Result<VerifiedEvidence, Refusal> {
     let claims = Claims::parse(claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
+    let credential = check_identity(&claims, credential, appraiser, now_unix_s)?;
     let quote = verifier.verify(quote, report_data, now_unix_s)?;
     assemble(claims, quote, credential, appraiser, now_unix_s)
 }

@@ -109,7 +109,8 @@ impl fmt::Display for Refusal {
     }
 }
 
-fn tame(text: &str) -> String {
+/// Text of a peer's, cut and freed of control characters.
+pub(crate) fn tame(text: &str) -> String {
     let mut out = String::new();
     for character in text.chars() {
         let character = if character.is_control() { ' ' } else { character };

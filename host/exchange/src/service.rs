@@ -87,7 +87,7 @@ impl FederationService {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("this call came over no attested session"))?;
         let now = (self.clock)();
-        if peer.permit().is_some_and(|permit| permit.expired(now)) {
+        if peer.expired(now) {
             return Err(Status::permission_denied(
                 "the permit of this session has expired; attest anew",
             ));

@@ -14,6 +14,9 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio_rustls::TlsStream;
 use tonic::transport::server::Connected;
 
+use crate::lease::Lease;
+use crate::local::Clock;
+
 /// What the policy made of the peer.
 #[derive(Clone, Debug)]
 pub(crate) enum Admission {
@@ -32,17 +35,34 @@ struct PeerInner {
     evidence: PeerEvidence,
     admission: Admission,
     address: SocketAddr,
+    lease: Arc<Lease>,
 }
 
 impl Peer {
-    pub(crate) fn new(evidence: PeerEvidence, admission: Admission, address: SocketAddr) -> Self {
+    /// A peer that is believed until then, in seconds since 1970.
+    pub(crate) fn new(evidence: PeerEvidence, admission: Admission, address: SocketAddr, until_unix_s: u64) -> Self {
         Self {
             inner: Arc::new(PeerInner {
                 evidence,
                 admission,
                 address,
+                lease: Lease::new(until_unix_s),
             }),
         }
+    }
+
+    pub(crate) fn lease(&self) -> &Arc<Lease> {
+        &self.inner.lease
+    }
+
+    /// Until when it is believed, in seconds since 1970: its permit's end, or that of its last renewal.
+    pub fn expires_unix_s(&self) -> u64 {
+        self.inner.lease.until_unix_s()
+    }
+
+    /// Whether that time has come: nothing goes to it any more.
+    pub fn expired(&self, now_unix_s: u64) -> bool {
+        now_unix_s >= self.expires_unix_s()
     }
 
     /// What the peer showed, verified.
@@ -50,7 +70,7 @@ impl Peer {
         &self.inner.evidence
     }
 
-    /// The permit, if the peer is a node.
+    /// The permit, if the peer is a node. Its own expiry is that of the first attestation: go by [`Peer::expired`].
     pub fn permit(&self) -> Option<&Permit> {
         match &self.inner.admission {
             Admission::Node(permit) => Some(permit),
@@ -76,15 +96,17 @@ impl Peer {
 pub struct AttestedConnection {
     stream: TlsStream<TcpStream>,
     peer: Peer,
+    clock: Clock,
     /// The listener's place, given back when the connection ends.
     place: Option<OwnedSemaphorePermit>,
 }
 
 impl AttestedConnection {
-    pub(crate) fn new(stream: TlsStream<TcpStream>, peer: Peer) -> Self {
+    pub(crate) fn new(stream: TlsStream<TcpStream>, peer: Peer, clock: Clock) -> Self {
         Self {
             stream,
             peer,
+            clock,
             place: None,
         }
     }
@@ -99,6 +121,17 @@ impl AttestedConnection {
     pub fn peer(&self) -> &Peer {
         &self.peer
     }
+
+    /// Nothing is taken from, and nothing goes to, a peer that is not believed any more.
+    fn believed(&self) -> io::Result<()> {
+        if self.peer.expired((self.clock)()) {
+            return Err(io::Error::new(
+                io::ErrorKind::PermissionDenied,
+                "the peer's attestation has run out and was not renewed",
+            ));
+        }
+        Ok(())
+    }
 }
 
 impl std::fmt::Debug for AttestedConnection {
@@ -111,12 +144,14 @@ impl std::fmt::Debug for AttestedConnection {
 
 impl AsyncRead for AttestedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        self.believed()?;
         Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
     }
 }
 
 impl AsyncWrite for AttestedConnection {
     fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &[u8]) -> Poll<io::Result<usize>> {
+        self.believed()?;
         Pin::new(&mut self.get_mut().stream).poll_write(cx, buf)
     }
 
@@ -133,6 +168,7 @@ impl AsyncWrite for AttestedConnection {
         cx: &mut Context<'_>,
         bufs: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
+        self.believed()?;
         Pin::new(&mut self.get_mut().stream).poll_write_vectored(cx, bufs)
     }
 

@@ -3,10 +3,11 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloister_attestation::claims::NodeClaims;
 use cloister_attestation::identity::Role;
 use cloister_attestation::session::{EXPORTER_LABEL, Side};
 use cloister_attestation::{Appraise, PeerEvidence};
-use cloister_policy::{Appraiser, Expected};
+use cloister_policy::{Appraiser, Expected, Permit};
 use rustls::pki_types::ServerName;
 use tokio::net::TcpStream;
 use tokio_rustls::{TlsConnector, TlsStream};
@@ -14,8 +15,9 @@ use tokio_rustls::{TlsConnector, TlsStream};
 use crate::HANDSHAKE_S;
 use crate::connection::{Admission, AttestedConnection, Peer};
 use crate::error::SessionError;
-use crate::handshake::{Channel, attest};
-use crate::local::Local;
+use crate::handshake::{Admit, Channel, attest};
+use crate::lease;
+use crate::local::{Local, SelfSide};
 use crate::proxy::Proxy;
 use crate::tls;
 
@@ -33,8 +35,18 @@ pub struct DialOptions {
     pub role: Option<Role>,
 }
 
-/// Dials, attests both ways, and gives the connection if both policies permit it.
+/// Dials, attests both ways, and gives the connection if both policies permit it. A node's connection is attested anew as
+/// long as it lives, before its permit ends; a visitor's ends with its permit.
 pub async fn connect(local: &Local, options: &DialOptions) -> Result<AttestedConnection, SessionError> {
+    let connection = connect_once(local, options).await?;
+    if matches!(local.own, SelfSide::Node(_)) {
+        lease::keep(local, options, connection.peer());
+    }
+    Ok(connection)
+}
+
+/// One session, for as long as its permit.
+pub(crate) async fn connect_once(local: &Local, options: &DialOptions) -> Result<AttestedConnection, SessionError> {
     let address = &options.address;
     let attempt = async {
         let stream = match &options.proxy {
@@ -82,8 +94,9 @@ async fn dial_over(
     let stream = TlsConnector::from(Arc::new(config))
         .connect(name, stream)
         .await
-        .map_err(|error| no_tls(error.to_string()))?;
-    finish(local, stream.into(), Side::Client, appraiser, address).await
+        .map_err(|error| tls::failed(address, &error))?;
+    let admit = |_: &PeerEvidence| Ok(());
+    finish(local, stream.into(), Side::Client, appraiser, (address, &admit)).await
 }
 
 /// What both ends do once TLS is up.
@@ -92,7 +105,7 @@ pub(crate) async fn finish(
     mut stream: TlsStream<TcpStream>,
     side: Side,
     appraiser: Arc<dyn Appraise>,
-    address: &str,
+    (address, admit): (&str, Admit<'_>),
 ) -> Result<AttestedConnection, SessionError> {
     let no_tls = |cause: &str| SessionError::Tls {
         address: address.to_owned(),
@@ -124,6 +137,7 @@ pub(crate) async fn finish(
         exporter,
         peer_certificate: &certificate,
         address,
+        admit,
     };
     let evidence = attest(&mut stream, local, appraiser, channel).await?;
     let now = (local.clock)();
@@ -134,18 +148,28 @@ pub(crate) async fn finish(
     let admission = admission.map_err(|refusal| SessionError::RefusedPeer {
         address: address.to_owned(),
         who: who(&evidence),
+        claimed: claimed(&evidence),
         refusal,
     })?;
     tracing::debug!(peer = who(&evidence).trim(), address, "attested");
-    Ok(AttestedConnection::new(
-        stream,
-        Peer::new(evidence, admission, peer_address),
-    ))
+    let until_unix_s = match &admission {
+        Admission::Node(permit) => Permit::expiry_unix_s(permit),
+        Admission::Visitor(_) => now.saturating_add(local.policy.attestation.permit_max_s),
+    };
+    let peer = Peer::new(evidence, admission, peer_address, until_unix_s);
+    Ok(AttestedConnection::new(stream, peer, Arc::clone(&local.clock)))
 }
 
 fn who(evidence: &PeerEvidence) -> String {
     match evidence {
         PeerEvidence::Td(td) => format!(" ({} {} of {})", td.role(), td.node(), td.participant()),
         PeerEvidence::Visitor(visitor) => format!(" (visitor of {})", visitor.participant().unwrap_or("nobody")),
+    }
+}
+
+fn claimed(evidence: &PeerEvidence) -> Option<Box<NodeClaims>> {
+    match evidence {
+        PeerEvidence::Td(td) => Some(Box::new(td.claims().clone())),
+        PeerEvidence::Visitor(_) => None,
     }
 }

@@ -1,6 +1,8 @@
 //! Why there is no connection.
 
-use cloister_attestation::Refusal;
+use cloister_attestation::claims::NodeClaims;
+use cloister_attestation::ratls::CertificateNames;
+use cloister_attestation::{FailedRule, Refusal};
 
 use crate::quotes::QuoteError;
 
@@ -53,6 +55,28 @@ pub enum SessionError {
         /// What the TLS library says.
         cause: String,
     },
+    /// Somebody ends TLS in between.
+    #[error(
+        "a TLS proxy stands between this node and {address}: what answers there shows a certificate of {}, issued by {}, without \
+         evidence of a TD; have it pass this connection's TLS through unopened, or go out by `proxy` (CONNECT)",
+        names.subject, names.issuer
+    )]
+    Intercepted {
+        /// Who was dialled.
+        address: String,
+        /// Whose certificate it is.
+        names: CertificateNames,
+        /// The same as a rule that failed.
+        refusal: Refusal,
+    },
+    /// The peer has no time for this side now. Trying again later helps.
+    #[error("{address} takes no session now: {reason}")]
+    PeerBusy {
+        /// Who.
+        address: String,
+        /// What it says.
+        reason: FailedRule,
+    },
     /// The stream broke or the frames on it are none.
     #[error("the session with {address} broke before it was attested: {cause}")]
     Broken {
@@ -84,6 +108,8 @@ pub enum SessionError {
         address: String,
         /// What it was verified to be, ` (role node of participant)`; empty if its evidence already failed.
         who: String,
+        /// What its certificate claims, verified or not.
+        claimed: Option<Box<NodeClaims>>,
         /// Rule by rule.
         refusal: Refusal,
     },
@@ -129,8 +155,30 @@ impl SessionError {
     /// Whether attestation refused, on either side (exit code 3), as opposed to a network that failed.
     pub fn refusal(&self) -> Option<&Refusal> {
         match self {
-            Self::RefusedPeer { refusal, .. } | Self::RefusedByPeer { refusal, .. } => Some(refusal),
+            Self::RefusedPeer { refusal, .. }
+            | Self::RefusedByPeer { refusal, .. }
+            | Self::Intercepted { refusal, .. } => Some(refusal),
             _ => None,
+        }
+    }
+
+    /// Whether trying again later may help: networks, and ends that are busy. Verdicts stay.
+    pub fn passing(&self) -> bool {
+        match self {
+            Self::Unreachable { .. }
+            | Self::Proxy(_)
+            | Self::Tls { .. }
+            | Self::Broken { .. }
+            | Self::Silent { .. }
+            | Self::TooSlow { .. }
+            | Self::PeerBusy { .. }
+            | Self::Http { .. } => true,
+            Self::Quote { source, .. } => matches!(source, QuoteError::Busy { .. }),
+            Self::Intercepted { .. }
+            | Self::RefusedPeer { .. }
+            | Self::RefusedByPeer { .. }
+            | Self::Own { .. }
+            | Self::Listen { .. } => false,
         }
     }
 }

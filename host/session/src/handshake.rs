@@ -1,17 +1,28 @@
 //! The attestation handshake over a TLS stream that has just come up.
 
 use std::sync::Arc;
+use std::time::Duration;
 
+use cloister_attestation::ratls::PeerCertificate;
 use cloister_attestation::session::{Action, Handshake, HandshakeError, HandshakeInput, Side};
-use cloister_attestation::{Appraise, PeerEvidence};
+use cloister_attestation::{Appraise, PeerEvidence, Refusal};
 use cloister_wire::FrameReader;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
+use crate::HELLO_S;
 use crate::error::SessionError;
 use crate::local::{Local, SelfSide};
+use crate::quotes::{Audience, QuoteError, SessionQuote};
 
 /// Most bytes read and thrown away after a refusal, so that the peer still gets the verdict.
 const LINGER_BYTES: usize = 256 * 1024;
+
+/// Rules by which a listener says that it has no time: the dialler may try again.
+const BUSY: &str = "session.busy";
+const RATE: &str = "session.rate";
+
+/// Asked before this end takes a quote for a peer that verified: [`Refusal`] if it has had too many.
+pub(crate) type Admit<'a> = &'a (dyn Fn(&PeerEvidence) -> Result<(), Duration> + Send + Sync);
 
 /// What TLS knows of the connection.
 pub(crate) struct Channel<'a> {
@@ -19,6 +30,7 @@ pub(crate) struct Channel<'a> {
     pub(crate) exporter: [u8; 32],
     pub(crate) peer_certificate: &'a [u8],
     pub(crate) address: &'a str,
+    pub(crate) admit: Admit<'a>,
 }
 
 /// Runs both layers to the end. On a refusal the peer is told every rule before the error comes back.
@@ -35,13 +47,11 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
         exporter: channel.exporter,
         peer_certificate: channel.peer_certificate,
         verifier: Arc::clone(&local.verifier),
+        verdicts: Arc::clone(&local.memory.verdicts),
         appraiser,
     };
     let failed = |error: HandshakeError| match error {
-        HandshakeError::PeerRefused(refusal) => SessionError::RefusedByPeer {
-            address: address.to_owned(),
-            refusal,
-        },
+        HandshakeError::PeerRefused(refusal) => refused_by_peer(address, refusal),
         other => SessionError::Broken {
             address: address.to_owned(),
             cause: other.to_string(),
@@ -53,15 +63,20 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
     };
     let (mut handshake, mut actions) = Handshake::new(input).map_err(failed)?;
     let mut frames = FrameReader::new();
+    // The first frame is the Hello, for which nobody needs time.
+    let mut hello_due = Some(Duration::from_secs(HELLO_S));
     loop {
         let mut more = Vec::new();
         for action in actions {
             match action {
                 Action::Send(frame) => stream.write_all(&frame).await.map_err(broken)?,
-                Action::NeedQuote(report_data) => {
+                Action::NeedQuote(binding) => {
                     stream.flush().await.map_err(broken)?;
-                    let quote = take_quote(local, *report_data, address).await?;
-                    more.extend(handshake.provide_quote(&quote, &[]).map_err(failed)?);
+                    let answer = match take_quote(local, *binding, &handshake, &channel).await? {
+                        Ok(quote) => handshake.provide_quote(&quote.quote, &[], &quote.path),
+                        Err(refusal) => handshake.refuse(refusal),
+                    };
+                    more.extend(answer.map_err(failed)?);
                 }
                 Action::Done(evidence) => {
                     stream.flush().await.map_err(broken)?;
@@ -69,10 +84,11 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
                 }
                 Action::Refused(refusal) => {
                     linger(stream).await;
-                    let who = String::new();
+                    let certificate = PeerCertificate::parse(channel.peer_certificate).ok();
                     return Err(SessionError::RefusedPeer {
                         address: address.to_owned(),
-                        who,
+                        who: String::new(),
+                        claimed: certificate.and_then(|certificate| certificate.claimed()).map(Box::new),
                         refusal,
                     });
                 }
@@ -83,23 +99,60 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
             continue;
         }
         stream.flush().await.map_err(broken)?;
-        let frame = read_frame(stream, &mut frames, address).await?;
+        let frame = match hello_due.take() {
+            None => read_frame(stream, &mut frames, address).await?,
+            Some(limit) => tokio::time::timeout(limit, read_frame(stream, &mut frames, address))
+                .await
+                .map_err(|_| SessionError::TooSlow {
+                    address: address.to_owned(),
+                    seconds: HELLO_S,
+                })??,
+        };
         actions = handshake.on_frame(&frame, (local.clock)()).map_err(failed)?;
     }
 }
 
-async fn take_quote(local: &Local, report_data: [u8; 64], address: &str) -> Result<Vec<u8>, SessionError> {
-    match &local.own {
-        SelfSide::Node(node) => node
-            .quotes
-            .quote(report_data)
-            .await
-            .map_err(|source| SessionError::Quote {
-                address: address.to_owned(),
-                source,
-            }),
-        SelfSide::Visitor(_) => Err(SessionError::Own {
+fn refused_by_peer(address: &str, refusal: Refusal) -> SessionError {
+    let address = address.to_owned();
+    match &refusal.failed[..] {
+        [reason] if reason.rule == BUSY || reason.rule == RATE => SessionError::PeerBusy {
+            address,
+            reason: reason.clone(),
+        },
+        _ => SessionError::RefusedByPeer { address, refusal },
+    }
+}
+
+/// A quote for this session; a refusal where the peer has had its share or too many others wait, which it is told.
+async fn take_quote(
+    local: &Local,
+    binding: [u8; 64],
+    handshake: &Handshake,
+    channel: &Channel<'_>,
+) -> Result<Result<SessionQuote, Refusal>, SessionError> {
+    let SelfSide::Node(node) = &local.own else {
+        return Err(SessionError::Own {
             cause: "a visitor has no TD and no quote".to_owned(),
+        });
+    };
+    let mut audience = Audience::Node;
+    if let Some(peer) = handshake.verified_peer() {
+        if matches!(peer, PeerEvidence::Visitor(_)) {
+            audience = Audience::Visitor;
+        }
+        if let Err(wait) = (channel.admit)(peer) {
+            let wanted = format!("fewer; try again in {} s", wait.as_secs() + 1);
+            return Ok(Err(Refusal::one(RATE, "more sessions than one peer may have", wanted)));
+        }
+    }
+    match node.quotes.session(binding, audience).await {
+        Ok(quote) => Ok(Ok(quote)),
+        Err(error @ QuoteError::Busy { .. }) if channel.side == Side::Server => {
+            Ok(Err(Refusal::one(BUSY, error, "a moment when fewer do")))
+        }
+        Err(source) => Err(SessionError::Quote {
+            address: channel.address.to_owned(),
+            source,
         }),
     }
 }

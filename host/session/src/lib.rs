@@ -7,7 +7,8 @@
 //!
 //! What the transport fixes: TLS 1.3 only, key exchange X25519MLKEM768 first and X25519 behind it, ALPN `cloister/1`,
 //! certificates from both ends, no resumption and no tickets (a resumed handshake would skip the verifier), ten seconds
-//! from the first byte to the last verdict, and bounds on how many handshakes and connections there are at a time.
+//! from the first byte to the last verdict, and bounds on how many handshakes and connections there are at a time, and how
+//! often one peer may have a session. A connection is attested anew before its permit ends, and ends with it.
 #![forbid(unsafe_code)]
 
 pub mod channel;
@@ -16,22 +17,28 @@ mod crowd;
 mod dial;
 mod error;
 mod handshake;
+mod lease;
 mod listen;
 mod local;
 mod proxy;
 mod quotes;
+mod rate;
 pub mod tls;
 
 pub use connection::{AttestedConnection, Peer};
 pub use dial::{DialOptions, connect};
 pub use error::{ProxyError, SessionError};
 pub use listen::{ListenLimits, Listener, OnRefused};
-pub use local::{Clock, Local, NodeSide, SelfSide};
+pub use local::{Clock, Local, NodeSide, SelfSide, SessionMemory};
 pub use proxy::Proxy;
-pub use quotes::{QuoteError, QuoteService};
+pub use quotes::{QuoteError, QuoteService, SessionQuote};
+pub use rate::Rate;
 
 /// How long a connection may take from the first byte to the last verdict, in seconds.
 pub const HANDSHAKE_S: u64 = 10;
+
+/// How long TLS and the dialler's Hello may take, in seconds: neither needs a quote.
+pub const HELLO_S: u64 = 4;
 
 /// How long one that dialled a listener may say nothing, in seconds. It speaks first in TLS, so an honest one does at once.
 pub const FIRST_BYTES_S: u64 = 2;

@@ -8,6 +8,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
+use cloister_attestation::PeerEvidence;
 use cloister_attestation::session::Side;
 use cloister_policy::{Appraiser, Expected};
 use rustls::ServerConfig;
@@ -20,8 +21,9 @@ use crate::crowd::{Crowd, CrowdPlace};
 use crate::dial::finish;
 use crate::error::SessionError;
 use crate::local::{Local, SelfSide};
+use crate::rate::{Identity, Rate, Rates};
 use crate::tls;
-use crate::{FIRST_BYTES_S, HANDSHAKE_S};
+use crate::{FIRST_BYTES_S, HANDSHAKE_S, HELLO_S};
 
 /// Called with every connection that was not let in.
 pub type OnRefused = Arc<dyn Fn(&SessionError) + Send + Sync>;
@@ -39,6 +41,8 @@ pub struct ListenLimits {
     pub nodes: usize,
     /// Attested connections of visitors that live; more are closed at once.
     pub visitors: usize,
+    /// How often one peer may have a session: each costs a quote.
+    pub sessions: Rate,
 }
 
 impl Default for ListenLimits {
@@ -49,6 +53,10 @@ impl Default for ListenLimits {
             handshakes: 64,
             nodes: 512,
             visitors: 64,
+            sessions: Rate {
+                burst: 60,
+                every: Duration::from_secs(1),
+            },
         }
     }
 }
@@ -97,6 +105,7 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(limits.handshakes.max(1))),
             nodes: Arc::new(Semaphore::new(limits.nodes.max(1))),
             visitors: Arc::new(Semaphore::new(limits.visitors.max(1))),
+            rates: Arc::new(Rates::new(limits.sessions)),
             on_refused,
         };
         let task = tokio::spawn(acceptor.run(listener));
@@ -163,6 +172,7 @@ struct Acceptor {
     handshakes: Arc<Semaphore>,
     nodes: Arc<Semaphore>,
     visitors: Arc<Semaphore>,
+    rates: Arc<Rates>,
     on_refused: OnRefused,
 }
 
@@ -210,7 +220,10 @@ impl Acceptor {
         };
         match Arc::clone(places).try_acquire_owned() {
             // A receiver that is gone means that the node stops.
-            Ok(place) => drop(self.sender.send(connection.holding(place)).await),
+            Ok(place) => {
+                self.local.memory.leases.admitted(connection.peer());
+                drop(self.sender.send(connection.holding(place)).await);
+            }
             Err(_) => tracing::warn!(%address, "closed: as many connections of {whose} live as are allowed"),
         }
     }
@@ -230,23 +243,25 @@ impl Acceptor {
             .map_err(no_tls)?;
         // Never closed: both live as long as the acceptor.
         let _turn = self.handshakes.acquire().await;
-        let stream = TlsAcceptor::from(Arc::clone(&self.config))
-            .accept(stream)
+        let accepting = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream);
+        let stream = tokio::time::timeout(Duration::from_secs(HELLO_S), accepting)
             .await
-            .map_err(no_tls)?;
+            .map_err(|_| SessionError::TooSlow {
+                address: address.to_string(),
+                seconds: HELLO_S,
+            })?
+            .map_err(|error| tls::failed(&address.to_string(), &error))?;
         let expected = Expected {
             visitors: true,
             ..Expected::default()
         };
         let appraiser = Arc::new(Appraiser::new(Arc::clone(&self.local.policy)).expecting(expected));
-        finish(
-            &self.local,
-            stream.into(),
-            Side::Server,
-            appraiser,
-            &address.to_string(),
-        )
-        .await
+        let admit = |peer: &PeerEvidence| {
+            self.rates
+                .take(&Identity::of(peer, address.ip()), std::time::Instant::now())
+        };
+        let shown = address.to_string();
+        finish(&self.local, stream.into(), Side::Server, appraiser, (&shown, &admit)).await
     }
 }
 

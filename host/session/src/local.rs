@@ -4,9 +4,10 @@ use std::sync::Arc;
 
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::session::SelfInfo;
-use cloister_attestation::{RaTlsIdentity, Verifier};
+use cloister_attestation::{RaTlsIdentity, VerdictCache, Verifier};
 use cloister_policy::Policy;
 
+use crate::lease::Leases;
 use crate::quotes::QuoteService;
 
 /// The wall clock in seconds since 1970, as the node gives it.
@@ -30,6 +31,15 @@ pub enum SelfSide {
     Visitor(Arc<VisitorIdentity>),
 }
 
+/// What this side remembers from one session to the next. Clones share it.
+#[derive(Clone, Debug, Default)]
+pub struct SessionMemory {
+    /// Which certificates' quotes verified.
+    pub(crate) verdicts: Arc<VerdictCache>,
+    /// Until when each peer is believed.
+    pub(crate) leases: Arc<Leases>,
+}
+
 /// Everything that this side brings into its sessions.
 #[derive(Clone)]
 pub struct Local {
@@ -41,6 +51,8 @@ pub struct Local {
     pub policy: Arc<Policy>,
     /// The wall clock.
     pub clock: Clock,
+    /// What it remembers.
+    pub memory: SessionMemory,
 }
 
 impl Local {

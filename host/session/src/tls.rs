@@ -6,7 +6,8 @@
 
 use std::sync::Arc;
 
-use cloister_attestation::ratls::PeerCertificate;
+use cloister_attestation::Refusal;
+use cloister_attestation::ratls::{CertificateNames, PeerCertificate};
 use rustls::client::Resumption;
 use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
 use rustls::crypto::{CryptoProvider, aws_lc_rs, verify_tls13_signature};
@@ -17,6 +18,8 @@ use rustls::{
     CertificateError, ClientConfig, DigitallySignedStruct, DistinguishedName, Error, OtherError, PeerIncompatible,
     ServerConfig, SignatureScheme,
 };
+
+use crate::error::SessionError;
 
 /// The one application protocol of a session.
 pub const ALPN: &[u8] = b"cloister/1";
@@ -88,7 +91,7 @@ struct CheapVerifier {
 impl CheapVerifier {
     fn check(certificate: &CertificateDer<'_>, behind: &[CertificateDer<'_>]) -> Result<PeerCertificate, Error> {
         if !behind.is_empty() {
-            return Err(Error::InvalidCertificate(CertificateError::UnknownIssuer));
+            return Err(Interception::by(certificate));
         }
         PeerCertificate::parse(certificate)
             .map_err(|error| Error::InvalidCertificate(CertificateError::Other(OtherError(Arc::new(error)))))
@@ -109,6 +112,48 @@ impl CheapVerifier {
     }
 }
 
+/// A certificate that no node has: one with a chain behind it, or a listener's without evidence. Companies' TLS proxies, and
+/// ordinary servers, show such.
+#[derive(Debug, thiserror::Error)]
+#[error("a certificate of {}, issued by {}, where a node's own was due", .0.subject, .0.issuer)]
+struct Interception(CertificateNames);
+
+impl Interception {
+    fn by(certificate: &CertificateDer<'_>) -> Error {
+        let interception = Arc::new(Self(CertificateNames::read(certificate)));
+        Error::InvalidCertificate(CertificateError::Other(OtherError(interception)))
+    }
+}
+
+/// What a TLS handshake that failed means.
+pub(crate) fn failed(address: &str, error: &std::io::Error) -> SessionError {
+    let address = address.to_owned();
+    let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<Error>());
+    let intercepted = match tls {
+        Some(Error::InvalidCertificate(CertificateError::Other(OtherError(inner)))) => {
+            inner.downcast_ref::<Interception>()
+        }
+        _ => None,
+    };
+    if let Some(Interception(names)) = intercepted {
+        let seen = format!("a certificate of {}, issued by {}", names.subject, names.issuer);
+        return SessionError::Intercepted {
+            address,
+            names: names.clone(),
+            refusal: Refusal::one("certificate.evidence", seen, "a node's own certificate with evidence"),
+        };
+    }
+    let hint = match tls {
+        Some(Error::NoCertificatesPresented) => " (no node dials without one: a TLS proxy in between, or a stranger)",
+        Some(Error::PeerIncompatible(_)) => " (a node speaks nothing older: a TLS proxy in between, or another server)",
+        _ => "",
+    };
+    SessionError::Tls {
+        address,
+        cause: format!("{error}{hint}"),
+    }
+}
+
 fn not_tls12() -> Result<HandshakeSignatureValid, Error> {
     Err(Error::PeerIncompatible(PeerIncompatible::ServerDoesNotSupportTls12Or13))
 }
@@ -125,9 +170,7 @@ impl ServerCertVerifier for CheapVerifier {
         let certificate = Self::check(end_entity, intermediates)?;
         if !certificate.has_evidence() {
             // A listener is a node; only diallers may be visitors.
-            return Err(Error::InvalidCertificate(
-                CertificateError::ApplicationVerificationFailure,
-            ));
+            return Err(Interception::by(end_entity));
         }
         Ok(ServerCertVerified::assertion())
     }

@@ -22,7 +22,7 @@ use cloister_exchange::sink::HeapSink;
 use cloister_exchange::worker::{Backoff, WorkerOptions};
 use cloister_policy::Policy;
 use cloister_session::{
-    Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError,
+    Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError, SessionMemory,
 };
 use cloister_tensor::{Digest, Tensor, TensorMap};
 use tokio_util::sync::CancellationToken;
@@ -276,6 +276,7 @@ impl World {
             verifier: Arc::clone(&self.verifier),
             policy: Arc::clone(&self.policy),
             clock: Self::clock(),
+            memory: SessionMemory::default(),
         }
     }
 

@@ -266,6 +266,6 @@ async fn a_silent_dialler_is_cut_off() {
     assert!(
         log(&aggregator)
             .await
-            .contains("did not finish the attested handshake within 10 s")
+            .contains("did not finish the attested handshake within 4 s")
     );
 }

@@ -11,6 +11,7 @@ mod cargo;
 mod clean;
 mod demo;
 mod example;
+mod fuzz;
 mod layers;
 mod problem;
 mod process;
@@ -58,6 +59,8 @@ enum Command {
     Test(test::TestArgs),
     /// Set up, then run the benches (release profile).
     Bench(bench::BenchArgs),
+    /// Build the fuzz targets of tests/fuzz and run them.
+    Fuzz(fuzz::FuzzArgs),
     /// Remove what the set-up fetched and built.
     Clean(clean::CleanArgs),
 }
@@ -82,6 +85,7 @@ fn run(cli: Cli) -> Outcome<ExitCode> {
         Command::Example(args) => example::run(&workspace, &args),
         Command::Test(args) => test::run(&workspace, &args),
         Command::Bench(args) => bench::run(&workspace, &args),
+        Command::Fuzz(args) => fuzz::run(&workspace, &args),
         Command::Clean(args) => clean::run(&workspace, &args),
     }
 }

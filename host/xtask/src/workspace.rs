@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join("openvino")
     }
 
+    /// Builds, corpus and findings of the fuzz targets.
+    pub fn fuzz(&self) -> PathBuf {
+        self.target.join("fuzz")
+    }
+
     /// The unpacked guest toolchain, where rustup has none.
     pub fn toolchain(&self) -> PathBuf {
         self.target.join("toolchain")

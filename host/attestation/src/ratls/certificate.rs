@@ -8,6 +8,7 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 use super::{EXTENSION_OID, TAG_TEE_QUOTE};
 use crate::claims::{self, MAX_CLAIMS_BYTES};
 use crate::quote::MAX_QUOTE_BYTES;
+use crate::refusal::tame;
 
 /// Longest certificate read, in bytes.
 pub const MAX_CERTIFICATE_BYTES: usize = 60 * 1024;
@@ -39,6 +40,33 @@ pub enum CertificateError {
         /// What is wrong.
         cause: String,
     },
+}
+
+/// Whose a certificate says that it is: for words about one that no node has.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct CertificateNames {
+    /// Its subject; cut, and without control characters.
+    pub subject: String,
+    /// Who issued it, likewise.
+    pub issuer: String,
+}
+
+impl CertificateNames {
+    /// Reads the names in a certificate, whatever else is in it.
+    pub fn read(der: &[u8]) -> Self {
+        let unreadable = || ("something unreadable".to_owned(), "nobody".to_owned());
+        let certificate = der
+            .get(..der.len().min(MAX_CERTIFICATE_BYTES))
+            .map(X509Certificate::from_der);
+        let (subject, issuer) = match certificate {
+            Some(Ok((_, certificate))) => (certificate.subject().to_string(), certificate.issuer().to_string()),
+            _ => unreadable(),
+        };
+        Self {
+            subject: tame(&subject),
+            issuer: tame(&issuer),
+        }
+    }
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -10,16 +10,18 @@ use bytes::Bytes;
 use cloister_tensor::Digest;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::claims::{self, Claims, ClaimsError, NodeClaims, State};
 use crate::identity::{Credential, SigningKey};
 use crate::measurement::Measurement;
 use crate::provider::{ProviderError, QuoteProvider};
+use crate::quote::{Quote, TdReport};
 use crate::refusal::{FailedRule, Refusal};
 use crate::verify::{VerifiedQuote, Verifier};
 
-pub use certificate::{CertificateError, MAX_CERTIFICATE_BYTES, PeerCertificate};
+pub use certificate::{CertificateError, CertificateNames, MAX_CERTIFICATE_BYTES, PeerCertificate};
 
 /// TCG DICE conceptual message wrapper.
 pub(crate) const EXTENSION_OID: [u64; 6] = [2, 23, 133, 5, 4, 9];
@@ -221,20 +223,46 @@ pub(crate) fn self_signed(
     Ok(params.self_signed(key)?.der().to_vec())
 }
 
-/// Layer 1 verified: the certificate's quote commits to its claims, and they name its key.
+/// A certificate whose parts belong together: its claims name its key, and its quote is over its claims. Whether the quote
+/// is one remains to be verified.
 #[derive(Clone, Debug)]
-pub struct VerifiedCertificate {
+pub(crate) struct CoherentCertificate {
     pub(crate) claims: Claims,
     pub(crate) claims_bytes: Bytes,
-    pub(crate) quote: VerifiedQuote,
+    pub(crate) quote: Bytes,
+    /// What the quote says of its TD.
+    pub(crate) report: TdReport,
+}
+
+impl CoherentCertificate {
+    /// What the quote has to be over.
+    pub(crate) fn report_data(&self) -> [u8; 64] {
+        layer1_report_data(&self.claims.digest())
+    }
 }
 
 impl PeerCertificate {
-    /// Verifies layer 1 of a peer's certificate.
+    /// Verifies layer 1 of a peer's certificate: what a certificate alone can show, which is not enough for a session.
     ///
     /// # Errors
     /// [`Refusal`] with every rule that failed.
-    pub fn verify(&self, verifier: &Verifier, now_unix_s: u64) -> Result<VerifiedCertificate, Refusal> {
+    pub fn verify(&self, verifier: &Verifier, now_unix_s: u64) -> Result<(NodeClaims, VerifiedQuote), Refusal> {
+        let coherent = self.check()?;
+        let quote = verifier.verify(&coherent.quote, &coherent.report_data(), now_unix_s)?;
+        Ok((coherent.claims.node, quote))
+    }
+
+    /// The claims in it, unverified: whom the peer says it is, for words about a refusal.
+    pub fn claimed(&self) -> Option<NodeClaims> {
+        let evidence = self.evidence.as_ref()?;
+        Claims::parse(&evidence.claims).ok().map(|claims| claims.node)
+    }
+
+    /// Checks what needs no signature: size and form, the key, and that the quote is over the claims.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every rule that failed.
+    pub(crate) fn check(&self) -> Result<CoherentCertificate, Refusal> {
         let Some(evidence) = &self.evidence else {
             return Err(Refusal::one(
                 "certificate.evidence",
@@ -250,17 +278,26 @@ impl PeerCertificate {
                 "certificate.pubkey_hash",
                 crate::encoding::hex(&claims.spki_sha256),
                 format!(
-                    "{}, the key of this TLS certificate",
+                    "{}, the key of this TLS certificate; if the evidence is a node's, a TLS proxy stands between it and \
+                     this end",
                     crate::encoding::hex(&self.spki_sha256)
                 ),
             ));
         }
+        let quote = Quote::parse(&evidence.quote)
+            .map_err(|error| Refusal::one("quote", error, "a TDX quote of version 4 or 5"))?;
+        let wanted = layer1_report_data(&claims.digest());
+        if !bool::from(quote.report.report_data.ct_eq(&wanted)) {
+            let seen = crate::encoding::hex(&quote.report.report_data);
+            let wanted = format!("{}, the claims in this TLS certificate", crate::encoding::hex(&wanted));
+            failed.push(FailedRule::new("quote.report_data", seen, wanted));
+        }
         Refusal::unless_empty(failed)?;
-        let quote = verifier.verify(&evidence.quote, &layer1_report_data(&claims.digest()), now_unix_s)?;
-        Ok(VerifiedCertificate {
+        Ok(CoherentCertificate {
             claims,
             claims_bytes: evidence.claims.clone(),
-            quote,
+            quote: evidence.quote.clone(),
+            report: quote.report,
         })
     }
 }

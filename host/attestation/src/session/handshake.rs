@@ -6,12 +6,13 @@ use bytes::Bytes;
 use cloister_wire::session::{Evidence, Hello, Verdict};
 use cloister_wire::{FrameError, decode, encode_frame};
 
+use super::batch::BatchPath;
 use super::binding::{Binding, Side};
 use super::{VERSION, peer};
 use crate::evidence::{Appraise, PeerEvidence};
 use crate::ratls::{CertificateError, PeerCertificate, RaTlsIdentity, VisitorIdentity};
 use crate::refusal::Refusal;
-use crate::verify::Verifier;
+use crate::verify::{VerdictCache, Verifier};
 
 /// What this end shows.
 #[derive(Clone, Debug)]
@@ -43,6 +44,8 @@ pub struct HandshakeInput<'a> {
     pub peer_certificate: &'a [u8],
     /// Verifies the peer's quotes.
     pub verifier: Arc<Verifier>,
+    /// Remembers which certificates' quotes verified.
+    pub verdicts: Arc<VerdictCache>,
     /// The policy that decides about the peer.
     pub appraiser: Arc<dyn Appraise>,
 }
@@ -107,6 +110,7 @@ pub struct Handshake {
     peer: PeerCertificate,
     peer_hello: Option<peer::PeerHello>,
     verifier: Arc<Verifier>,
+    verdicts: Arc<VerdictCache>,
     appraiser: Arc<dyn Appraise>,
     state: State,
 }
@@ -123,6 +127,7 @@ impl Handshake {
             exporter,
             peer_certificate,
             verifier,
+            verdicts,
             appraiser,
         } = input;
         if side == Side::Server && matches!(own, SelfInfo::Visitor(..)) {
@@ -143,6 +148,7 @@ impl Handshake {
             peer,
             peer_hello: None,
             verifier,
+            verdicts,
             appraiser,
             state: State::Hello,
         };
@@ -174,11 +180,35 @@ impl Handshake {
         }
     }
 
-    /// Hands in the quote that [`Action::NeedQuote`] asked for, with the provider's event log (or nothing).
+    /// Who is at the other end, as soon as its evidence verified: what the listener goes by before it takes a quote.
+    pub fn verified_peer(&self) -> Option<&PeerEvidence> {
+        match &self.state {
+            State::Quote(peer) => peer.as_ref(),
+            State::Verdict(peer) => Some(peer),
+            State::Hello | State::Evidence | State::Over => None,
+        }
+    }
+
+    /// Ends the handshake by this end's own word, such as too many sessions: gives what is to be sent.
+    ///
+    /// # Errors
+    /// [`HandshakeError::Frame`] if the refusal does not fit a frame.
+    pub fn refuse(&mut self, refusal: Refusal) -> Result<Vec<Action>, HandshakeError> {
+        self.state = State::Over;
+        refuse(refusal)
+    }
+
+    /// Hands in the quote that [`Action::NeedQuote`] asked for, with the provider's event log (or nothing) and, where the
+    /// quote serves more sessions, this session's path.
     ///
     /// # Errors
     /// [`HandshakeError`] if none was asked for, or the evidence does not fit a frame.
-    pub fn provide_quote(&mut self, quote: &[u8], event_log: &[u8]) -> Result<Vec<Action>, HandshakeError> {
+    pub fn provide_quote(
+        &mut self,
+        quote: &[u8],
+        event_log: &[u8],
+        path: &BatchPath,
+    ) -> Result<Vec<Action>, HandshakeError> {
         let State::Quote(peer) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(HandshakeError::OutOfTurn {
                 got: "a quote",
@@ -196,6 +226,12 @@ impl Handshake {
             claims: identity.claims.clone(),
             credential: identity.credential.clone(),
             event_log: Bytes::copy_from_slice(event_log),
+            batch_index: path.index(),
+            batch_path: path
+                .siblings()
+                .iter()
+                .map(|hash| Bytes::copy_from_slice(hash))
+                .collect(),
             ..Evidence::default()
         };
         self.send_evidence(&evidence, peer)
@@ -288,7 +324,14 @@ impl Handshake {
             certificate: &self.peer,
             binding: &binding,
         };
-        let peer = match showing.verify(&self.verifier, &*self.appraiser, now_unix_s) {
+        let own_policy = self.own_policy_digest();
+        let judges = peer::Judges {
+            verifier: &self.verifier,
+            verdicts: &self.verdicts,
+            own_policy: &own_policy,
+            appraiser: &*self.appraiser,
+        };
+        let peer = match showing.verify(&judges, now_unix_s) {
             Ok(peer) => peer,
             Err(refusal) => return refuse(refusal),
         };

@@ -6,8 +6,9 @@
 //!
 //! The quote's report data ([`Binding`](binding)) names the end, the connection's exporter, both TLS keys, the peer's
 //! nonce, the claims of layer 1 and the measurement root: so evidence of another connection, of the other direction, of
-//! another time or of another node does not fit. Layer 1 and layer 2 must be of the same TD on the same platform.
+//! another time or of another node does not fit. Where sessions come in bursts, one quote serves many ([`batch`]). Layer 1 and layer 2 must be of the same TD on the same platform.
 
+mod batch;
 mod binding;
 mod handshake;
 mod peer;
@@ -15,6 +16,7 @@ mod peer;
 #[cfg(test)]
 mod tests;
 
+pub use batch::{BatchPath, MAX_BATCH, PathError, batch};
 pub use binding::{EXPORTER_LABEL, Side, roster_report_data};
 pub use handshake::{Action, Handshake, HandshakeError, HandshakeInput, SelfInfo};
 

@@ -1,16 +1,21 @@
-//! What the peer says and shows, checked.
+//! What the peer says and shows, checked: what is cheap first. A chain of certificates and a TCB are looked at only when
+//! everything that a comparison or the participant's signature can tell has been told, so garbage costs next to nothing.
+
+use std::sync::Arc;
 
 use cloister_wire::session::{Evidence, Hello};
 use subtle::ConstantTimeEq as _;
 
 use super::VERSION;
+use super::batch::BatchPath;
 use super::binding::{Binding, Side};
 use crate::encoding::hex;
-use crate::evidence::{Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, assemble};
+use crate::evidence::{Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, assemble, check_identity};
 use crate::identity::is_name;
-use crate::ratls::{PeerCertificate, VerifiedCertificate};
+use crate::quote::{Quote, TdReport};
+use crate::ratls::{CoherentCertificate, PeerCertificate};
 use crate::refusal::{FailedRule, Refusal};
-use crate::verify::{VerifiedQuote, Verifier};
+use crate::verify::{VerdictCache, VerifiedQuote, Verifier};
 
 /// A peer's Hello that makes sense.
 #[derive(Clone, Debug)]
@@ -85,18 +90,23 @@ pub(crate) struct Shown<'a> {
     pub(crate) binding: &'a Binding<'a>,
 }
 
+/// What decides about a peer.
+pub(crate) struct Judges<'a> {
+    pub(crate) verifier: &'a Arc<Verifier>,
+    pub(crate) verdicts: &'a VerdictCache,
+    pub(crate) own_policy: &'a [u8; 32],
+    pub(crate) appraiser: &'a dyn Appraise,
+}
+
 impl Shown<'_> {
     /// Verifies it all and asks the policy.
-    pub(crate) fn verify(
-        &self,
-        verifier: &Verifier,
-        appraiser: &dyn Appraise,
-        now_unix_s: u64,
-    ) -> Result<PeerEvidence, Refusal> {
+    pub(crate) fn verify(&self, judges: &Judges<'_>, now_unix_s: u64) -> Result<PeerEvidence, Refusal> {
         if self.hello.visitor {
-            return self.verify_visitor(appraiser, now_unix_s).map(PeerEvidence::Visitor);
+            return self
+                .verify_visitor(judges.appraiser, now_unix_s)
+                .map(PeerEvidence::Visitor);
         }
-        self.verify_node(verifier, appraiser, now_unix_s)
+        self.verify_node(judges, now_unix_s)
             .map(|evidence| PeerEvidence::Td(Box::new(evidence)))
     }
 
@@ -122,12 +132,7 @@ impl Shown<'_> {
         Ok(VerifiedVisitor::new(name.map(str::to_owned)))
     }
 
-    fn verify_node(
-        &self,
-        verifier: &Verifier,
-        appraiser: &dyn Appraise,
-        now_unix_s: u64,
-    ) -> Result<VerifiedEvidence, Refusal> {
+    fn verify_node(&self, judges: &Judges<'_>, now_unix_s: u64) -> Result<VerifiedEvidence, Refusal> {
         if self.evidence.quote.is_empty() {
             return Err(Refusal::one(
                 "session.evidence",
@@ -135,21 +140,55 @@ impl Shown<'_> {
                 "a quote bound to this connection",
             ));
         }
-        let layer1 = self.certificate.verify(verifier, now_unix_s)?;
+        let layer1 = self.certificate.check()?;
         self.check_claims(&layer1)?;
-        let claims = layer1.claims.clone();
-        let wanted = self
+        let wanted = self.check_binding(&layer1)?;
+        let Judges {
+            verifier, appraiser, ..
+        } = judges;
+        let credential = check_identity(&layer1.claims, &self.evidence.credential, *appraiser, now_unix_s)?;
+        let verified1 = judges.verdicts.verify(
+            verifier,
+            judges.own_policy,
+            &layer1.quote,
+            &layer1.report_data(),
+            now_unix_s,
+        )?;
+        let verified2 = verifier.verify(&self.evidence.quote, &wanted, now_unix_s)?;
+        same_platform(&verified1, &verified2)?;
+        assemble(layer1.claims, verified2, credential, *appraiser, now_unix_s)
+    }
+
+    /// The session's quote is over this connection, alone or among others, and of the certificate's TD. Gives the report
+    /// data that it has.
+    fn check_binding(&self, layer1: &CoherentCertificate) -> Result<[u8; 64], Refusal> {
+        let path = BatchPath::new(
+            self.evidence.batch_index,
+            self.evidence.batch_path.iter().map(|hash| &hash[..]),
+        )
+        .map_err(|error| Refusal::one("session.batch", error, "a path from this session to its quote"))?;
+        let quote = Quote::parse(&self.evidence.quote)
+            .map_err(|error| Refusal::one("quote", error, "a TDX quote of version 4 or 5"))?;
+        let claims = &layer1.claims;
+        let binding = self
             .binding
             .report_data(&claims.digest(), &claims.node.measurement.root());
-        let layer2 = verifier
-            .verify(&self.evidence.quote, &wanted, now_unix_s)
-            .map_err(as_session)?;
-        same_td(&layer1.quote, &layer2)?;
-        assemble(claims, layer2, &self.evidence.credential, appraiser, now_unix_s)
+        let wanted = path.report_data(&binding);
+        if !bool::from(quote.report.report_data.ct_eq(&wanted)) {
+            // Made for another connection, end, time or node: of a relay, or of a TLS proxy in between.
+            let wanted = format!(
+                "{}: this connection, direction, nonce, claims and measurement",
+                hex(&wanted)
+            );
+            let seen = hex(&quote.report.report_data);
+            return Err(Refusal::one("session.binding", seen, wanted));
+        }
+        same_td(&layer1.report, &quote.report)?;
+        Ok(wanted)
     }
 
     /// The claims of layer 2 are those of layer 1, and the Hello said the same.
-    fn check_claims(&self, layer1: &VerifiedCertificate) -> Result<(), Refusal> {
+    fn check_claims(&self, layer1: &CoherentCertificate) -> Result<(), Refusal> {
         let mut failed = Vec::new();
         if !bool::from(self.evidence.claims.ct_eq(&layer1.claims_bytes)) {
             failed.push(FailedRule::new(
@@ -185,11 +224,11 @@ impl Shown<'_> {
     }
 }
 
-/// Both layers have to be of the same TD, in the same state, on the same platform.
-fn same_td(layer1: &VerifiedQuote, layer2: &VerifiedQuote) -> Result<(), Refusal> {
+/// Both layers have to be of the same TD, in the same state.
+fn same_td(layer1: &TdReport, layer2: &TdReport) -> Result<(), Refusal> {
     let mut failed = Vec::new();
-    if !layer1.td().same_td(layer2.td()) {
-        let (one, two) = (layer1.td().named(), layer2.td().named());
+    if !layer1.same_td(layer2) {
+        let (one, two) = (layer1.named(), layer2.named());
         let differ = one
             .into_iter()
             .zip(two)
@@ -206,24 +245,15 @@ fn same_td(layer1: &VerifiedQuote, layer2: &VerifiedQuote) -> Result<(), Refusal
             ));
         }
     }
-    let platform = |quote: &VerifiedQuote| format!("{} {}", hex(&quote.platform().ppid), hex(&quote.platform().fmspc));
-    if layer1.platform() != layer2.platform() {
-        let wanted = format!("{}, the platform of the TLS certificate's quote", platform(layer1));
-        failed.push(FailedRule::new("session.same_platform", platform(layer2), wanted));
-    }
     Refusal::unless_empty(failed)
 }
 
-/// A session quote over other report data was made for another connection, end, time or node: say so.
-fn as_session(mut refusal: Refusal) -> Refusal {
-    for failed in &mut refusal.failed {
-        if failed.rule == "quote.report_data" {
-            failed.rule = "session.binding".into();
-            failed.wanted = format!(
-                "{}: this connection, direction, nonce, claims and measurement",
-                failed.wanted
-            );
-        }
+/// Both layers have to be of the same platform.
+fn same_platform(layer1: &VerifiedQuote, layer2: &VerifiedQuote) -> Result<(), Refusal> {
+    let platform = |quote: &VerifiedQuote| format!("{} {}", hex(&quote.platform().ppid), hex(&quote.platform().fmspc));
+    if layer1.platform() == layer2.platform() {
+        return Ok(());
     }
-    refusal
+    let wanted = format!("{}, the platform of the TLS certificate's quote", platform(layer1));
+    Err(Refusal::one("session.same_platform", platform(layer2), wanted))
 }

@@ -8,6 +8,7 @@
 //! SEPT_VE_DISABLE, and (unless allowed) debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy
 //! to judge: MRTD, RTMRs, MRSEAM, attributes, XFAM, TCB status, advisories, dates.
 
+mod cache;
 mod collateral;
 pub(crate) mod crypto;
 mod dates;
@@ -20,6 +21,7 @@ use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 use subtle::ConstantTimeEq as _;
 
+pub use cache::VerdictCache;
 pub use collateral::{Collateral, CollateralDates, CollateralError};
 pub use examine::Examination;
 pub use platform::{Platform, Tcb};

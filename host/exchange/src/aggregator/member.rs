@@ -166,7 +166,6 @@ impl AggregatorHandle {
             return Err(Status::permission_denied("only nodes take part"));
         };
         let node = permit.node().to_owned();
-        let expiry_unix_s = permit.expiry_unix_s();
         let Some(member_message::Body::Join(join)) = messages.message().await?.and_then(|message| message.body) else {
             return Err(Status::invalid_argument("a member begins with its join"));
         };
@@ -213,7 +212,7 @@ impl AggregatorHandle {
             upload: None,
         };
         let clock = Arc::clone(&self.clock);
-        let reading = tokio::spawn(reader.run(messages, move || (clock)() >= expiry_unix_s));
+        let reading = tokio::spawn(reader.run(messages, move || peer.expired((clock)())));
         tokio::spawn(async move {
             send_all(queue, encoded).await;
             // The driver let go of the member: what it still sends is not read any more.

@@ -144,15 +144,7 @@ fn worker_config(options: &WorkerOptions, node: &NodeSide) -> WorkerConfig {
 /// Whether trying again can help: networks and starting aggregators, yes; verdicts, no.
 pub(crate) fn retryable(error: &ExchangeError) -> bool {
     match error {
-        ExchangeError::Session(error) => matches!(
-            error,
-            SessionError::Unreachable { .. }
-                | SessionError::Proxy(_)
-                | SessionError::Tls { .. }
-                | SessionError::Broken { .. }
-                | SessionError::TooSlow { .. }
-                | SessionError::Http { .. }
-        ),
+        ExchangeError::Session(error) => error.passing(),
         ExchangeError::Call { code, .. } => {
             matches!(
                 code,

@@ -9,7 +9,7 @@ use cloister_attestation::{PeerEvidence, State};
 use cloister_policy::{Appraiser, Expected};
 use cloister_rounds::worker::{Chain, RoundHead, WorkerConfig};
 use cloister_rounds::{Layout, RosterEntry, Worker};
-use cloister_session::{NodeSide, SessionError, connect};
+use cloister_session::{NodeSide, Peer, SessionError, connect};
 use cloister_tensor::TensorMap;
 use cloister_wire::federation::{self as wire, aggregator_message, member_message};
 use tokio::sync::mpsc;
@@ -68,10 +68,7 @@ pub(super) async fn run(
         measurement,
         simulated,
     });
-    let permit_ends_unix_s = dialled
-        .peer()
-        .permit()
-        .map_or(0, cloister_policy::Permit::expiry_unix_s);
+    let peer = dialled.peer().clone();
     let nonce = fresh_nonce()?;
     let mut client = Client::new(dialled).await?;
     let (out, queue) = mpsc::channel(SEND_QUEUE);
@@ -89,7 +86,7 @@ pub(super) async fn run(
         machine,
         aggregator,
         aggregator_key,
-        permit_ends_unix_s,
+        peer,
         out,
         stash: None,
         layout: None,
@@ -106,7 +103,7 @@ pub(super) struct Session<'a> {
     machine: Worker,
     aggregator: RosterEntry,
     aggregator_key: PublicKey,
-    permit_ends_unix_s: u64,
+    peer: Peer,
     out: mpsc::Sender<wire::MemberMessage>,
     /// A message that came while the training ran.
     pub(super) stash: Option<aggregator_message::Body>,
@@ -257,7 +254,7 @@ impl Session<'_> {
         work: &mut Option<Box<dyn WorkerWork>>,
     ) -> Result<Option<SessionEnd>, ExchangeError> {
         let started = Instant::now();
-        if (self.options.local.clock)() >= self.permit_ends_unix_s {
+        if self.peer.expired((self.options.local.clock)()) {
             let why = "the permit of this session has expired".to_owned();
             self.leave(&why, inbound).await?;
             return Ok(Some(SessionEnd::Again { why }));

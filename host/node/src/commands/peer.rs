@@ -10,7 +10,7 @@ use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{Collateral, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
 use cloister_exchange::ExchangeError;
 use cloister_policy::Policy;
-use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, connect};
+use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, SessionMemory, connect};
 use serde_json::json;
 
 use crate::ui::{self, Exit, Ui};
@@ -100,6 +100,7 @@ impl TrustArgs {
             verifier: Arc::new(Verifier::new(root, collateral)),
             policy: Arc::new(policy),
             clock: Arc::new(ui::now_unix_s),
+            memory: SessionMemory::default(),
         })
     }
 

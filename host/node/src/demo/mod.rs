@@ -13,7 +13,7 @@ use cloister_attestation::identity::Role;
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_exchange::client::Client;
 use cloister_exchange::content::Submission;
-use cloister_session::{DialOptions, Local, SelfSide, connect};
+use cloister_session::{DialOptions, Local, SelfSide, SessionMemory, connect};
 use cloister_vault::{Access, Cipher, FileName, LastSeenFile, Vault, VaultKey};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
@@ -233,6 +233,7 @@ fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette:
         verifier,
         policy: Arc::clone(&policy),
         clock: Arc::new(now_unix_s),
+        memory: SessionMemory::default(),
     };
     let dial = DialOptions {
         address: address.to_owned(),

@@ -14,7 +14,7 @@ use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
 use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, Signatures, SignedPolicy};
-use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide};
+use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMemory};
 
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
@@ -139,6 +139,7 @@ impl Keeper {
             verifier: Arc::clone(&self.verifier),
             policy: Arc::clone(&self.policy),
             clock: self.clock(),
+            memory: SessionMemory::default(),
         }
     }
 }

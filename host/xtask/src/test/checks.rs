@@ -7,17 +7,18 @@ use crate::workspace::Workspace;
 
 use super::stages::Checked;
 
-/// Formatting of host and guests.
+/// Formatting of host, guests and fuzz targets.
 pub fn format(workspace: &Workspace) -> Outcome<()> {
     must(
         workspace.cargo().args(["fmt", "--all", "--check"]),
         "run `cargo fmt --all`",
     )?;
-    let mut guests = workspace.cargo();
-    guests
-        .current_dir(workspace.guest_workspace())
-        .args(["fmt", "--all", "--check"]);
-    must(&mut guests, "run `cargo fmt --all` in guest-modules/")
+    for folder in [workspace.guest_workspace(), workspace.root().join("tests/fuzz")] {
+        let mut command = workspace.cargo();
+        command.current_dir(&folder).args(["fmt", "--all", "--check"]);
+        must(&mut command, &format!("run `cargo fmt --all` in {}", folder.display()))?;
+    }
+    Ok(())
 }
 
 /// Clippy over the host's crates with all targets; a warning is an error.

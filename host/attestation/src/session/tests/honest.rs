@@ -82,7 +82,7 @@ fn a_visitor_cannot_borrow_a_name() {
 fn frames_out_of_turn_end_the_handshake() {
     let (worker, aggregator) = two_nodes();
     let (mut client, _) = pair(&worker, &aggregator);
-    assert!(client.handshake.provide_quote(&[], &[]).is_err());
+    assert!(client.handshake.provide_quote(&[], &[], &BatchPath::default()).is_err());
     assert!(matches!(
         client.handshake.on_frame(&[], NOW),
         Err(HandshakeError::OutOfTurn { .. })

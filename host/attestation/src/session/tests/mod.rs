@@ -146,6 +146,7 @@ impl End {
             exporter,
             peer_certificate,
             verifier: WORLD.verifier.clone(),
+            verdicts: Arc::default(),
             appraiser: policy(),
         })
         .unwrap();
@@ -165,7 +166,11 @@ impl End {
                 Action::Send(frame) => out.push(frame),
                 Action::NeedQuote(data) => {
                     let quote = self.td.quote(&data).unwrap();
-                    self.queue.extend(self.handshake.provide_quote(&quote, &[]).unwrap());
+                    self.queue.extend(
+                        self.handshake
+                            .provide_quote(&quote, &[], &BatchPath::default())
+                            .unwrap(),
+                    );
                 }
                 Action::Done(peer) => self.result = Some(Ok(*peer)),
                 Action::Refused(refusal) => self.result = Some(Err(refusal.to_string())),

@@ -122,7 +122,10 @@ fn the_policy_and_debug_decide() {
     refused(&at_server, "attestation.mrtd");
     let debug = WORLD.td(|values| values.attributes[0] |= 1);
     let worker = node(&debug, "worker-a", Role::Worker);
-    refused(&honest(&worker, &aggregator)[1], "attestation.debug");
+    let (mut client, mut server) = pair(&worker, &aggregator);
+    client.td = debug;
+    let [_, at_server] = talk(&mut client, &mut server, |_, _, frame| frame);
+    refused(&at_server, "attestation.debug");
 }
 
 #[test]
