@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use cloister_benches::{Table, timed};
-use cloister_session::{ListenLimits, Listener, connect, tls};
+use cloister_session::{ListenLimits, Listener, Rate, connect, tls};
 use cloister_testkit::attacker::tls_dial;
 use cloister_testkit::world::{World, WorldNode, WorldOptions, dial};
 use criterion::Criterion;
@@ -27,7 +27,15 @@ fn main() {
 /// Accepts attested sessions and drops them.
 async fn attested(node: WorldNode) -> String {
     let refused = Arc::new(|error: &cloister_session::SessionError| println!("refused: {error}"));
-    let mut listener = Listener::bind(node.local, "127.0.0.1:0", ListenLimits::default(), refused)
+    // One worker dials more often than a listener takes from one.
+    let limits = ListenLimits {
+        sessions: Rate {
+            burst: u32::MAX,
+            every: Duration::from_nanos(1),
+        },
+        ..ListenLimits::default()
+    };
+    let mut listener = Listener::bind(node.local, "127.0.0.1:0", limits, refused)
         .await
         .expect("loopback listens");
     let address = listener.address().to_string();
