@@ -72,7 +72,8 @@ pub enum RunnerError {
 pub enum Death {
     /// It ended by itself, with this code.
     Exited(i32),
-    /// A signal ended it: 9 is SIGKILL (also the kernel's when memory ran out), 11 SIGSEGV, 6 SIGABRT.
+    /// A signal ended it: 9 is SIGKILL (also the kernel's when memory ran out), 11 SIGSEGV, 6 SIGABRT, 24
+    /// SIGXCPU, 25 SIGXFSZ, 31 SIGSYS.
     Signal(i32),
     /// It gave no answer in time, so the keeper ended it.
     Late,
@@ -86,6 +87,9 @@ impl fmt::Display for Death {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Exited(code) => write!(f, "it exited with code {code}"),
+            Self::Signal(24) => f.write_str("it computed for longer than it may (signal 24)"),
+            Self::Signal(25) => f.write_str("it made a larger file than it may (signal 25)"),
+            Self::Signal(31) => f.write_str("it made a system call that it has no business with (signal 31)"),
             Self::Signal(signal) => write!(f, "signal {signal} ended it"),
             Self::Late => f.write_str("it gave no answer in time and was ended"),
             Self::Misbehaved(problem) => write!(f, "it broke the protocol and was ended: {problem}"),

@@ -2,7 +2,7 @@
 
 use std::fs::File;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use cloister_data::Format;
 use cloister_policy::DatasetSpec;
@@ -32,6 +32,7 @@ pub struct Runner {
     loaded: Vec<Load>,
     backend: String,
     note: Option<String>,
+    unconfined: Option<String>,
 }
 
 /// Something that was loaded, kept to load it again into a new process.
@@ -79,6 +80,7 @@ impl Runner {
             loaded: Vec::new(),
             backend: String::new(),
             note: None,
+            unconfined: None,
         };
         runner.launch()?;
         Ok(runner)
@@ -92,6 +94,12 @@ impl Runner {
     /// Why the engine is not the one that was hoped for, if so.
     pub fn note(&self) -> Option<&str> {
         self.note.as_deref()
+    }
+
+    /// What this kernel could not take from the process, if anything: only with
+    /// [`Confinement::WherePossible`](crate::Confinement::WherePossible).
+    pub fn unconfined(&self) -> Option<&str> {
+        self.unconfined.as_deref()
     }
 
     /// The process's id; `None` once it died.
@@ -356,12 +364,19 @@ impl Runner {
             threads: self.options.threads,
             sandbox: self.options.sandbox.clone(),
             limits: self.options.limits.clone(),
+            confinement: self.options.confinement,
         };
         let received = self.ask(DURING, &start, &[], Instant::now() + self.limits().start)?;
         match received.message {
-            Reply::Started { backend, note } => {
+            Reply::Started {
+                backend,
+                note,
+                unconfined,
+            } => {
+                let cut = |text: String| text.chars().take(1024).collect();
                 self.backend = backend.chars().take(256).collect();
-                self.note = note.map(|note| note.chars().take(1024).collect());
+                self.note = note.map(cut);
+                self.unconfined = unconfined.map(cut);
                 tracing::debug!(backend = self.backend, pid = self.pid(), "runner started");
                 Ok(())
             }
@@ -432,8 +447,10 @@ impl Runner {
         deadline: Instant,
     ) -> Result<Received<Reply>, RunnerError> {
         let process = self.process.as_ref().ok_or(RunnerError::NotRunning)?;
+        process.allow_computing(deadline.saturating_duration_since(Instant::now()));
         let sent = process.channel.send(request, beside, Some(deadline));
         let received = sent.and_then(|()| process.channel.receive::<Reply>(Some(deadline)));
+        process.allow_computing(Duration::ZERO);
         match received {
             Ok(Received {
                 message: Reply::Failed(failure),

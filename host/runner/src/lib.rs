@@ -21,8 +21,9 @@
 //! [`Runner::restart`] starts a new process and loads everything again: the node lives on. What comes back from the runner is
 //! checked like anything from outside.
 //!
-//! Not guaranteed here: system calls are not filtered yet; a runner that native code took over can still compute and ask the
-//! kernel for what its user may have.
+//! Before the runner reads the first byte of a module, a graph or a dataset, it takes from itself what it does not need:
+//! Landlock and a filter of system calls in all threads leave it memory, threads, time and its socket; limits bound its
+//! memory and its time. Native code that something hostile took over can still compute within those, and answer wrongly.
 #![forbid(unsafe_code)]
 
 mod blob;
@@ -38,10 +39,10 @@ mod spec;
 mod tensors;
 
 pub use blob::{BlobError, SealedBlob, SharedBlob, WeakBlob};
-pub use child::runner_main;
+pub use child::{runner_main, runner_main_then};
 pub use error::{Death, RunnerError};
 pub use keeper::Runner;
-pub use options::{BackendChoice, RunnerLimits, RunnerOptions};
+pub use options::{BackendChoice, Confinement, RunnerLimits, RunnerOptions};
 pub use process::RunnerKiller;
 pub use requests::{
     AggregateReply, AggregateRequest, DatasetInfo, EvaluateReply, EvaluateRequest, GraphInfo, ModuleInfo, TrainReply,

@@ -7,11 +7,11 @@ use cloister_sandbox::{CallLimits, Grants, ModuleError, RoundInfo, SandboxLimits
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 
-use crate::options::{BackendChoice, RunnerLimits};
+use crate::options::{BackendChoice, Confinement, RunnerLimits};
 use crate::tensors::WireLayout;
 
 /// Version of these messages; keeper and runner are one binary, so it only guards against a mix of two.
-pub(crate) const PROTOCOL: u32 = 1;
+pub(crate) const PROTOCOL: u32 = 2;
 
 /// From keeper to runner. What comes beside a message is said at each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -24,6 +24,7 @@ pub(crate) enum Request {
         threads: usize,
         sandbox: SandboxLimits,
         limits: RunnerLimits,
+        confinement: Confinement,
     },
     /// Beside it: the component, sealed.
     LoadModule { name: String },
@@ -91,6 +92,8 @@ pub(crate) enum Reply {
     Started {
         backend: String,
         note: Option<String>,
+        /// What this kernel could not take from the process.
+        unconfined: Option<String>,
     },
     ModuleLoaded {
         digest: Digest,

@@ -19,7 +19,18 @@ pub enum BackendChoice {
     Tract,
 }
 
-/// Limits on what passes between keeper and runner.
+/// What happens on a kernel that can't take from the process everything that it should not have.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Confinement {
+    /// The runner does not start.
+    #[default]
+    Required,
+    /// It starts, and [`Runner::unconfined`](crate::Runner::unconfined) says what is open: for simulation, where nothing is
+    /// protected from whoever owns the machine.
+    WherePossible,
+}
+
+/// Limits on what passes between keeper and runner, and on what the process takes of the machine.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct RunnerLimits {
     /// Bytes of all tensors of a model or an update.
@@ -28,6 +39,8 @@ pub struct RunnerLimits {
     pub file_bytes: u64,
     /// Bytes of a dataset in memory.
     pub dataset_bytes: u64,
+    /// Private memory of the process that can be written, engine and guests together.
+    pub memory_bytes: u64,
     /// Modules, graphs and datasets that are loaded, each.
     pub loaded: usize,
     /// Time to start: the libraries are loaded.
@@ -37,12 +50,13 @@ pub struct RunnerLimits {
 }
 
 impl Default for RunnerLimits {
-    /// 1 GiB of tensors, 1 GiB a file, 4 GiB a dataset, 256 of each, 60 s to start, 600 s to load.
+    /// 1 GiB of tensors, 1 GiB a file, 4 GiB a dataset, 16 GiB of memory, 256 of each, 60 s to start, 600 s to load.
     fn default() -> Self {
         Self {
             tensor_bytes: 1 << 30,
             file_bytes: 1 << 30,
             dataset_bytes: 4 << 30,
+            memory_bytes: 16 << 30,
             loaded: 256,
             start: Duration::from_secs(60),
             load: Duration::from_secs(600),
@@ -67,10 +81,12 @@ pub struct RunnerOptions {
     pub sandbox: SandboxLimits,
     /// What passes between keeper and runner.
     pub limits: RunnerLimits,
+    /// Whether the process has to be confined in full.
+    pub confinement: Confinement,
 }
 
 impl RunnerOptions {
-    /// One engine thread, any backend, default limits; `exe` is started with the argument `runner`.
+    /// One engine thread, any backend, default limits, confined in full; `exe` is started with the argument `runner`.
     pub fn new(exe: impl Into<PathBuf>) -> Self {
         Self {
             exe: exe.into(),
@@ -80,6 +96,7 @@ impl RunnerOptions {
             threads: 1,
             sandbox: SandboxLimits::default(),
             limits: RunnerLimits::default(),
+            confinement: Confinement::default(),
         }
     }
 }

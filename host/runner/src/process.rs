@@ -1,6 +1,7 @@
 //! The runner's process: started with nothing but a socket, watched, ended.
 
 use std::io::Read;
+use std::num::NonZeroUsize;
 use std::os::fd::OwnedFd;
 use std::os::unix::process::{CommandExt, ExitStatusExt};
 use std::process::{ChildStderr, Command, ExitStatus, Stdio};
@@ -8,7 +9,7 @@ use std::sync::mpsc;
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
+use rustix::process::{Pid, PidfdFlags, Resource, Rlimit, Signal, pidfd_open, pidfd_send_signal};
 
 use crate::channel::Channel;
 use crate::error::{Death, RunnerError};
@@ -18,6 +19,8 @@ use crate::options::RunnerOptions;
 const LAST_WORDS_BYTES: usize = 2048;
 /// How long an ended process may take to be gone.
 const REAP: Duration = Duration::from_secs(10);
+/// Processor time beyond what was allowed before the kernel ends the process.
+const SPARE_CPU_S: u64 = 5;
 /// How long what an ended process wrote may take to arrive: its pipe ends with it, and is read by another thread.
 const WORDS: Duration = Duration::from_millis(500);
 
@@ -107,6 +110,13 @@ impl Process {
         RunnerKiller(self.handle.clone())
     }
 
+    /// Lets the process compute for this long on each processor, and a little more; the kernel ends one that goes on.
+    ///
+    /// A process that computes though nothing is asked of it is ended too: that is what a duration of zero means.
+    pub(crate) fn allow_computing(&self, time: Duration) {
+        self.handle.allow_computing(time);
+    }
+
     /// How the process ended after its connection closed.
     pub(crate) fn death(&self) -> Death {
         // It may have closed the connection and live on.
@@ -148,6 +158,29 @@ impl Drop for Process {
 }
 
 impl Handle {
+    /// Sets the process's limit of processor time, from what it has used.
+    fn allow_computing(&self, time: Duration) {
+        let id = i32::try_from(self.pid).ok().and_then(Pid::from_raw);
+        // One that is gone, or going, needs no limit.
+        let (Some(id), Some(used)) = (id, cpu_time(self.pid)) else {
+            return;
+        };
+        let processors = std::thread::available_parallelism().map_or(1, NonZeroUsize::get);
+        let more = time.saturating_mul(u32::try_from(processors).unwrap_or(u32::MAX));
+        let seconds = used.saturating_add(more).as_secs().saturating_add(SPARE_CPU_S);
+        let may_raise = rustix::thread::capabilities(None)
+            .is_ok_and(|sets| sets.effective.contains(rustix::thread::CapabilitySet::SYS_RESOURCE));
+        let limit = Rlimit {
+            current: Some(seconds),
+            // A process that blocks the signal of the first limit meets the second. Whoever may not raise a limit again
+            // sets the first alone.
+            maximum: may_raise.then(|| seconds.saturating_add(1)),
+        };
+        if let Err(error) = rustix::process::prlimit(Some(id), Resource::Cpu, limit) {
+            tracing::debug!("the runner's processor time is not limited: {error}");
+        }
+    }
+
     fn kill(&self) {
         // Gone already is as good.
         let _ = pidfd_send_signal(&*self.pidfd, Signal::KILL);
@@ -171,6 +204,20 @@ impl End {
         }
         *status
     }
+}
+
+/// Processor time that a process has used.
+fn cpu_time(pid: u32) -> Option<Duration> {
+    let stat = std::fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    // The name in parentheses may hold anything, spaces and parentheses too.
+    let mut fields = stat.rsplit_once(')')?.1.split_whitespace();
+    // proc(5): utime and stime are the 14th and 15th field, and the 3rd stands first here.
+    let user: u64 = fields.nth(11)?.parse().ok()?;
+    let system: u64 = fields.next()?.parse().ok()?;
+    let per_second = rustix::param::clock_ticks_per_second().max(1);
+    Some(Duration::from_millis(
+        user.saturating_add(system).saturating_mul(1000) / per_second,
+    ))
 }
 
 /// Starts the process, tells its handle, and waits for its end.

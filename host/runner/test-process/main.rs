@@ -1,5 +1,7 @@
 //! The process that this crate's tests start: the runner itself (`runner`), or one that native code took over and that now
-//! breaks the protocol in the way that its argument names.
+//! breaks the protocol in the way that its argument names, or tries what its argument `try:` names.
+
+mod native;
 
 use std::io::{IoSlice, Write};
 use std::mem::MaybeUninit;
@@ -9,16 +11,50 @@ use std::process::ExitCode;
 use ciborium::Value;
 use rustix::fs::{MemfdFlags, ftruncate, memfd_create};
 use rustix::net::{RecvFlags, SendAncillaryBuffer, SendAncillaryMessage, SendFlags, recv, sendmsg};
+use seccompiler::{BpfProgram, SeccompAction, SeccompFilter, TargetArch};
 
 fn main() -> ExitCode {
     let how = std::env::args().nth(1).unwrap_or_default();
     if how == "runner" {
         return cloister_runner::runner_main();
     }
+    match how.split_once(':') {
+        Some(("try", "in-old-thread")) => return cloister_runner::runner_main_then(native::old_thread()),
+        Some(("try", what)) => {
+            return cloister_runner::runner_main_then(|| {
+                native::attempt(what, std::os::unix::process::parent_id().into())
+            });
+        }
+        Some(("without", what)) => return without(what),
+        _ => {}
+    }
     match misbehave(&how) {
         Ok(code) => code,
         Err(error) => {
             let _ = writeln!(std::io::stderr(), "{how}: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+/// A runner on a kernel that lacks something.
+fn without(what: &str) -> ExitCode {
+    let call = match what {
+        "landlock" => libc::SYS_landlock_create_ruleset,
+        _ => libc::SYS_seccomp,
+    };
+    let rules = [(call, vec![])].into();
+    let absent = SeccompFilter::new(
+        rules,
+        SeccompAction::Allow,
+        SeccompAction::Errno(libc::ENOSYS.unsigned_abs()),
+        TargetArch::x86_64,
+    );
+    let program: Result<BpfProgram, _> = absent.and_then(TryInto::try_into);
+    match program.map(|program| seccompiler::apply_filter(&program)) {
+        Ok(Ok(())) => cloister_runner::runner_main(),
+        other => {
+            let _ = writeln!(std::io::stderr(), "the kernel cannot be made to lack {what}: {other:?}");
             ExitCode::FAILURE
         }
     }

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use cloister_data::{Format, salt};
 use cloister_exchange::content::ContentKind;
-use cloister_policy::agreement::{Module, ScalarRange as Range};
+use cloister_policy::agreement::{Limits, Module, ScalarRange as Range};
 use cloister_policy::{ModuleRole, Policy, Scalar};
-use cloister_runner::{BackendChoice, Runner, RunnerOptions};
+use cloister_runner::{BackendChoice, Confinement, Runner, RunnerOptions};
 use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAccess};
 
 use super::Keeper;
@@ -56,10 +56,21 @@ impl Keeper {
         options.threads = usize::from(self.config.engine.threads);
         options.limits.tensor_bytes = self.policy.limits.update_mib << 20;
         options.limits.file_bytes = self.policy.limits.content_mib << 20;
+        options.limits.memory_bytes = memory_bytes(&self.policy.limits, options.limits.dataset_bytes);
+        options.confinement = if self.policy.attestation.simulated {
+            Confinement::WherePossible
+        } else {
+            Confinement::Required
+        };
         let runner = Runner::start(options).map_err(|error| fail(Exit::Failed, error))?;
         match runner.note() {
             Some(note) => tracing::info!("runner computes with {}: {note}", runner.backend()),
             None => tracing::info!("runner computes with {}", runner.backend()),
+        }
+        if let Some(open) = runner.unconfined() {
+            tracing::warn!(
+                "SIMULATED only: the runner is not confined in full, a node under Intel's root would not start: {open}"
+            );
         }
         Ok(runner)
     }
@@ -151,6 +162,20 @@ pub fn only_module<'a>(policy: &'a Policy, node: &str, role: ModuleRole) -> Resu
             Some("name the `nodes` of each".into()),
         )),
     }
+}
+
+/// Memory that a runner may take: what the policy lets guests and tensors have, the rows, and the engine's own.
+fn memory_bytes(limits: &Limits, dataset_bytes: u64) -> u64 {
+    /// Libraries, compiled graphs and modules, stacks of threads, and what parsers need for a moment.
+    const ENGINE_BYTES: u64 = 4 << 30;
+    let mib = limits
+        .guest_memory_mib
+        .saturating_add(limits.tensor_memory_mib)
+        .saturating_add(limits.update_mib.saturating_mul(2))
+        .saturating_add(limits.content_mib.saturating_mul(2));
+    mib.saturating_mul(1 << 20)
+        .saturating_add(dataset_bytes)
+        .saturating_add(ENGINE_BYTES)
 }
 
 /// A module's settings as the sandbox takes them.

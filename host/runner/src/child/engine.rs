@@ -13,6 +13,8 @@ pub(super) struct Engine {
     pub(super) options: CompileOptions,
     /// Why it is not OpenVINO, where that was hoped for.
     pub(super) note: Option<String>,
+    /// Whether it is OpenVINO, which lists its folder of libraries for each graph.
+    pub(super) native: bool,
 }
 
 impl Engine {
@@ -25,6 +27,7 @@ impl Engine {
             backend: Box::new(Tract),
             options,
             note,
+            native: false,
         };
         match (choice, openvino_dir) {
             (BackendChoice::Tract, _) => Ok(tract(None)),
@@ -39,6 +42,7 @@ impl Engine {
                     backend: Box::new(backend),
                     options,
                     note: None,
+                    native: true,
                 }),
                 Err(error) if choice == BackendChoice::OpenVino => Err(error.to_string()),
                 Err(error) => Ok(tract(Some(format!("{error}: tract serves")))),

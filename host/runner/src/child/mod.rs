@@ -17,7 +17,13 @@ use crate::channel::Channel;
 ///
 /// The socket to the keeper is its standard input. Ends when the keeper closes the socket.
 pub fn runner_main() -> ExitCode {
-    match run() {
+    runner_main_then(|| {})
+}
+
+/// As [`runner_main`], and calls `confined` once: when the process has taken from itself what it takes, has told its keeper
+/// that it started, and has read nothing else. So a test tries what native code that was taken over could do.
+pub fn runner_main_then(confined: impl FnOnce()) -> ExitCode {
+    match run(confined) {
         Ok(()) => ExitCode::SUCCESS,
         Err(problem) => {
             // The keeper reads this; without it the exit code has to do.
@@ -27,7 +33,7 @@ pub fn runner_main() -> ExitCode {
     }
 }
 
-fn run() -> Result<(), String> {
+fn run(confined: impl FnOnce()) -> Result<(), String> {
     let stdin = rustix::stdio::stdin();
     if rustix::net::sockopt::socket_type(stdin).ok() != Some(SocketType::SEQPACKET) {
         return Err(
@@ -38,5 +44,5 @@ fn run() -> Result<(), String> {
         .try_clone_to_owned()
         .map_err(|error| format!("standard input: {error}"))?;
     confine::at_start()?;
-    serve::serve(&Channel::new(socket))
+    serve::serve(&Channel::new(socket), confined)
 }

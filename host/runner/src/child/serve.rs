@@ -1,6 +1,7 @@
 //! Requests in, replies out.
 
 use std::os::fd::{AsFd, OwnedFd};
+use std::path::Path;
 
 use cloister_sandbox::Sandbox;
 use cloister_tensor::TensorMap;
@@ -16,10 +17,11 @@ use crate::tensors::SharedTensors;
 type Answer = (Reply, Option<SharedTensors>);
 
 /// Serves the keeper until it closes the socket.
-pub(super) fn serve(channel: &Channel) -> Result<(), String> {
+pub(super) fn serve(channel: &Channel, confined: impl FnOnce()) -> Result<(), String> {
     let Some(mut workshop) = start(channel)? else {
         return Ok(());
     };
+    confined();
     loop {
         let received = match channel.receive::<Request>(None) {
             Ok(received) => received,
@@ -35,7 +37,7 @@ pub(super) fn serve(channel: &Channel) -> Result<(), String> {
     }
 }
 
-/// Waits for the start, loads the engine, sets up the sandbox; `None` if the keeper went away.
+/// Waits for the start, loads the engine, sets up the sandbox, and closes everything else; `None` if the keeper went away.
 fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
     let received = match channel.receive::<Request>(None) {
         Ok(received) => received,
@@ -49,6 +51,7 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         threads,
         sandbox,
         limits,
+        confinement,
     } = received.message
     else {
         return Err("the keeper did not start with a start".to_owned());
@@ -58,14 +61,21 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
             "the keeper speaks version {protocol} of the messages, this program {PROTOCOL}"
         ));
     }
-    let engine = Engine::load(backend, openvino_dir.as_deref(), threads);
-    let made = engine.and_then(|engine| Ok((engine, Sandbox::new(sandbox).map_err(|error| error.to_string())?)));
-    let answer = match made {
+    let mut gaps = confine::Gaps::default();
+    let libraries = openvino_dir.as_deref().map(Path::new);
+    let set_up = || {
+        confine::before_engine(confinement, libraries, &mut gaps)?;
+        let engine = Engine::load(backend, openvino_dir.as_deref(), threads)?;
+        let sandbox = Sandbox::new(sandbox).map_err(|error| error.to_string())?;
+        confine::after_engine(confinement, libraries.filter(|_| engine.native), &limits, &mut gaps)?;
+        Ok((engine, sandbox))
+    };
+    let answer = match set_up() {
         Ok((engine, sandbox)) => {
-            confine::after_start()?;
             let started = Reply::Started {
                 backend: engine.backend.name().to_owned(),
                 note: engine.note.clone(),
+                unconfined: gaps.words(),
             };
             reply(channel, Ok((started, None))).map_err(|error| error.to_string())?;
             return Ok(Some(Workshop::new(engine, sandbox, limits)));
