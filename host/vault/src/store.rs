@@ -1,19 +1,19 @@
-//! A vault on disk: `index`, `lock`, and one blob a file below `blobs/`.
+//! A vault on disk: `index`, `lock`, and one blob a file below `blobs/`. Opening and reading; [`commit`] writes.
+
+mod commit;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufReader, Read};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use crate::format::{Header, VaultId, hex};
+use crate::format::{Header, VaultId};
 use crate::index::MAX_INDEX_BYTES;
 use crate::reader::Wanted;
-use crate::seal::{SealError, seal_pipelined};
-use crate::seen::sync_folder;
-use crate::{Cipher, CommitCounter, Entry, FileName, Index, SealedReader, Seen, VaultError, VaultKey};
+use crate::{Cipher, CommitCounter, FileName, Index, SealedReader, Seen, VaultError, VaultKey};
 
 /// What a vault is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -150,43 +150,6 @@ impl Vault {
         &self.index
     }
 
-    /// Seals `source` under `name`, as a new file or a new version of the one that is there. Gives its entry. A source
-    /// with a buffer of several segments ([`READ_AHEAD_BYTES`](crate::READ_AHEAD_BYTES)) is sealed without a copy.
-    ///
-    /// # Errors
-    /// The source can't be read, or the disk not written: then the vault is as it was.
-    pub fn put(&mut self, name: &FileName, source: &mut dyn BufRead) -> Result<Entry, VaultError> {
-        if self.access == Access::Read {
-            return Err(VaultError::ReadOnly(self.folder.clone()));
-        }
-        let next_vault_version = self.index.version + 1;
-        // Never a version that this name had before, even if it was removed meanwhile.
-        let version = self
-            .index
-            .files
-            .get(name)
-            .map_or(next_vault_version, |entry| entry.version + 1);
-        let blob = hex(&random::<16>()?);
-        let path = self.blob(&blob);
-        let entry = self.write_blob(&path, name, version, blob, source).inspect_err(|_| {
-            // What is left of a failed write is of no use; the next opening for writing would clean it up as well.
-            let _ = fs::remove_file(&path);
-        })?;
-        let mut next = self.index.clone();
-        next.version = next_vault_version;
-        let old = next.files.insert(name.clone(), entry.clone());
-        self.commit(next).inspect_err(|_| {
-            if !self.index.files.values().any(|entry| self.blob(&entry.blob) == path) {
-                let _ = fs::remove_file(&path);
-            }
-        })?;
-        if let Some(old) = old {
-            // Only now: until the new index stands, the old one needs its blob.
-            let _ = fs::remove_file(self.blob(&old.blob));
-        }
-        Ok(entry)
-    }
-
     /// Opens a file for reading.
     ///
     /// # Errors
@@ -230,76 +193,6 @@ impl Vault {
 
     fn blob(&self, blob: &str) -> PathBuf {
         self.folder.join("blobs").join(blob)
-    }
-
-    fn write_blob(
-        &mut self,
-        path: &Path,
-        name: &FileName,
-        version: u64,
-        blob: String,
-        source: &mut dyn BufRead,
-    ) -> Result<Entry, VaultError> {
-        self.step("create blob")?;
-        let mut file = new_file(path)?;
-        let (header, key) = Header::fresh(&self.key, random()?, self.id, name.as_str(), version, self.epoch);
-        let bytes = seal_pipelined(&header, &key, source, &mut file).map_err(|error| match error {
-            SealError::Source(cause) => VaultError::Source {
-                name: name.as_str().to_owned(),
-                cause,
-            },
-            SealError::Sink(cause) => VaultError::io("writing", path)(cause),
-            SealError::Limit(error) => error,
-        })?;
-        self.step("sync blob")?;
-        file.sync_all().map_err(VaultError::io("syncing", path))?;
-        self.step("sync blobs")?;
-        sync_folder(&self.folder.join("blobs"))?;
-        Ok(Entry {
-            blob,
-            commitment: hex(&header.commitment),
-            version,
-            epoch: self.epoch,
-            bytes,
-        })
-    }
-
-    /// Makes `next` the vault's index: written beside the old one, synced, renamed over it; then the record outside is told.
-    fn commit(&mut self, next: Index) -> Result<(), VaultError> {
-        let (path, fresh) = (self.folder.join("index"), self.folder.join("index.new"));
-        let plain = next.encode()?;
-        self.step("create index")?;
-        if fresh.exists() {
-            fs::remove_file(&fresh).map_err(VaultError::io("removing", &fresh))?;
-        }
-        let mut file = new_file(&fresh)?;
-        let (header, key) = Header::fresh(&self.key, random()?, self.id, "", next.version, self.epoch);
-        let mut hashing = Hashing {
-            file: &mut file,
-            hash: Sha256::new(),
-        };
-        seal_pipelined(&header, &key, &mut plain.as_slice(), &mut hashing).map_err(|error| match error {
-            SealError::Source(cause) | SealError::Sink(cause) => VaultError::io("writing", &fresh)(cause),
-            SealError::Limit(error) => error,
-        })?;
-        let digest = hashing.hash.finalize().into();
-        self.step("sync index")?;
-        file.sync_all().map_err(VaultError::io("syncing", &fresh))?;
-        self.step("rename index")?;
-        fs::rename(&fresh, &path).map_err(VaultError::io("replacing", &path))?;
-        self.index = next;
-        self.step("sync folder")?;
-        sync_folder(&self.folder)?;
-        self.step("remember")?;
-        let seen = Seen {
-            vault: self.id,
-            version: self.index.version,
-            index: digest,
-        };
-        match &mut self.counter {
-            Some(counter) => counter.remember(&self.key, &seen),
-            None => Ok(()),
-        }
     }
 
     fn compare_with_record(&mut self, digest: [u8; 32]) -> Result<(), VaultError> {
@@ -351,54 +244,6 @@ impl Vault {
         Ok(())
     }
 
-    /// Removes what a crash left: blobs that the index doesn't list, an index that was never committed.
-    fn clean(&self) -> Result<(), VaultError> {
-        let fresh = self.folder.join("index.new");
-        if fresh.exists() {
-            fs::remove_file(&fresh).map_err(VaultError::io("removing", &fresh))?;
-        }
-        let blobs = self.folder.join("blobs");
-        for found in fs::read_dir(&blobs).map_err(VaultError::io("reading", &blobs))? {
-            let found = found.map_err(VaultError::io("reading", &blobs))?;
-            let listed = self
-                .index
-                .files
-                .values()
-                .any(|entry| found.file_name().to_str() == Some(&entry.blob));
-            if !listed {
-                fs::remove_file(found.path()).map_err(VaultError::io("removing", &found.path()))?;
-            }
-        }
-        Ok(())
-    }
-
-    #[cfg(not(test))]
-    #[allow(clippy::unused_self)] // tests crash the vault here
-    fn step(&mut self, _what: &'static str) -> Result<(), VaultError> {
-        Ok(())
-    }
-
-    #[cfg(test)]
-    fn step(&mut self, what: &'static str) -> Result<(), VaultError> {
-        self.fault.step(what)
-    }
-}
-
-struct Hashing<'a> {
-    file: &'a mut File,
-    hash: Sha256,
-}
-
-impl std::io::Write for Hashing<'_> {
-    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
-        let count = self.file.write(bytes)?;
-        self.hash.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> std::io::Result<()> {
-        self.file.flush()
-    }
 }
 
 fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), VaultError> {
@@ -451,15 +296,6 @@ fn lock(folder: &Path, access: Access) -> Result<File, VaultError> {
         error => VaultError::io("locking", &path)(error.into()),
     })?;
     Ok(file)
-}
-
-fn new_file(path: &Path) -> Result<File, VaultError> {
-    OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .map_err(VaultError::io("writing", path))
 }
 
 fn random<const N: usize>() -> Result<[u8; N], VaultError> {

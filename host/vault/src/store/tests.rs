@@ -1,6 +1,7 @@
 //! A vault under crashes, tampering and rollback.
 
-use std::io::{Read, Seek, SeekFrom};
+use std::collections::BTreeMap;
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 use proptest::prelude::*;
 
@@ -382,19 +383,80 @@ fn a_crash_at_any_instant_leaves_the_old_or_the_new_version() {
     }
 }
 
+/// Gives that many bytes, then an error.
+struct Failing(usize);
+
+impl Read for Failing {
+    fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
+        if self.0 == 0 {
+            return Err(std::io::Error::other("link down"));
+        }
+        let count = out.len().min(self.0);
+        self.0 -= count;
+        Ok(count)
+    }
+}
+
 #[test]
-fn a_source_that_fails_leaves_the_old_version() {
-    struct Failing(usize);
-    impl Read for Failing {
-        fn read(&mut self, out: &mut [u8]) -> std::io::Result<usize> {
-            if self.0 == 0 {
-                return Err(std::io::Error::other("link down"));
-            }
-            let count = out.len().min(self.0);
-            self.0 -= count;
-            Ok(count)
+fn several_files_are_one_commit_and_a_crash_at_any_instant_leaves_all_of_them_old_or_new() {
+    for at in 0.. {
+        let dir = tempfile::tempdir().unwrap();
+        let (folder, after, record) = (dir.path().join("v"), dir.path().join("after"), dir.path().join("seen"));
+        let counter = || Some(Box::new(LastSeenFile::new(&record)) as Box<dyn CommitCounter>);
+        let mut vault = Vault::create(&folder, key(), counter()).unwrap();
+        let round = |vault: &mut Vault, text: &str| {
+            let (mut model, mut receipt) = (text.as_bytes(), text.as_bytes());
+            vault.put_all(BTreeMap::from([
+                (name("model"), &mut model as &mut dyn BufRead),
+                (name("receipt"), &mut receipt as &mut dyn BufRead),
+            ]))
+        };
+        round(&mut vault, "old").unwrap();
+        assert_eq!(vault.index().version, 2, "two files, one commit");
+        vault.fault = Fault {
+            at: Some(at),
+            crashed: Some((folder.clone(), after.clone())),
+        };
+        let outcome = round(&mut vault, "new");
+        drop(vault);
+        if outcome.is_ok() {
+            assert!(at >= 8, "the steps are all seen");
+            return;
+        }
+        for place in [&after, &folder] {
+            let vault = Vault::open(place, key(), counter(), Access::Write).unwrap();
+            let found = content(&vault, "model");
+            assert_eq!(content(&vault, "receipt"), found, "step {at}: one file is of another round");
+            assert!(found == b"old" || found == b"new", "step {at}: {found:?}");
+            assert_eq!(
+                fs::read_dir(place.join("blobs")).unwrap().count(),
+                2,
+                "step {at}: leftovers are removed"
+            );
         }
     }
+}
+
+#[test]
+fn several_files_of_which_one_cannot_be_read_leave_the_old_versions() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = Vault::create(&dir.path().join("v"), key(), None).unwrap();
+    vault.put(&name("a"), &mut &b"old"[..]).unwrap();
+    let (mut good, mut bad) = (&b"new"[..], BufReader::new(Failing(SEGMENT_BYTES)));
+    let error = vault
+        .put_all(BTreeMap::from([
+            (name("a"), &mut good as &mut dyn BufRead),
+            (name("b"), &mut bad as &mut dyn BufRead),
+        ]))
+        .unwrap_err();
+    assert!(error.to_string().contains("link down"), "{error}");
+    assert_eq!(content(&vault, "a"), b"old");
+    assert!(vault.get(&name("b"), Cipher::Bulk).is_err());
+    assert_eq!(fs::read_dir(dir.path().join("v/blobs")).unwrap().count(), 1);
+}
+
+#[test]
+fn a_source_that_fails_leaves_the_old_version() {
     let dir = tempfile::tempdir().unwrap();
     let mut vault = Vault::create(&dir.path().join("v"), key(), None).unwrap();
     vault.put(&name("a"), &mut &b"old"[..]).unwrap();

@@ -1,0 +1,197 @@
+//! What the aggregator's vault keeps of the rounds: the model and the receipt of the last one, sealed in one commit, so that an
+//! aggregator that is started again goes on behind it, or finds that all is done.
+
+use std::collections::BTreeMap;
+use std::io::Read;
+
+use cloister_exchange::aggregator::StartingPoint;
+use cloister_exchange::work::{RoundRecord, WorkError};
+use cloister_rounds::{Layout, Receipt};
+use cloister_tensor::{ReadLimits, TensorMap, safetensors};
+use cloister_vault::{
+    Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey,
+};
+
+use crate::keeper::Keeper;
+use crate::keeper::config::VaultFiles;
+use crate::ui::{Exit, fail, failed, unreadable};
+
+/// Names of the sealed files.
+const MODEL_FILE: &str = "model.safetensors";
+const ONNX_FILE: &str = "model.onnx";
+const RECEIPT_FILE: &str = "receipt.bin";
+/// Bytes of an Ed25519 signature, which stands behind the receipt's.
+const SIGNATURE_BYTES: usize = 64;
+/// No file with a receipt is larger.
+const MAX_RECEIPT_BYTES: u64 = 1 << 20;
+/// What to do where the vault is not this federation's.
+const OTHER_VAULT: &str = "name another folder in [vault] `path` (and another `last_seen`) for this federation, or put back what belongs \
+                           to the vault";
+
+/// What an aggregator finds when it starts.
+pub enum Found {
+    /// Its node file names no vault.
+    NoVault,
+    /// All rounds of the policy are done; this is the last one's receipt.
+    Finished(Box<Receipt>),
+    /// There is work to do: from the first round on, or behind the round of this receipt.
+    Ready(Box<Vault>, Option<Box<Receipt>>),
+}
+
+/// Opens the vault that the node file names, or makes it. One in which the federation has finished is read only.
+pub fn open(keeper: &Keeper) -> Result<Found, miette::Report> {
+    let Some(files) = &keeper.config.vault else {
+        return Ok(Found::NoVault);
+    };
+    if !files.path.join("index").exists() {
+        let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
+        let vault = Vault::create(&files.path, key, counter(files)).map_err(|error| fail(Exit::Failed, error))?;
+        say_freshness(&vault);
+        return Ok(Found::Ready(Box::new(vault), None));
+    }
+    let open = |access| {
+        let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
+        Vault::open(&files.path, key, counter(files), access).map_err(|error| fail(Exit::Failed, error))
+    };
+    let reading = open(Access::Read)?;
+    let last = last_round(&reading, keeper)?;
+    if let Some(receipt) = &last
+        && receipt.round >= u64::from(keeper.policy.rounds.count)
+    {
+        say_freshness(&reading);
+        return Ok(Found::Finished(Box::new(receipt.clone())));
+    }
+    drop(reading);
+    let vault = open(Access::Write)?;
+    // Once more, now that nobody else can write.
+    let last = last_round(&vault, keeper)?;
+    say_freshness(&vault);
+    Ok(Found::Ready(Box::new(vault), last.map(Box::new)))
+}
+
+fn counter(files: &VaultFiles) -> Option<Box<dyn CommitCounter>> {
+    files
+        .last_seen
+        .as_ref()
+        .map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>)
+}
+
+fn say_freshness(vault: &Vault) {
+    match vault.freshness() {
+        Freshness::Proven => tracing::info!("vault version {}: fresh", vault.index().version),
+        Freshness::NotProven => tracing::warn!("vault version {}: freshness not proven", vault.index().version),
+    }
+}
+
+/// The receipt of the last round that was sealed, if any: of this federation, under this policy, signed by this node.
+fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette::Report> {
+    let Some(file) = read(vault, RECEIPT_FILE, MAX_RECEIPT_BYTES)? else {
+        return match read(vault, MODEL_FILE, 0) {
+            Ok(None) => Ok(None),
+            _ => Err(failed(
+                Exit::Failed,
+                format!("the vault holds {MODEL_FILE}, but no {RECEIPT_FILE} that says what it is; a round would overwrite it"),
+                Some(OTHER_VAULT.into()),
+            )),
+        };
+    };
+    let not_ours = |exit, what: String| {
+        Err(failed(
+            exit,
+            format!("the last round sealed in the vault {what}"),
+            Some(OTHER_VAULT.into()),
+        ))
+    };
+    let (signed, signature) = file.split_at(file.len().saturating_sub(SIGNATURE_BYTES));
+    let receipt = Receipt::parse(signed).map_err(|error| fail(Exit::Failed, error))?;
+    let policy = &keeper.policy;
+    if (receipt.federation.as_str(), receipt.policy_digest) != (policy.name.as_str(), policy.digest()) {
+        return not_ours(
+            Exit::Denied,
+            format!(
+                "is round {} of {} under the policy {}; this node runs {} under {}",
+                receipt.round,
+                receipt.federation.escape_debug(),
+                receipt.policy_digest,
+                policy.name,
+                policy.digest()
+            ),
+        );
+    }
+    let key = keeper.identity.key.public();
+    if !key.verify(signed, signature) {
+        return not_ours(
+            Exit::Failed,
+            format!("(round {}) is not signed by this node's key {key}", receipt.round),
+        );
+    }
+    Ok(Some(receipt))
+}
+
+/// Where the rounds go on behind `last`: the model that was sealed with it.
+pub fn starting_point(vault: &Vault, last: &Receipt, keeper: &Keeper) -> Result<StartingPoint, miette::Report> {
+    let limit = keeper.policy.limits.update_mib << 20;
+    let bytes = read(vault, MODEL_FILE, limit)?.ok_or_else(|| {
+        failed(
+            Exit::Failed,
+            format!("the vault holds the receipt of round {}, but no {MODEL_FILE}", last.round),
+            Some(OTHER_VAULT.into()),
+        )
+    })?;
+    let limits = ReadLimits {
+        max_bytes: limit,
+        ..ReadLimits::default()
+    };
+    let model = safetensors::read(bytes.into(), &limits).map_err(|error| fail(Exit::Failed, error))?;
+    let digest = Layout::model_digest(&model).map_err(|error| fail(Exit::Failed, error))?;
+    if digest != last.model_after {
+        return Err(failed(
+            Exit::Failed,
+            format!(
+                "the model in the vault has the digest {digest}, the receipt of round {} names {}",
+                last.round, last.model_after
+            ),
+            Some(OTHER_VAULT.into()),
+        ));
+    }
+    Ok(StartingPoint {
+        model,
+        next_round: last.round + 1,
+        previous: Some(last.digest()),
+    })
+}
+
+fn read(vault: &Vault, name: &str, limit: u64) -> Result<Option<Vec<u8>>, miette::Report> {
+    let name: FileName = name.parse().map_err(|error: VaultError| fail(Exit::Failed, error))?;
+    if !vault.index().files.contains_key(&name) {
+        return Ok(None);
+    }
+    vault
+        .get(&name, Cipher::Bulk)
+        .and_then(|reader| reader.read_all(limit))
+        .map(Some)
+        .map_err(|error| fail(Exit::Failed, error))
+}
+
+/// Seals a round: model and receipt (and the model as ONNX, where there is one) are all of this round, or of the one before.
+pub fn keep(vault: &mut Vault, record: &RoundRecord, model: &TensorMap, onnx: Option<&[u8]>) -> Result<(), WorkError> {
+    let metadata = BTreeMap::from([("cloister.round".to_owned(), record.receipt.round.to_string())]);
+    let tensors = safetensors::write(model, &metadata).map_err(|error| WorkError::new("writing the model", error))?;
+    let mut receipt = record.receipt.signed_bytes();
+    receipt.extend_from_slice(&record.signature);
+    let sealing = |error: VaultError| WorkError::new("sealing the round", error);
+    let (mut tensors, mut receipt, mut onnx) = (tensors.as_slice(), receipt.as_slice(), onnx);
+    let mut files: BTreeMap<FileName, &mut dyn Read> = BTreeMap::new();
+    files.insert(MODEL_FILE.parse().map_err(sealing)?, &mut tensors);
+    files.insert(RECEIPT_FILE.parse().map_err(sealing)?, &mut receipt);
+    if let Some(onnx) = &mut onnx {
+        files.insert(ONNX_FILE.parse().map_err(sealing)?, onnx);
+    }
+    vault.put_all(files).map_err(sealing)
+}
+
+/// The number that a receipt gives by this name.
+pub fn metric(receipt: &Receipt, wanted: &str) -> Option<f64> {
+    let found = receipt.metrics.iter().find(|(name, _)| name == wanted);
+    found.map(|(_, value)| *value)
+}
