@@ -2,7 +2,13 @@
 
 use cloister_tensor::Digest;
 
-use crate::transcript::Transcript;
+use crate::transcript::{Transcript, TranscriptReader};
+
+const LABEL: &str = "cloister/receipt/v1";
+/// No receipt names more updates, or more nodes that fell out: there are no more members of a roster.
+const MAX_NODES: u64 = 1024;
+/// No receipt carries more numbers.
+const MAX_METRICS: u64 = 4096;
 
 /// One update that went into the aggregate.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -51,7 +57,59 @@ pub struct Receipt {
     pub metrics: Vec<(String, f64)>,
 }
 
+/// Bytes that are no receipt.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("{bytes} bytes that are no receipt of the form {LABEL}")]
+pub struct NoReceipt {
+    /// How many.
+    pub bytes: usize,
+}
+
 impl Receipt {
+    /// Reads back what [`Self::signed_bytes`] gave. Takes the one encoding of each receipt and nothing else.
+    ///
+    /// # Errors
+    /// Another label, a field that is missing, cut short or too long, or anything behind the last one.
+    pub fn parse(signed_bytes: &[u8]) -> Result<Self, NoReceipt> {
+        Self::read(signed_bytes).ok_or(NoReceipt {
+            bytes: signed_bytes.len(),
+        })
+    }
+
+    fn read(signed_bytes: &[u8]) -> Option<Self> {
+        let mut fields = TranscriptReader::new(LABEL, signed_bytes)?;
+        let receipt = Self {
+            federation: fields.text()?,
+            policy_digest: fields.digest()?,
+            round: fields.number()?,
+            attempt: fields.number()?.try_into().ok()?,
+            roster_digest: fields.digest()?,
+            previous: match fields.bytes()? {
+                [] => None,
+                digest => Some(Digest::from_bytes(digest.try_into().ok()?)),
+            },
+            model_before: fields.digest()?,
+            model_after: fields.digest()?,
+            updates: fields.list(MAX_NODES, |fields| {
+                Some(ReceiptUpdate {
+                    node: fields.text()?,
+                    rows: fields.number()?,
+                    digest: fields.digest()?,
+                })
+            })?,
+            drops: fields.list(MAX_NODES, |fields| {
+                Some(ReceiptDrop {
+                    node: fields.text()?,
+                    code: fields.text()?,
+                })
+            })?,
+            metrics: fields.list(MAX_METRICS, |fields| {
+                Some((fields.text()?, f64::from_bits(fields.number()?)))
+            })?,
+        };
+        fields.ended().then_some(receipt)
+    }
+
     /// What is signed: "cloister/receipt/v1" and all fields in the order in which they stand here, text and digests
     /// behind their lengths, numbers as u64 big-endian, metrics as their IEEE 754 bits, lists behind their counts.
     pub fn signed_bytes(&self) -> Vec<u8> {
@@ -64,7 +122,7 @@ impl Receipt {
     }
 
     fn transcript(&self) -> Transcript {
-        let mut transcript = Transcript::new("cloister/receipt/v1");
+        let mut transcript = Transcript::new(LABEL);
         transcript
             .text(&self.federation)
             .bytes(self.policy_digest.as_bytes())
@@ -94,5 +152,78 @@ impl Receipt {
             transcript.text(name).number(value.to_bits());
         }
         transcript
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn any_digest() -> impl Strategy<Value = Digest> {
+        any::<[u8; 32]>().prop_map(Digest::from_bytes)
+    }
+
+    fn any_receipt() -> impl Strategy<Value = Receipt> {
+        let updates = prop::collection::vec((".{0,9}", any::<u64>(), any_digest()), 0..4);
+        let drops = prop::collection::vec((".{0,9}", "[a-z-]{0,9}"), 0..4);
+        let metrics = prop::collection::vec(("[a-z]{0,9}", any::<f64>()), 0..4);
+        let digests = (any_digest(), any_digest(), prop::option::of(any_digest()), any_digest(), any_digest());
+        (".{0,9}", any::<(u64, u32)>(), digests, updates, drops, metrics).prop_map(
+            |(federation, (round, attempt), digests, updates, drops, metrics)| Receipt {
+                federation,
+                policy_digest: digests.0,
+                round,
+                attempt,
+                roster_digest: digests.1,
+                previous: digests.2,
+                model_before: digests.3,
+                model_after: digests.4,
+                updates: updates
+                    .into_iter()
+                    .map(|(node, rows, digest)| ReceiptUpdate { node, rows, digest })
+                    .collect(),
+                drops: drops
+                    .into_iter()
+                    .map(|(node, code)| ReceiptDrop { node, code })
+                    .collect(),
+                metrics,
+            },
+        )
+    }
+
+    proptest! {
+        #[test]
+        fn what_was_signed_is_read_back(receipt in any_receipt()) {
+            let bytes = receipt.signed_bytes();
+            // Compared by bytes: a metric may be NaN here, which equals nothing.
+            prop_assert_eq!(Receipt::parse(&bytes).unwrap().signed_bytes(), bytes);
+        }
+
+        #[test]
+        fn a_receipt_cut_short_or_with_something_behind_it_is_none(receipt in any_receipt(), cut: prop::sample::Index) {
+            let mut bytes = receipt.signed_bytes();
+            prop_assert!(Receipt::parse(&bytes[..cut.index(bytes.len())]).is_err());
+            bytes.push(0);
+            prop_assert!(Receipt::parse(&bytes).is_err());
+        }
+
+        #[test]
+        fn no_bytes_make_the_receipts_parser_panic(bytes: Vec<u8>) {
+            let labelled = [LABEL.as_bytes(), &bytes].concat();
+            if let Ok(receipt) = Receipt::parse(&labelled) {
+                prop_assert_eq!(receipt.signed_bytes(), labelled);
+            }
+        }
+    }
+
+    #[test]
+    fn a_list_that_announces_more_than_there_is_ends_at_once() {
+        let mut bytes = Transcript::new(LABEL);
+        bytes.text("f").bytes(&[0; 32]).number(1).number(1).bytes(&[0; 32]).bytes(&[]);
+        bytes.bytes(&[0; 32]).bytes(&[0; 32]).number(u64::MAX);
+        assert!(Receipt::parse(&bytes.into_bytes()).is_err());
     }
 }

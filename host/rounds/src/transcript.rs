@@ -47,6 +47,60 @@ impl Transcript {
     }
 }
 
+/// Reads a transcript back, field by field. Whatever is missing or too long is `None`.
+pub(crate) struct TranscriptReader<'a>(&'a [u8]);
+
+impl<'a> TranscriptReader<'a> {
+    /// Behind the label, if the message begins with it.
+    pub(crate) fn new(label: &str, message: &'a [u8]) -> Option<Self> {
+        message.strip_prefix(label.as_bytes()).map(Self)
+    }
+
+    fn take<const N: usize>(&mut self) -> Option<[u8; N]> {
+        let (taken, rest) = self.0.split_first_chunk()?;
+        self.0 = rest;
+        Some(*taken)
+    }
+
+    /// A byte string.
+    pub(crate) fn bytes(&mut self) -> Option<&'a [u8]> {
+        let length = usize::try_from(u32::from_be_bytes(self.take()?)).ok()?;
+        let (taken, rest) = self.0.split_at_checked(length)?;
+        self.0 = rest;
+        Some(taken)
+    }
+
+    /// Text.
+    pub(crate) fn text(&mut self) -> Option<String> {
+        String::from_utf8(self.bytes()?.to_vec()).ok()
+    }
+
+    /// A digest.
+    pub(crate) fn digest(&mut self) -> Option<Digest> {
+        self.bytes()?.try_into().ok().map(Digest::from_bytes)
+    }
+
+    /// A number.
+    pub(crate) fn number(&mut self) -> Option<u64> {
+        self.take().map(u64::from_be_bytes)
+    }
+
+    /// A list: its count, at most `most`, and as many items. Grows with what is there, not with what is announced.
+    pub(crate) fn list<T>(&mut self, most: u64, item: impl Fn(&mut Self) -> Option<T>) -> Option<Vec<T>> {
+        let count = self.number().filter(|&count| count <= most)?;
+        let mut items = Vec::new();
+        for _ in 0..count {
+            items.push(item(self)?);
+        }
+        Some(items)
+    }
+
+    /// Whether nothing is left.
+    pub(crate) fn ended(&self) -> bool {
+        self.0.is_empty()
+    }
+}
+
 /// A running SHA-256.
 #[derive(Clone, Debug, Default)]
 pub(crate) struct RunningDigest(Sha256);
