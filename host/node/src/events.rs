@@ -54,6 +54,15 @@ pub enum Event {
         /// Whether the peer's TD is a simulated one.
         simulated: bool,
     },
+    /// An aggregator that was started again goes on behind the last round that its vault holds.
+    Resumed {
+        /// The round that comes next.
+        round: u64,
+        /// Of how many.
+        rounds: u64,
+        /// Digest of the model that it starts from.
+        model: String,
+    },
     /// A round ended.
     Round {
         /// Which, from 1.
@@ -173,6 +182,10 @@ pub fn words(event: &Event) -> String {
             "{verdict} {name} ({role}), measurement {}{}",
             first(measurement, 16),
             if *simulated { " SIMULATED" } else { "" }
+        ),
+        Event::Resumed { round, rounds, model } => format!(
+            "goes on with round {round}/{rounds}, from the sealed model {}",
+            first(model, 12)
         ),
         Event::Round {
             round,

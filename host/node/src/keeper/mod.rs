@@ -3,6 +3,7 @@
 
 pub mod config;
 pub mod contents;
+pub mod measured;
 pub mod models;
 pub mod runner;
 
@@ -10,7 +11,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role, SigningKey};
-use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
+use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
 use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, Signatures, SignedPolicy};
@@ -19,6 +20,7 @@ use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMe
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
 use config::{NodeConfig, Simulated};
+use measured::Loaded;
 
 /// No policy or file of signatures is larger than this.
 const MAX_POLICY_BYTES: u64 = 4 * 1024 * 1024;
@@ -100,18 +102,10 @@ impl Keeper {
         Arc::new(now_unix_s)
     }
 
-    /// Measures the node in a state and makes its certificate. Takes one quote: not to be called on an async thread.
-    pub fn certificate(&self, state: State) -> Result<Arc<RaTlsIdentity>, miette::Report> {
-        let mut entries = self.host_files.clone();
-        let expected = self.policy.expected_entries(&self.config.name, state).ok_or_else(|| {
-            failed(
-                Exit::Denied,
-                format!("the policy names no node {}", self.config.name),
-                None,
-            )
-        })?;
-        entries.extend(expected);
-        let measurement = Measurement::new(entries).map_err(|error| fail(Exit::Failed, error))?;
+    /// Measures the node, which loaded this, in a state, and makes its certificate. Takes one quote: not to be called on an async
+    /// thread.
+    pub fn certificate(&self, state: State, loaded: &Loaded) -> Result<Arc<RaTlsIdentity>, miette::Report> {
+        let measurement = measured::measure(&self.policy, &self.config.name, state, &self.host_files, loaded)?;
         let identity = RaTlsIdentity::new(
             self.provider.as_ref(),
             &self.identity,

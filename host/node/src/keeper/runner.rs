@@ -5,16 +5,19 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cloister_attestation::measurement::EntryRole;
 use cloister_data::{Format, salt};
 use cloister_exchange::content::ContentKind;
 use cloister_policy::agreement::{Limits, Module, ScalarRange as Range};
 use cloister_policy::{ModuleRole, Policy, Scalar};
 use cloister_runner::{BackendChoice, Confinement, Runner, RunnerOptions};
 use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAccess};
+use cloister_tensor::Digest;
 
 use super::Keeper;
 use super::config::{Engine, EngineChoice};
 use super::contents::Contents;
+use super::measured::Loaded;
 use crate::process::own_binary;
 use crate::ui::{Exit, fail, failed, unreadable};
 
@@ -76,8 +79,22 @@ impl Keeper {
     }
 
     /// Opens this node's datasets in the runner and compares each commitment with the policy's.
-    pub fn open_datasets(&self, runner: &mut Runner) -> Result<(), miette::Report> {
-        for dataset in self.policy.datasets_for(&self.config.name) {
+    pub fn open_datasets(&self, runner: &mut Runner) -> Result<Loaded, miette::Report> {
+        let datasets = self.policy.datasets_for(&self.config.name);
+        let names: Vec<_> = datasets.iter().map(|dataset| dataset.name()).collect();
+        if let Some(other) = self.config.data.keys().find(|name| !names.contains(&name.as_str())) {
+            return Err(failed(
+                Exit::Usage,
+                format!(
+                    "the node file has a section [data.{other}], but the policy gives {} no dataset {other}; it gives {}",
+                    self.config.name,
+                    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+                ),
+                Some(format!("remove [data.{other}], or agree on a policy that grants it")),
+            ));
+        }
+        let mut loaded = Loaded::default();
+        for dataset in datasets {
             let name = dataset.name();
             let file = self.config.data.get(name).ok_or_else(|| {
                 failed(
@@ -110,29 +127,44 @@ impl Keeper {
                     Some("put back the file (and its salt) that was committed to, or agree on a new policy".into()),
                 ));
             }
+            loaded.add(EntryRole::Data, name, info.commitment);
             tracing::info!("dataset {name}: {} rows, as committed", info.rows);
         }
-        Ok(())
+        Ok(loaded)
     }
 
-    /// Loads modules and graphs into the runner. Their digests were compared with the policy when they were read.
-    pub fn load(&self, runner: &mut Runner, contents: &Contents) -> Result<(), miette::Report> {
+    /// Loads modules and graphs into the runner, and notes the digests of the bytes that went in.
+    pub fn load(&self, runner: &mut Runner, contents: &Contents, loaded: &mut Loaded) -> Result<(), miette::Report> {
         for (item, bytes) in contents {
-            match item.kind {
+            let digest = Digest::of(bytes);
+            let (role, in_runner) = match item.kind {
                 ContentKind::Module => {
                     let info = runner
                         .load_module(&item.name, bytes)
                         .map_err(|error| fail(Exit::Failed, error))?;
-                    tracing::info!("module {} ({}), {}", item.name, info.world, item.digest.short());
+                    tracing::info!("module {} ({}), {}", item.name, info.world, digest.short());
+                    (EntryRole::Module, info.digest)
                 }
                 ContentKind::Graph => {
-                    runner
+                    let info = runner
                         .load_graph(&item.name, bytes)
                         .map_err(|error| fail(Exit::Failed, error))?;
-                    tracing::info!("graph {}, {}", item.name, item.digest.short());
+                    tracing::info!("graph {}, {}", item.name, digest.short());
+                    (EntryRole::Graph, info.source_digest)
                 }
-                ContentKind::Weights => {}
+                ContentKind::Weights => continue,
+            };
+            if in_runner != digest {
+                return Err(failed(
+                    Exit::Failed,
+                    format!(
+                        "the runner says that {role} {} has the digest {in_runner}, but it was given {digest}",
+                        item.name
+                    ),
+                    Some("the runner is not to be trusted: look for what changed its binary".into()),
+                ));
             }
+            loaded.add(role, &item.name, digest);
         }
         Ok(())
     }

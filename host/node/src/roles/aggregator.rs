@@ -1,6 +1,6 @@
 //! `cloister aggregator`: collects what the participants submit, then runs the rounds, evaluates, and seals the model.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -16,25 +16,24 @@ use cloister_graph::EngineGraph;
 use cloister_graph::PortKind;
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
+use cloister_rounds::Receipt;
 use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, WorkerUpdate};
 use cloister_session::{ListenLimits, Listener};
 use cloister_tensor::safetensors;
 use cloister_tensor::{Digest, ReadLimits, TensorMap};
-use cloister_vault::{Access, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultKey};
+use cloister_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
+use super::checkpoint::{self, Found};
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::contents::{self, Contents};
+use crate::keeper::measured::Loaded;
 use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, runner as tools};
 use crate::process::until_signal;
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
 
-/// Names of the sealed files.
-const MODEL_FILE: &str = "model.safetensors";
-const ONNX_FILE: &str = "model.onnx";
-const RECEIPT_FILE: &str = "receipt.bin";
 /// How often the store is looked at while content is missing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
 /// How long members may take to leave once the last round is done.
@@ -45,7 +44,10 @@ const FAREWELL: Duration = Duration::from_secs(10);
 #[command(after_help = "\
 Examples:
   cloister aggregator --config aggregator.toml
-  cloister aggregator --config aggregator.toml -o json   one JSON object a line: listening, peers, rounds, the end")]
+  cloister aggregator --config aggregator.toml -o json   one JSON object a line: listening, peers, rounds, the end
+
+Started again on a vault with rounds of the same policy, it goes on behind the last one that was sealed; where all are done, it
+says so and ends with 0.")]
 pub struct AggregatorArgs {
     /// The node file.
     #[arg(long, value_name = "FILE")]
@@ -55,14 +57,22 @@ pub struct AggregatorArgs {
 }
 
 /// Runs the command.
-pub fn run(args: AggregatorArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
+pub fn run(args: AggregatorArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let teller = Teller::new(args.output.json());
     let keeper = Keeper::open(&args.config, Role::Aggregator)?;
+    let kept = match checkpoint::open(&keeper)? {
+        Found::Finished(last) => {
+            tell_end(&teller, &last);
+            say_finished(&keeper, &last, out);
+            return Ok(Exit::Done);
+        }
+        Found::Ready(vault, last) => Some((*vault, last)),
+        Found::NoVault => None,
+    };
     let mut runner = keeper.start_runner()?;
     teller.tell(&Event::started(&keeper, runner.backend()));
-    keeper.open_datasets(&mut runner)?;
-    let vault = open_vault(&keeper)?;
-    let bootstrap = keeper.certificate(State::Bootstrap)?;
+    let loaded = keeper.open_datasets(&mut runner)?;
+    let bootstrap = keeper.certificate(State::Bootstrap, &loaded)?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .enable_all()
@@ -75,32 +85,8 @@ pub fn run(args: AggregatorArgs, _out: &mut Ui) -> Result<Exit, miette::Report> 
         if cancel.is_cancelled() {
             return Ok(Exit::Done);
         }
-        federate(Arc::new(keeper), address, runner, vault, teller, cancel).await
+        federate(Arc::new(keeper), address, (runner, loaded), kept, teller, cancel).await
     })
-}
-
-fn open_vault(keeper: &Keeper) -> Result<Option<Vault>, miette::Report> {
-    let Some(files) = &keeper.config.vault else {
-        return Ok(None);
-    };
-    let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
-    let counter = || {
-        files
-            .last_seen
-            .as_ref()
-            .map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>)
-    };
-    let vault = if files.path.join("index").exists() {
-        Vault::open(&files.path, key, counter(), Access::Write)
-    } else {
-        Vault::create(&files.path, key, counter())
-    };
-    let vault = vault.map_err(|error| fail(Exit::Failed, error))?;
-    match vault.freshness() {
-        Freshness::Proven => tracing::info!("vault version {}: fresh", vault.index().version),
-        Freshness::NotProven => tracing::warn!("vault version {}: freshness not proven", vault.index().version),
-    }
-    Ok(Some(vault))
 }
 
 /// Serves the content store with a bootstrap certificate until everything that the policy names is there.
@@ -194,8 +180,8 @@ async fn listen(
 async fn federate(
     keeper: Arc<Keeper>,
     address: SocketAddr,
-    mut runner: Runner,
-    vault: Option<Vault>,
+    (mut runner, mut loaded): (Runner, Loaded),
+    kept: Option<(Vault, Option<Box<Receipt>>)>,
     teller: Teller,
     cancel: CancellationToken,
 ) -> Result<Exit, miette::Report> {
@@ -211,15 +197,31 @@ async fn federate(
             Some("remove them and submit their content anew: cloister module submit".into()),
         ));
     }
-    let weights = initial_weights(&keeper, &contents)?;
+    let (vault, last) = kept.unzip();
+    let start = match (&vault, last.flatten()) {
+        (Some(vault), Some(last)) => {
+            let start = checkpoint::starting_point(vault, &last, &keeper)?;
+            teller.tell(&Event::Resumed {
+                round: start.next_round,
+                rounds: u64::from(keeper.policy.rounds.count),
+                model: last.model_after.to_string(),
+            });
+            start
+        }
+        _ => StartingPoint {
+            model: initial_weights(&keeper, &contents)?,
+            next_round: 1,
+            previous: None,
+        },
+    };
     let name = keeper.config.name.clone();
     let needed = contents::needed(&keeper.policy, &name, Role::Aggregator);
     let own: Contents = contents.into_iter().filter(|(item, _)| needed.contains(item)).collect();
     let evaluation = evaluation_graph(&own)?;
-    keeper.load(&mut runner, &own)?;
+    keeper.load(&mut runner, &own, &mut loaded)?;
     let certificate = {
         let keeper = Arc::clone(&keeper);
-        tokio::task::spawn_blocking(move || keeper.certificate(State::Member))
+        tokio::task::spawn_blocking(move || keeper.certificate(State::Member, &loaded))
             .await
             .map_err(|error| failed(Exit::Failed, format!("measuring: {error}"), None))??
     };
@@ -247,11 +249,7 @@ async fn federate(
         identity: Arc::clone(&keeper.identity),
         verifier: Arc::clone(&keeper.verifier),
         clock: keeper.clock(),
-        start: StartingPoint {
-            model: weights,
-            next_round: 1,
-            previous: None,
-        },
+        start,
         gather_ms: None,
         update_slots: 2,
         sink: Arc::new(models.sink(keeper.policy.limits.update_mib << 20)),
@@ -283,22 +281,31 @@ async fn federate(
         Err(error) => return Err(fail(Exit::Failed, error)),
     };
     if let Some(record) = end.records.last() {
-        let metric = |wanted: &str| {
-            record
-                .receipt
-                .metrics
-                .iter()
-                .find(|(name, _)| name == wanted)
-                .map(|(_, value)| *value)
-        };
-        teller.tell(&Event::Finished {
-            rounds: record.receipt.round,
-            model: record.receipt.model_after.to_string(),
-            loss: metric("loss"),
-            accuracy: metric("accuracy"),
-        });
+        tell_end(&teller, &record.receipt);
     }
     Ok(Exit::Done)
+}
+
+fn tell_end(teller: &Teller, last: &Receipt) {
+    teller.tell(&Event::Finished {
+        rounds: last.round,
+        model: last.model_after.to_string(),
+        loss: checkpoint::metric(last, "loss"),
+        accuracy: checkpoint::metric(last, "accuracy"),
+    });
+}
+
+/// All was done before this start: what there is now, and what to do for more.
+fn say_finished(keeper: &Keeper, last: &Receipt, out: &mut Ui) {
+    let simulated = if keeper.quotes.simulated() { " SIMULATED" } else { "" };
+    let vault = keeper.config.vault.as_ref().map(|files| files.path.display().to_string());
+    out.note(format!(
+        "{} has finished its {} rounds{simulated}: the model is sealed in {}, and nothing was changed. `cloister vault export` \
+         opens it. To train again, agree on a new policy and name another folder in [vault]",
+        keeper.policy.name,
+        last.round,
+        vault.unwrap_or_default()
+    ));
 }
 
 fn initial_weights(keeper: &Keeper, contents: &Contents) -> Result<TensorMap, miette::Report> {
@@ -430,28 +437,19 @@ impl AggregatorWork for Work {
     }
 
     fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError> {
-        let metadata = BTreeMap::from([("cloister.round".to_owned(), record.receipt.round.to_string())]);
-        let file = safetensors::write(model, &metadata).map_err(|error| WorkError::new("writing the model", error))?;
+        let Some(vault) = &mut self.vault else {
+            return Ok(());
+        };
         let last = record.receipt.round == u64::from(self.keeper.policy.rounds.count);
-        if let Some(vault) = &mut self.vault {
-            seal(vault, MODEL_FILE, &file)?;
-            let mut receipt = record.receipt.signed_bytes();
-            receipt.extend_from_slice(&record.signature);
-            seal(vault, RECEIPT_FILE, &receipt)?;
-            if let (true, Some(evaluation)) = (last, &self.evaluation) {
-                let onnx = cloister_graph::export_forward(evaluation, model)
-                    .map_err(|error| WorkError::new("writing the model as ONNX", error))?;
-                seal(vault, ONNX_FILE, &onnx)?;
-            }
-        }
-        Ok(())
+        let onnx = match &self.evaluation {
+            Some(evaluation) if last => Some(
+                cloister_graph::export_forward(evaluation, model)
+                    .map_err(|error| WorkError::new("writing the model as ONNX", error))?,
+            ),
+            _ => None,
+        };
+        checkpoint::keep(vault, record, model, onnx.as_deref())
     }
-}
-
-fn seal(vault: &mut Vault, name: &str, content: &[u8]) -> Result<(), WorkError> {
-    let sealing = |error| WorkError::new("sealing the model", error);
-    let name: FileName = name.parse().map_err(sealing)?;
-    vault.put(&name, &mut &*content).map(drop).map_err(sealing)
 }
 
 /// A call's round: the seed differs by node, and is the same again when the round is run again.

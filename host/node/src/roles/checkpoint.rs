@@ -2,7 +2,7 @@
 //! aggregator that is started again goes on behind it, or finds that all is done.
 
 use std::collections::BTreeMap;
-use std::io::Read;
+use std::io::BufRead;
 
 use cloister_exchange::aggregator::StartingPoint;
 use cloister_exchange::work::{RoundRecord, WorkError};
@@ -181,7 +181,7 @@ pub fn keep(vault: &mut Vault, record: &RoundRecord, model: &TensorMap, onnx: Op
     receipt.extend_from_slice(&record.signature);
     let sealing = |error: VaultError| WorkError::new("sealing the round", error);
     let (mut tensors, mut receipt, mut onnx) = (tensors.as_slice(), receipt.as_slice(), onnx);
-    let mut files: BTreeMap<FileName, &mut dyn Read> = BTreeMap::new();
+    let mut files: BTreeMap<FileName, &mut dyn BufRead> = BTreeMap::new();
     files.insert(MODEL_FILE.parse().map_err(sealing)?, &mut tensors);
     files.insert(RECEIPT_FILE.parse().map_err(sealing)?, &mut receipt);
     if let Some(onnx) = &mut onnx {

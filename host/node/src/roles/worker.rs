@@ -48,7 +48,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     let keeper = Arc::new(Keeper::open(&args.config, Role::Worker)?);
     let mut runner = keeper.start_runner()?;
     teller.tell(&Event::started(&keeper, runner.backend()));
-    keeper.open_datasets(&mut runner)?;
+    let mut loaded = keeper.open_datasets(&mut runner)?;
     let module = tools::only_module(&keeper.policy, &keeper.config.name, ModuleRole::Trainer)?.clone();
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -67,7 +67,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     let wanted = contents::needed(&keeper.policy, &keeper.config.name, Role::Worker);
     let (mut found, missing) = contents::from_folders(&keeper.config, &keeper.policy, &wanted)?;
     if !missing.is_empty() {
-        let certificate = keeper.certificate(State::Bootstrap)?;
+        let certificate = keeper.certificate(State::Bootstrap, &loaded)?;
         teller.tell(&Event::measured("bootstrap", &certificate));
         let limit = keeper.policy.limits.content_mib << 20;
         let local = keeper.local(&certificate);
@@ -83,8 +83,8 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
             }
         }
     }
-    keeper.load(&mut runner, &found)?;
-    let certificate = keeper.certificate(State::Member)?;
+    keeper.load(&mut runner, &found, &mut loaded)?;
+    let certificate = keeper.certificate(State::Member, &loaded)?;
     teller.tell(&Event::measured("member", &certificate));
     let model_limit_bytes = keeper.policy.limits.update_mib << 20;
     let models = SharedModels::default();
