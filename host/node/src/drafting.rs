@@ -11,6 +11,7 @@ use cloister_policy::agreement::{Dataset, Graph, Module, Node};
 use cloister_policy::{ModuleRole, Scalar};
 use cloister_tensor::{Digest, TensorError, safetensors};
 
+use crate::files;
 use crate::ui::{Exit, fail};
 
 /// The module setting that leaves rows out which fill no batch.
@@ -277,7 +278,7 @@ fn some_batch(dataset: &Dataset, batch: u32) -> Result<(), DraftingError> {
 }
 
 fn write(path: PathBuf, content: &[u8]) -> Result<PathBuf, DraftingError> {
-    match std::fs::write(&path, content) {
+    match files::try_write(&path, content) {
         Ok(()) => Ok(path),
         Err(source) => Err(DraftingError::Write { path, source }),
     }

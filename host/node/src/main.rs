@@ -9,6 +9,7 @@ mod commands;
 mod demo;
 mod drafting;
 mod events;
+mod files;
 mod keeper;
 mod process;
 mod roles;

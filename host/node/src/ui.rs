@@ -4,6 +4,8 @@ use std::fmt;
 use std::io::Write;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use crate::files;
+
 /// What the process's exit code says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Exit {
@@ -93,28 +95,28 @@ pub struct Failure {
     help: Option<String>,
 }
 
-/// Wraps an error (with its chain of causes) so that the process ends with `exit`.
-pub fn fail(exit: Exit, error: impl std::error::Error) -> miette::Report {
+/// Wraps an error (with its chain of causes) so that the process ends with `exit`. Where the system is the cause, the help says what
+/// to do about it.
+pub fn fail(exit: Exit, error: impl std::error::Error + 'static) -> miette::Report {
     let mut message = error.to_string();
-    let mut cause = error.source();
+    let mut help = None;
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(&error);
     while let Some(source) = cause {
         let text = source.to_string();
         if !message.contains(&text) {
             message.push_str(": ");
             message.push_str(&text);
         }
+        if let Some(system) = source.downcast_ref::<std::io::Error>() {
+            help = files::help(system.kind());
+        }
         cause = source.source();
     }
-    Failure {
-        exit,
-        message,
-        help: None,
-    }
-    .into()
+    Failure { exit, message, help }.into()
 }
 
 /// An input that cannot be read: exit code 2.
-pub fn unreadable(error: impl std::error::Error) -> miette::Report {
+pub fn unreadable(error: impl std::error::Error + 'static) -> miette::Report {
     fail(Exit::Usage, error)
 }
 

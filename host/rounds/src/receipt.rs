@@ -170,7 +170,13 @@ mod tests {
         let updates = prop::collection::vec((".{0,9}", any::<u64>(), any_digest()), 0..4);
         let drops = prop::collection::vec((".{0,9}", "[a-z-]{0,9}"), 0..4);
         let metrics = prop::collection::vec(("[a-z]{0,9}", any::<f64>()), 0..4);
-        let digests = (any_digest(), any_digest(), prop::option::of(any_digest()), any_digest(), any_digest());
+        let digests = (
+            any_digest(),
+            any_digest(),
+            prop::option::of(any_digest()),
+            any_digest(),
+            any_digest(),
+        );
         (".{0,9}", any::<(u64, u32)>(), digests, updates, drops, metrics).prop_map(
             |(federation, (round, attempt), digests, updates, drops, metrics)| Receipt {
                 federation,
@@ -222,7 +228,13 @@ mod tests {
     #[test]
     fn a_list_that_announces_more_than_there_is_ends_at_once() {
         let mut bytes = Transcript::new(LABEL);
-        bytes.text("f").bytes(&[0; 32]).number(1).number(1).bytes(&[0; 32]).bytes(&[]);
+        bytes
+            .text("f")
+            .bytes(&[0; 32])
+            .number(1)
+            .number(1)
+            .bytes(&[0; 32])
+            .bytes(&[]);
         bytes.bytes(&[0; 32]).bytes(&[0; 32]).number(u64::MAX);
         assert!(Receipt::parse(&bytes.into_bytes()).is_err());
     }

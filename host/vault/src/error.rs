@@ -13,6 +13,7 @@ pub enum VaultError {
         /// The file or folder.
         path: PathBuf,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// The source of a new file could not be read to its end. The vault still holds the old version.
@@ -21,6 +22,7 @@ pub enum VaultError {
         /// The file in the vault.
         name: String,
         /// The source's error.
+        #[source]
         cause: std::io::Error,
     },
     /// There is no vault here.

@@ -243,7 +243,6 @@ impl Vault {
         self.freshness = Freshness::Proven;
         Ok(())
     }
-
 }
 
 fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), VaultError> {

@@ -12,6 +12,7 @@ use miette::Report;
 use serde::Serialize;
 
 use super::graph_run::{self, GraphRunArgs};
+use crate::files;
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed};
 
 /// Make, show and run training graphs.
@@ -175,14 +176,14 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
     let about = |error: GraphError| refused(&args.model, &error);
     let model = Model::parse(&file, &Limits::default()).map_err(about)?;
     let graphs = train(&model, &args.options()).map_err(about)?;
-    write(&args.out, graphs.training.bytes())?;
+    files::write(&args.out, graphs.training.bytes())?;
     out.note(format_args!(
         "training graph    {}  sha256 {}",
         args.out.display(),
         graphs.training.digest()
     ));
     if let Some(path) = &args.evaluation {
-        write(path, graphs.evaluation.bytes())?;
+        files::write(path, graphs.evaluation.bytes())?;
         out.note(format_args!(
             "evaluation graph  {}  sha256 {}",
             path.display(),
@@ -415,7 +416,7 @@ fn run_sample(args: &SampleArgs, out: &mut Ui) -> Result<Exit, Report> {
         SampleName::Cnn => samples::cnn(args.inputs, args.hidden, args.classes, args.seed),
     };
     let file = file.map_err(|error| fail(Exit::Usage, error))?;
-    write(&args.out, &file)?;
+    files::write(&args.out, &file)?;
     out.note(format_args!(
         "model  {}  sha256 {}",
         args.out.display(),
@@ -431,22 +432,5 @@ pub(super) fn refused(path: &Path, error: &GraphError) -> Report {
 
 /// Reads a graph file within the limits of graphs.
 pub(super) fn read(path: &Path) -> Result<Vec<u8>, Report> {
-    let about = |error: std::io::Error| failed(Exit::Usage, format!("{}: {error}", path.display()), None);
-    let most = Limits::default().bytes as u64;
-    let size = std::fs::metadata(path).map_err(about)?.len();
-    if size > most {
-        let message = format!("{}: {size} bytes, at most {most} are read", path.display());
-        return Err(failed(Exit::Usage, message, None));
-    }
-    std::fs::read(path).map_err(about)
-}
-
-fn write(path: &Path, content: &[u8]) -> Result<(), Report> {
-    std::fs::write(path, content).map_err(|error| {
-        failed(
-            Exit::Failed,
-            format!("{} cannot be written: {error}", path.display()),
-            None,
-        )
-    })
+    files::read(path, Limits::default().bytes as u64)
 }

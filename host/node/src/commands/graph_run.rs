@@ -11,6 +11,7 @@ use cloister_graph::{EngineGraph, Limits, Model, Port};
 use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
 use miette::Report;
 
+use crate::files;
 use crate::ui::{Exit, Ui, fail, failed, unreadable};
 
 /// Tensors that an error about the inputs names at most.
@@ -116,8 +117,7 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
             Format::Safetensors => safetensors::write(&tensors, &BTreeMap::new()),
         }
         .map_err(|error| fail(Exit::Failed, error))?;
-        std::fs::write(path, file)
-            .map_err(|error| failed(Exit::Failed, format!("cannot write {}: {error}", path.display()), None))?;
+        files::write(path, &file)?;
         out.note(format!("wrote {}", path.display()));
     }
     Ok(Exit::Done)
@@ -145,7 +145,7 @@ impl Format {
 }
 
 fn read_file(path: &Path) -> Result<Vec<u8>, Report> {
-    std::fs::read(path).map_err(|error| failed(Exit::Usage, format!("cannot read {}: {error}", path.display()), None))
+    files::read(path, ReadLimits::default().max_bytes)
 }
 
 fn read_tensors(path: &Path) -> Result<TensorMap, Report> {

@@ -1,12 +1,10 @@
 //! `cloister identity`: keys of participants and nodes, and the credentials between them.
 
-use std::fs::{File, OpenOptions};
-use std::io::{Read as _, Write as _};
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::{Path, PathBuf};
 
 use cloister_attestation::identity::{Credential, CredentialFields, PublicKey, Role, SigningKey, endorse};
 
+use crate::files;
 use crate::ui::{self, Exit, Ui};
 
 const DAY_S: u64 = 86_400;
@@ -106,12 +104,22 @@ pub fn run(args: IdentityArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn new(args: &NewArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let key = SigningKey::generate().map_err(|error| ui::fail(Exit::Failed, error))?;
-    let (secret, public) = (with_suffix(&args.out, ".key"), with_suffix(&args.out, ".pub"));
+    let (secret, public) = (
+        files::with_suffix(&args.out, ".key"),
+        files::with_suffix(&args.out, ".pub"),
+    );
     if let Some(parent) = args.out.parent().filter(|parent| !parent.as_os_str().is_empty()) {
-        std::fs::create_dir_all(parent).map_err(|error| cannot("make", parent, &error))?;
+        std::fs::create_dir_all(parent).map_err(|error| {
+            let help = files::help(error.kind());
+            ui::failed(
+                Exit::Failed,
+                format!("{} cannot be made: {error}", parent.display()),
+                help,
+            )
+        })?;
     }
-    write_new(&secret, key.to_pem().as_bytes(), 0o600)?;
-    write_new(&public, format!("{}\n", key.public()).as_bytes(), 0o644)?;
+    files::write_secret(&secret, key.to_pem().as_bytes())?;
+    files::write_new(&public, format!("{}\n", key.public()).as_bytes(), 0o644)?;
     let kind = if args.participant { "participant" } else { "node" };
     if args.output.json() {
         out.json(&serde_json::json!({
@@ -134,8 +142,7 @@ fn new(args: &NewArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 }
 
 fn write_credential(args: EndorseArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let pem = zeroize::Zeroizing::new(read_text(&args.participant_key)?);
-    let key = SigningKey::from_pem(&pem).map_err(ui::unreadable)?;
+    let key = files::read_key(&args.participant_key)?;
     let node_key = public_key(&args.node_key)?;
     let not_after_unix_s = ui::now_unix_s().saturating_add(args.days * DAY_S);
     let EndorseArgs {
@@ -156,7 +163,7 @@ fn write_credential(args: EndorseArgs, out: &mut Ui) -> Result<Exit, miette::Rep
         not_after_unix_s,
     };
     let credential = endorse(&key, fields).map_err(ui::unreadable)?;
-    std::fs::write(&output, credential.to_text()).map_err(|error| cannot("write", &output, &error))?;
+    files::write(&output, credential.to_text().as_bytes())?;
     let CredentialFields {
         federation,
         participant,
@@ -174,7 +181,7 @@ fn write_credential(args: EndorseArgs, out: &mut Ui) -> Result<Exit, miette::Rep
 fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let text = zeroize::Zeroizing::new(read_text(&args.file)?);
     if text.contains("PRIVATE KEY") {
-        let key = SigningKey::from_pem(&text).map_err(ui::unreadable)?.public();
+        let key = files::read_key(&args.file)?.public();
         return Ok(show_key("secret key", key, args, out));
     }
     if let Ok(key) = text.trim().parse::<PublicKey>() {
@@ -233,26 +240,12 @@ fn public_key(text: &str) -> Result<PublicKey, miette::Report> {
     }
 }
 
-fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
-    let mut name = path.as_os_str().to_owned();
-    name.push(suffix);
-    name.into()
-}
-
-fn write_new(path: &Path, content: &[u8], mode: u32) -> Result<(), miette::Report> {
-    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
-    file.and_then(|mut file| file.write_all(content))
-        .map_err(|error| cannot("write", path, &error))
-}
-
 fn read_text(path: &Path) -> Result<String, miette::Report> {
-    let mut text = String::new();
-    let read = File::open(path).and_then(|file| file.take(MAX_FILE_BYTES).read_to_string(&mut text));
-    read.map(|_| text).map_err(|error| cannot("read", path, &error))
-}
-
-fn cannot(what: &str, path: &Path, error: &std::io::Error) -> miette::Report {
-    let help = (error.kind() == std::io::ErrorKind::AlreadyExists)
-        .then(|| "keys are never overwritten; choose another name or move the old one away".to_owned());
-    ui::failed(Exit::Usage, format!("cannot {what} {}: {error}", path.display()), help)
+    String::from_utf8(files::read(path, MAX_FILE_BYTES)?).map_err(|_| {
+        ui::failed(
+            Exit::Usage,
+            format!("{} is not text", path.display()),
+            Some("a key (PEM), a public key or a credential is wanted".into()),
+        )
+    })
 }

@@ -10,7 +10,8 @@ use cloister_session::Local;
 use cloister_tensor::Digest;
 use serde_json::json;
 
-use super::peer::{TrustArgs, block_on, exchange_failed, read, read_key};
+use super::peer::{TrustArgs, block_on, exchange_failed};
+use crate::files;
 use crate::ui::{self, Exit, Ui};
 
 /// Commands on what participants submit.
@@ -141,12 +142,12 @@ fn not_named(policy: &Policy, file: &Path, digest: &Digest) -> miette::Report {
 
 fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.store.local()?;
-    let content = Bytes::from(read(&args.file, limit_bytes(&local.policy))?);
+    let content = Bytes::from(files::read(&args.file, limit_bytes(&local.policy))?);
     let digest = Digest::of(&content);
     let Some((kind, name)) = named(&local.policy, &digest) else {
         return Err(not_named(&local.policy, &args.file, &digest));
     };
-    let key = read_key(&args.store.participant_key)?;
+    let key = files::read_key(&args.store.participant_key)?;
     let length = content.len();
     let stored = block_on(async {
         let mut client = args.store.client(&local).await?;
@@ -210,7 +211,7 @@ fn fetch(args: &FetchArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             .await
             .map_err(exchange_failed)
     })?;
-    std::fs::write(&args.output, &content).map_err(|error| ui::fail(Exit::Failed, error))?;
+    files::write(&args.output, &content)?;
     out.note(format!("{} bytes in {}", content.len(), args.output.display()));
     Ok(Exit::Done)
 }

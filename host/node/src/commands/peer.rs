@@ -4,7 +4,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::encoding::hex;
-use cloister_attestation::identity::SigningKey;
 use cloister_attestation::measurement::Entry;
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{Collateral, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
@@ -13,6 +12,7 @@ use cloister_policy::Policy;
 use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, SessionMemory, connect};
 use serde_json::json;
 
+use crate::files;
 use crate::ui::{self, Exit, Ui};
 
 /// Most bytes of a policy or key file.
@@ -49,35 +49,10 @@ pub(super) struct TrustArgs {
     proxy: Option<String>,
 }
 
-/// A file that a command needs and can't read.
-#[derive(Debug, thiserror::Error)]
-#[error("{path}: {cause}")]
-struct Unreadable {
-    path: String,
-    cause: String,
-}
-
-/// Reads a small file, in bounds.
-pub(super) fn read(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, miette::Report> {
-    let unreadable = |cause: String| {
-        ui::unreadable(Unreadable {
-            path: path.display().to_string(),
-            cause,
-        })
-    };
-    let length = std::fs::metadata(path)
-        .map_err(|error| unreadable(error.to_string()))?
-        .len();
-    if length > limit_bytes {
-        return Err(unreadable(format!("{length} bytes, wanted at most {limit_bytes}")));
-    }
-    std::fs::read(path).map_err(|error| unreadable(error.to_string()))
-}
-
 impl TrustArgs {
     /// Reads policy and trust root and makes a visitor's side: signed by a participant, or by nobody.
     pub(super) fn visitor(&self, signer: Option<(String, &Path)>) -> Result<Local, miette::Report> {
-        let text = read(&self.policy, MAX_FILE_BYTES)?;
+        let text = files::read(&self.policy, MAX_FILE_BYTES)?;
         let policy = Policy::parse(&text, &self.policy.display().to_string()).map_err(ui::unreadable)?;
         let folder = match (&self.trust_root, self.policy.parent()) {
             (Some(folder), _) => folder.as_path(),
@@ -92,7 +67,7 @@ impl TrustArgs {
         let root = root.map_err(ui::unreadable)?;
         let collateral = Collateral::from_file(folder).map_err(ui::unreadable)?;
         let signer = signer
-            .map(|(name, path)| Ok::<_, miette::Report>((name, read_key(path)?)))
+            .map(|(name, path)| Ok::<_, miette::Report>((name, files::read_key(path)?)))
             .transpose()?;
         let identity = VisitorIdentity::new(signer, ui::now_unix_s()).map_err(|error| ui::fail(Exit::Failed, error))?;
         Ok(Local {
@@ -119,17 +94,6 @@ impl TrustArgs {
         };
         connect(local, &options).await.map_err(refused)
     }
-}
-
-/// Reads an Ed25519 key.
-pub(super) fn read_key(path: &Path) -> Result<SigningKey, miette::Report> {
-    let bytes = read(path, MAX_FILE_BYTES)?;
-    SigningKey::from_pem(&String::from_utf8_lossy(&bytes)).map_err(|error| {
-        ui::unreadable(Unreadable {
-            path: path.display().to_string(),
-            cause: error.to_string(),
-        })
-    })
 }
 
 /// Exit code 3 for refusals, 1 for networks.

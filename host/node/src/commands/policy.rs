@@ -1,15 +1,17 @@
 //! `cloister policy`: the agreement of a federation, drafted, explained, signed.
 
-use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use cloister_attestation::identity::SigningKey;
 use cloister_policy::{Policy, Signature, SignatureError, Signatures, SignedPolicy, explain, warnings};
 use serde_json::json;
 
 use super::policy_draft::{self, DraftArgs};
+use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
+
+/// No policy, file of signatures or description of a dataset is larger than this.
+pub(super) const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Draft, check and sign the agreement of a federation.
 #[derive(Args, Debug)]
@@ -45,7 +47,7 @@ struct CheckArgs {
 
 /// Sign a policy as one of its participants; the signature goes to FILE.sigs, beside those of the others.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  cloister policy sign digits.toml --key alpha.pem --participant alpha")]
+#[command(after_help = "Example:\n  cloister policy sign digits.toml --key keys/alpha.key --participant alpha")]
 struct SignArgs {
     /// The policy.
     file: PathBuf,
@@ -117,9 +119,7 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let policy = read_policy(&args.file)?;
-    let pem = zeroize::Zeroizing::new(read(&args.key)?);
-    let pem = std::str::from_utf8(&pem).map_err(|_| not_text(&args.key))?;
-    let key = SigningKey::from_pem(pem).map_err(ui::unreadable)?;
+    let key = files::read_key(&args.key)?;
     let path = signatures_path(&args.file);
     let mut signatures = if path.exists() {
         read_signatures(&path)?
@@ -127,7 +127,7 @@ fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         Signatures::default()
     };
     signatures.add(Signature::sign(&policy, &args.participant, &key).map_err(|error| ui::fail(Exit::Denied, error))?);
-    write(&path, signatures.to_text().as_bytes())?;
+    files::write(&path, signatures.to_text().as_bytes())?;
     for warning in warnings(&policy) {
         out.note(format_args!("WARNING: {warning}."));
     }
@@ -143,58 +143,14 @@ fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 }
 
 pub(super) fn read_policy(path: &Path) -> Result<Policy, miette::Report> {
-    Policy::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
+    Policy::parse(&files::read(path, MAX_FILE_BYTES)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 
 fn read_signatures(path: &Path) -> Result<Signatures, miette::Report> {
-    Signatures::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
+    Signatures::parse(&files::read(path, MAX_FILE_BYTES)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 
 /// Where a policy's signatures stand: `.sigs` behind its whole name.
 fn signatures_path(policy: &Path) -> PathBuf {
-    let mut name = policy.as_os_str().to_owned();
-    name.push(".sigs");
-    name.into()
-}
-
-fn not_text(path: &Path) -> miette::Report {
-    ui::failed(
-        Exit::Usage,
-        format!("{} is no text; a PEM file is wanted", path.display()),
-        None,
-    )
-}
-
-/// Reads a whole file of at most a few MiB.
-pub(super) fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
-    std::fs::read(path)
-        .map_err(|error| ui::failed(Exit::Usage, format!("{} cannot be read: {error}", path.display()), None))
-}
-
-/// Writes a file whole or not at all.
-pub(super) fn write(path: &Path, bytes: &[u8]) -> Result<(), miette::Report> {
-    let dir = path
-        .parent()
-        .filter(|dir| !dir.as_os_str().is_empty())
-        .unwrap_or(Path::new("."));
-    let written = tempfile::Builder::new()
-        .permissions(readable_by_all())
-        .tempfile_in(dir)
-        .and_then(|mut file| {
-            file.write_all(bytes)?;
-            file.as_file().sync_all()?;
-            file.persist(path)?;
-            Ok(())
-        });
-    written.map_err(|error| {
-        ui::failed(
-            Exit::Failed,
-            format!("{} cannot be written: {error}", path.display()),
-            None,
-        )
-    })
-}
-
-fn readable_by_all() -> std::fs::Permissions {
-    std::os::unix::fs::PermissionsExt::from_mode(0o644)
+    files::with_suffix(policy, ".sigs")
 }

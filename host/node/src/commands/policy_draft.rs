@@ -17,9 +17,10 @@ use cloister_policy::agreement::{
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 use cloister_tensor::{Digest, Digester};
 
-use super::policy::{read, write};
+use super::policy::MAX_FILE_BYTES;
 use super::policy_graphs::GraphsArgs;
 use crate::drafting::Parties;
+use crate::files;
 use crate::ui::{self, Exit, Ui};
 
 const EXAMPLE: &str =
@@ -122,7 +123,7 @@ pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report
     match &args.output {
         None => out.data(text.trim_end()),
         Some(path) => {
-            write(path, text.as_bytes())?;
+            files::write(path, text.as_bytes())?;
             out.note(format_args!(
                 "{} (SHA-256 {}): read it, then sign it with `cloister policy sign`",
                 path.display(),
@@ -249,7 +250,7 @@ fn participant(text: &str) -> Result<Participant, miette::Report> {
     let public_key = match key.parse::<PublicKey>() {
         Ok(key) => key,
         Err(_) => {
-            let bytes = read(Path::new(key))?;
+            let bytes = files::read(Path::new(key), MAX_FILE_BYTES)?;
             let text = String::from_utf8_lossy(&bytes);
             text.trim().parse().map_err(ui::unreadable)?
         }
@@ -293,7 +294,7 @@ fn module(text: &str) -> Result<Module, miette::Report> {
 }
 
 fn dataset(path: &Path) -> Result<Dataset, miette::Report> {
-    Dataset::parse(&read(path)?, &path.display().to_string()).map_err(ui::unreadable)
+    Dataset::parse(&files::read(path, MAX_FILE_BYTES)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 
 /// Takes `MODULE.KEY=VALUE` apart and finds the module.

@@ -13,6 +13,7 @@ use cloister_attestation::{Quote, QuoteProvider as _, TrustRoot};
 
 use super::quote_shown::{td_json, td_lines};
 use super::quote_verify;
+use crate::files;
 use crate::ui::{self, Exit, Ui};
 
 /// Work with TDX quotes: make a simulated authority, show, verify and make quotes.
@@ -159,7 +160,7 @@ fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let report_data = hex_argument::<64>("--report-data", &args.report_data)?;
     let td = SimulatedTd::new(&authority, values).map_err(|error| ui::fail(Exit::Failed, error))?;
     let quote = td.quote(&report_data).map_err(|error| ui::fail(Exit::Failed, error))?;
-    std::fs::write(&args.output, &quote).map_err(|error| cannot("write", &args.output, &error))?;
+    files::write(&args.output, &quote)?;
     out.note(format!(
         "SIMULATED quote of {} bytes in {}",
         quote.len(),
@@ -191,6 +192,7 @@ pub(super) fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
     read.map(|_| bytes).map_err(|error| cannot("read", path, &error))
 }
 
-pub(super) fn cannot(what: &str, path: &Path, error: &std::io::Error) -> miette::Report {
-    ui::failed(Exit::Usage, format!("cannot {what} {}: {error}", path.display()), None)
+fn cannot(what: &str, path: &Path, error: &std::io::Error) -> miette::Report {
+    let help = files::help(error.kind());
+    ui::failed(Exit::Usage, format!("cannot {what} {}: {error}", path.display()), help)
 }

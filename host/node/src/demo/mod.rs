@@ -19,6 +19,7 @@ use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
 use crate::events::{Event, words};
+use crate::files;
 use crate::keeper::config::Engine;
 use crate::keeper::{load_policy, load_verifier, runner::openvino_folder};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, unreadable};
@@ -211,21 +212,11 @@ fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette:
         .aggregator()
         .map(|node| node.participant.clone())
         .unwrap_or_default();
-    let pem = std::fs::read_to_string(
-        prepared
-            .nodes
-            .with_file_name("participants")
-            .join(format!("{participant}.pem")),
-    )
-    .map(zeroize::Zeroizing::new)
-    .map_err(|cause| {
-        failed(
-            Exit::Failed,
-            format!("the key of {participant} cannot be read: {cause}"),
-            None,
-        )
-    })?;
-    let key = || cloister_attestation::identity::SigningKey::from_pem(&pem).map_err(unreadable);
+    let pem = prepared
+        .nodes
+        .with_file_name("participants")
+        .join(format!("{participant}.pem"));
+    let key = || files::read_key(&pem);
     let visitor = VisitorIdentity::new(Some((participant.clone(), key()?)), now_unix_s())
         .map_err(|error| fail(Exit::Failed, error))?;
     let local = Local {
@@ -387,8 +378,7 @@ fn open_on_trusted_node(
             .and_then(|reader| reader.read_all(MAX_MODEL_BYTES))
             .map_err(|error| fail(Exit::Failed, error))?;
         let path = released.join(name);
-        std::fs::write(&path, content)
-            .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", path.display()), None))?;
+        files::write(&path, &content)?;
         paths.push(path);
     }
     let [safetensors, onnx] = paths

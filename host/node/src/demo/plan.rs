@@ -23,6 +23,7 @@ pub enum PlanError {
         /// The file.
         path: String,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// The plan is not TOML of this form.

@@ -21,6 +21,7 @@ use cloister_vault::VaultKey;
 
 use super::plan::{Dealt, NodePlan, Plan, Sample};
 use crate::drafting::{Parties, Recipe, make_graphs};
+use crate::files;
 use crate::process::host_files;
 use crate::ui::{Exit, fail, failed, unreadable};
 
@@ -129,7 +130,7 @@ pub fn prepare(
         },
     };
     let policy = out.join("policy.toml");
-    write(&policy, draft(&agreement).map_err(unreadable)?.as_bytes())?;
+    files::write(&policy, draft(&agreement).map_err(unreadable)?.as_bytes())?;
     sign(&policy, &keys)?;
     Ok(Prepared {
         policy,
@@ -145,7 +146,7 @@ fn participants(plan: &Plan, folder: &Path) -> Result<BTreeMap<String, SigningKe
     let mut keys = BTreeMap::new();
     for name in &plan.participants {
         let key = SigningKey::generate().map_err(|error| fail(Exit::Failed, error))?;
-        write_secret(&folder.join(format!("{name}.pem")), key.to_pem().as_bytes())?;
+        files::write_secret(&folder.join(format!("{name}.pem")), key.to_pem().as_bytes())?;
         keys.insert(name.clone(), key);
     }
     Ok(keys)
@@ -159,7 +160,7 @@ fn identity(
     now: u64,
 ) -> Result<(), miette::Report> {
     let key = SigningKey::generate().map_err(|error| fail(Exit::Failed, error))?;
-    write_secret(&own.join("node.pem"), key.to_pem().as_bytes())?;
+    files::write_secret(&own.join("node.pem"), key.to_pem().as_bytes())?;
     let participant = keys
         .get(&node.participant)
         .ok_or_else(|| failed(Exit::Usage, format!("{} is no participant", node.participant), None))?;
@@ -172,7 +173,7 @@ fn identity(
         not_after_unix_s: now + CREDENTIAL_DAYS * DAY_S,
     };
     let credential = endorse(participant, fields).map_err(unreadable)?;
-    write(&own.join("node.credential"), credential.to_text().as_bytes())
+    files::write(&own.join("node.credential"), credential.to_text().as_bytes())
 }
 
 fn role(node: &NodePlan) -> Result<Role, miette::Report> {
@@ -189,7 +190,7 @@ fn policy_node(node: &NodePlan) -> Result<Node, miette::Report> {
 
 fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dataset, miette::Report> {
     let path = own.join("data.csv");
-    write(&path, part.text.as_bytes())?;
+    files::write(&path, part.text.as_bytes())?;
     let mut salted = [0; 32];
     getrandom::fill(&mut salted).map_err(|error| failed(Exit::Failed, format!("no randomness: {error}"), None))?;
     salt::create(&salt::path_beside(&path), &salted).map_err(|error| fail(Exit::Failed, error))?;
@@ -222,7 +223,7 @@ fn graphs(
         Sample::Cnn => samples::cnn(model.inputs, model.hidden, model.classes, model.seed),
     };
     let onnx = onnx.map_err(unreadable)?;
-    write(&content.join("forward.onnx"), &onnx)?;
+    files::write(&content.join("forward.onnx"), &onnx)?;
     let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
     let mut options = TrainOptions::new(training.optimizer.optimizer(None), training.batch as usize);
     options.weight_decay = training.weight_decay;
@@ -335,7 +336,7 @@ fn sign(path: &Path, keys: &BTreeMap<String, SigningKey>) -> Result<(), miette::
     for (name, key) in keys {
         signatures.add(Signature::sign(&policy, name, key).map_err(|error| fail(Exit::Failed, error))?);
     }
-    write(&path.with_added_extension("sigs"), signatures.to_text().as_bytes())
+    files::write(&path.with_added_extension("sigs"), signatures.to_text().as_bytes())
 }
 
 /// Writes a node's file. An aggregator listens at a port that the system chooses.
@@ -365,24 +366,8 @@ pub fn write_node_file(
         dataset = node.dataset,
     );
     let path = own.join("node.toml");
-    write(&path, text.as_bytes())?;
+    files::write(&path, text.as_bytes())?;
     Ok(path)
-}
-
-fn write(path: &Path, content: &[u8]) -> Result<(), miette::Report> {
-    std::fs::write(path, content).map_err(|cause| cannot("writing", path, &cause))
-}
-
-fn write_secret(path: &Path, content: &[u8]) -> Result<(), miette::Report> {
-    use std::io::Write;
-    use std::os::unix::fs::OpenOptionsExt;
-    std::fs::OpenOptions::new()
-        .write(true)
-        .create_new(true)
-        .mode(0o600)
-        .open(path)
-        .and_then(|mut file| file.write_all(content))
-        .map_err(|cause| cannot("writing", path, &cause))
 }
 
 fn cannot(what: &str, path: &Path, cause: &std::io::Error) -> miette::Report {

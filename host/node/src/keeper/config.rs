@@ -85,6 +85,7 @@ pub enum ConfigError {
         /// The file.
         path: String,
         /// The system's error.
+        #[source]
         cause: std::io::Error,
     },
     /// The file is far too large.

@@ -10,7 +10,7 @@ use cloister_policy::Policy;
 use cloister_tensor::Digest;
 
 use super::config::NodeConfig;
-use super::read_bounded;
+use crate::files;
 use crate::ui::{Exit, failed};
 
 /// Content in memory, checked against the policy: kind and name to bytes.
@@ -107,7 +107,7 @@ fn take_folder(
         if !small {
             continue;
         }
-        let bytes = read_bounded(&path, limit)?;
+        let bytes = files::read(&path, limit)?;
         let digest = Digest::of(&bytes);
         if wanted.iter().any(|item| item.digest == digest) {
             into.insert(digest, bytes.into());

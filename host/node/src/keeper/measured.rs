@@ -109,7 +109,11 @@ mod tests {
     fn other_bytes_than_the_policys_never_pass_for_them() {
         let world = World::new(WorldOptions::default());
         let mut other = as_the_policy_wants(&world);
-        let module = other.entries.iter_mut().find(|entry| entry.role == EntryRole::Module).unwrap();
+        let module = other
+            .entries
+            .iter_mut()
+            .find(|entry| entry.role == EntryRole::Module)
+            .unwrap();
         let wanted = std::mem::replace(&mut module.digest, Digest::of(b"other bytes"));
         let words = refused(&world, &other);
         assert!(

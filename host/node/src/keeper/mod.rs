@@ -10,13 +10,14 @@ pub mod runner;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role, SigningKey};
+use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role};
 use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
 use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, Signatures, SignedPolicy};
 use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMemory};
 
+use crate::files;
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
 use config::{NodeConfig, Simulated};
@@ -24,8 +25,6 @@ use measured::Loaded;
 
 /// No policy or file of signatures is larger than this.
 const MAX_POLICY_BYTES: u64 = 4 * 1024 * 1024;
-/// No key file is larger than this.
-const MAX_KEY_BYTES: u64 = 16 * 1024;
 
 /// A node's own side: what it agreed to, who it is, what it verifies with.
 pub struct Keeper {
@@ -138,28 +137,13 @@ impl Keeper {
     }
 }
 
-/// Reads a file of at most `limit` bytes; errors name it and end with exit code 2.
-pub fn read_bounded(path: &Path, limit: u64) -> Result<Vec<u8>, miette::Report> {
-    let shown = path.display();
-    let cannot = |cause: std::io::Error| failed(Exit::Usage, format!("{shown} cannot be read: {cause}"), None);
-    let bytes = std::fs::metadata(path).map_err(cannot)?.len();
-    if bytes > limit {
-        return Err(failed(
-            Exit::Usage,
-            format!("{shown} has {bytes} bytes; at most {limit} are read"),
-            None,
-        ));
-    }
-    std::fs::read(path).map_err(cannot)
-}
-
 /// Reads a policy and the signatures beside it, and verifies them.
 pub fn load_policy(path: &Path) -> Result<SignedPolicy, miette::Report> {
     let policy =
-        Policy::parse(&read_bounded(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
+        Policy::parse(&files::read(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
     let beside = path.with_added_extension("sigs");
     let signatures = if beside.exists() {
-        Signatures::parse(&read_bounded(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string())
+        Signatures::parse(&files::read(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string())
             .map_err(unreadable)?
     } else {
         Signatures::default()
@@ -201,16 +185,8 @@ pub fn load_verifier(trust_root: &Path, policy: &Policy) -> Result<Verifier, mie
 }
 
 fn load_identity(config: &NodeConfig) -> Result<NodeIdentity, miette::Report> {
-    let pem = zeroize::Zeroizing::new(read_bounded(&config.node_key, MAX_KEY_BYTES)?);
-    let text = std::str::from_utf8(&pem).map_err(|_| {
-        failed(
-            Exit::Usage,
-            format!("{} is not a PEM file", config.node_key.display()),
-            None,
-        )
-    })?;
-    let key = SigningKey::from_pem(text).map_err(unreadable)?;
-    let text = read_bounded(&config.credential, MAX_CREDENTIAL_BYTES as u64)?;
+    let key = files::read_key(&config.node_key)?;
+    let text = files::read(&config.credential, MAX_CREDENTIAL_BYTES as u64)?;
     let text = String::from_utf8(text).map_err(|_| {
         failed(
             Exit::Usage,

@@ -88,7 +88,11 @@ impl Keeper {
                 format!(
                     "the node file has a section [data.{other}], but the policy gives {} no dataset {other}; it gives {}",
                     self.config.name,
-                    if names.is_empty() { "none".to_owned() } else { names.join(", ") }
+                    if names.is_empty() {
+                        "none".to_owned()
+                    } else {
+                        names.join(", ")
+                    }
                 ),
                 Some(format!("remove [data.{other}], or agree on a policy that grants it")),
             ));

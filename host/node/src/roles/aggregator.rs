@@ -298,7 +298,11 @@ fn tell_end(teller: &Teller, last: &Receipt) {
 /// All was done before this start: what there is now, and what to do for more.
 fn say_finished(keeper: &Keeper, last: &Receipt, out: &mut Ui) {
     let simulated = if keeper.quotes.simulated() { " SIMULATED" } else { "" };
-    let vault = keeper.config.vault.as_ref().map(|files| files.path.display().to_string());
+    let vault = keeper
+        .config
+        .vault
+        .as_ref()
+        .map(|files| files.path.display().to_string());
     out.note(format!(
         "{} has finished its {} rounds{simulated}: the model is sealed in {}, and nothing was changed. `cloister vault export` \
          opens it. To train again, agree on a new policy and name another folder in [vault]",

@@ -8,9 +8,7 @@ use cloister_exchange::aggregator::StartingPoint;
 use cloister_exchange::work::{RoundRecord, WorkError};
 use cloister_rounds::{Layout, Receipt};
 use cloister_tensor::{ReadLimits, TensorMap, safetensors};
-use cloister_vault::{
-    Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey,
-};
+use cloister_vault::{Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey};
 
 use crate::keeper::Keeper;
 use crate::keeper::config::VaultFiles;
@@ -90,7 +88,9 @@ fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette:
             Ok(None) => Ok(None),
             _ => Err(failed(
                 Exit::Failed,
-                format!("the vault holds {MODEL_FILE}, but no {RECEIPT_FILE} that says what it is; a round would overwrite it"),
+                format!(
+                    "the vault holds {MODEL_FILE}, but no {RECEIPT_FILE} that says what it is; a round would overwrite it"
+                ),
                 Some(OTHER_VAULT.into()),
             )),
         };
@@ -134,7 +134,10 @@ pub fn starting_point(vault: &Vault, last: &Receipt, keeper: &Keeper) -> Result<
     let bytes = read(vault, MODEL_FILE, limit)?.ok_or_else(|| {
         failed(
             Exit::Failed,
-            format!("the vault holds the receipt of round {}, but no {MODEL_FILE}", last.round),
+            format!(
+                "the vault holds the receipt of round {}, but no {MODEL_FILE}",
+                last.round
+            ),
             Some(OTHER_VAULT.into()),
         )
     })?;

@@ -23,11 +23,7 @@ impl Vault {
     /// The source can't be read, or the disk not written: then the vault is as it was.
     pub fn put(&mut self, name: &FileName, source: &mut dyn BufRead) -> Result<Entry, VaultError> {
         self.put_all(BTreeMap::from([(name.clone(), source)]))?;
-        self.index
-            .files
-            .get(name)
-            .cloned()
-            .ok_or_else(|| self.no_file(name))
+        self.index.files.get(name).cloned().ok_or_else(|| self.no_file(name))
     }
 
     /// Seals several files in one commit: whoever opens the vault finds all of them, or none and what was there before. Their

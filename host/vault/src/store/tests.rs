@@ -426,7 +426,11 @@ fn several_files_are_one_commit_and_a_crash_at_any_instant_leaves_all_of_them_ol
         for place in [&after, &folder] {
             let vault = Vault::open(place, key(), counter(), Access::Write).unwrap();
             let found = content(&vault, "model");
-            assert_eq!(content(&vault, "receipt"), found, "step {at}: one file is of another round");
+            assert_eq!(
+                content(&vault, "receipt"),
+                found,
+                "step {at}: one file is of another round"
+            );
             assert!(found == b"old" || found == b"new", "step {at}: {found:?}");
             assert_eq!(
                 fs::read_dir(place.join("blobs")).unwrap().count(),

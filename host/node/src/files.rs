@@ -1,0 +1,238 @@
+//! The user's files: read within a limit, secrets only where nobody else can read them, written whole or not at all.
+
+use std::fs::{File, OpenOptions, Permissions};
+use std::io::{Error, ErrorKind, Read as _, Write as _};
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::{Path, PathBuf};
+
+use cloister_attestation::identity::SigningKey;
+use zeroize::Zeroizing;
+
+use crate::ui::{Exit, failed};
+
+/// No file with a key is larger than this.
+const MAX_KEY_BYTES: u64 = 16 * 1024;
+
+/// What to do about an error of the system, where there is something.
+pub fn help(kind: ErrorKind) -> Option<String> {
+    let text = match kind {
+        ErrorKind::NotFound => {
+            "look for a typing error in the path: it is taken from the current folder, in a node file from that file's folder"
+        }
+        ErrorKind::PermissionDenied => {
+            "give the user that runs this the right to it (chown, chmod), or run as its owner"
+        }
+        ErrorKind::IsADirectory => "name a file, not a folder",
+        ErrorKind::NotADirectory => "a part of the path is a file, where a folder is wanted",
+        ErrorKind::AlreadyExists => "nothing is overwritten here: choose another name, or move the old file away",
+        ErrorKind::StorageFull | ErrorKind::QuotaExceeded => "make room on the disk, or name a place on another one",
+        ErrorKind::ReadOnlyFilesystem => "name a place that can be written",
+        _ => return None,
+    };
+    Some(text.to_owned())
+}
+
+fn unreadable(path: &Path, error: &Error) -> miette::Report {
+    failed(
+        Exit::Usage,
+        format!("{} cannot be read: {error}", path.display()),
+        help(error.kind()),
+    )
+}
+
+fn unwritable(path: &Path, error: &Error) -> miette::Report {
+    failed(
+        Exit::Failed,
+        format!("{} cannot be written: {error}", path.display()),
+        help(error.kind()),
+    )
+}
+
+fn read_from(file: File, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, miette::Report> {
+    let mut bytes = Vec::new();
+    // Not by the size that the system tells: devices and pipes have none.
+    file.take(limit_bytes.saturating_add(1))
+        .read_to_end(&mut bytes)
+        .map_err(|error| unreadable(path, &error))?;
+    if bytes.len() as u64 > limit_bytes {
+        return Err(failed(
+            Exit::Usage,
+            format!("{} has more than the {limit_bytes} bytes that are read", path.display()),
+            Some("is it the right file?".into()),
+        ));
+    }
+    Ok(bytes)
+}
+
+/// Reads a whole file of at most that many bytes; errors name it and end with exit code 2.
+pub fn read(path: &Path, limit_bytes: u64) -> Result<Vec<u8>, miette::Report> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    read_from(file, path, limit_bytes)
+}
+
+/// Reads an Ed25519 key (PEM), which nobody but its owner may be able to read.
+pub fn read_key(path: &Path) -> Result<SigningKey, miette::Report> {
+    let file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let mode = file
+        .metadata()
+        .map_err(|error| unreadable(path, &error))?
+        .permissions()
+        .mode()
+        & 0o777;
+    if mode & 0o077 != 0 {
+        return Err(failed(
+            Exit::Usage,
+            format!(
+                "the key {} may be read by others: its mode is {mode:03o}, wanted 600",
+                path.display()
+            ),
+            Some(format!(
+                "run `chmod 600 {}`; if others could read it until now, make a new key: cloister identity new",
+                path.display()
+            )),
+        ));
+    }
+    let pem = Zeroizing::new(read_from(file, path, MAX_KEY_BYTES)?);
+    let key = std::str::from_utf8(&pem).ok().map(SigningKey::from_pem);
+    let why = match key {
+        Some(Ok(key)) => return Ok(key),
+        Some(Err(error)) => error.to_string(),
+        None => "it is not text".to_owned(),
+    };
+    Err(failed(
+        Exit::Usage,
+        format!("{} is no Ed25519 key in PEM: {why}", path.display()),
+        Some("`cloister identity new` makes one".into()),
+    ))
+}
+
+/// Writes a file whole or not at all: beside it, then renamed over it. Where the name is a link, its target is written; where it is a
+/// device or a pipe, that gets the bytes.
+pub fn write(path: &Path, bytes: &[u8]) -> Result<(), miette::Report> {
+    try_write(path, bytes).map_err(|error| unwritable(path, &error))
+}
+
+/// As [`write`], for those that have an error of their own.
+pub fn try_write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+    let (target, mode) = match std::fs::metadata(path) {
+        Ok(found) if found.is_dir() => return Err(ErrorKind::IsADirectory.into()),
+        Ok(found) if !found.is_file() => return OpenOptions::new().write(true).open(path)?.write_all(bytes),
+        Ok(found) => (std::fs::canonicalize(path)?, found.permissions().mode() & 0o777),
+        // The system takes away what the user's umask forbids.
+        Err(error) if error.kind() == ErrorKind::NotFound => (path.to_path_buf(), 0o666),
+        Err(error) => return Err(error),
+    };
+    let folder = match target.parent() {
+        Some(folder) if !folder.as_os_str().is_empty() => folder,
+        _ => Path::new("."),
+    };
+    let mut fresh = tempfile::Builder::new()
+        .permissions(Permissions::from_mode(mode))
+        .tempfile_in(folder)
+        .map_err(|error| plain(&error))?;
+    fresh.write_all(bytes)?;
+    fresh.as_file().sync_all()?;
+    fresh.persist(&target).map_err(|error| error.error)?;
+    Ok(())
+}
+
+/// The system's error alone: the name of a file that never came to be tells nobody anything.
+fn plain(error: &Error) -> Error {
+    std::error::Error::source(error)
+        .and_then(|source| source.downcast_ref::<Error>())
+        .and_then(Error::raw_os_error)
+        .map_or_else(|| error.kind().into(), Error::from_raw_os_error)
+}
+
+/// Writes a new file that nobody but its owner can read. One that is there is never overwritten.
+pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), miette::Report> {
+    write_new(path, bytes, 0o600)
+}
+
+/// Writes a new file with that mode. One that is there is never overwritten.
+pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), miette::Report> {
+    let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
+    file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
+        .map_err(|error| {
+            let exit = match error.kind() {
+                ErrorKind::AlreadyExists => Exit::Usage,
+                _ => Exit::Failed,
+            };
+            failed(
+                exit,
+                format!("{} cannot be written: {error}", path.display()),
+                help(error.kind()),
+            )
+        })
+}
+
+/// `path` with `suffix` behind its whole name.
+pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
+    let mut name = path.as_os_str().to_owned();
+    name.push(suffix);
+    name.into()
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    fn help_of(report: &miette::Report) -> String {
+        report.help().map(|help| help.to_string()).unwrap_or_default()
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_read_says_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let error = read(&folder.path().join("nothing"), 10).unwrap_err();
+        assert!(help_of(&error).contains("typing error"), "{error:?}");
+        let error = read(folder.path(), 10).unwrap_err();
+        assert!(help_of(&error).contains("name a file"), "{error:?}");
+        // A device has no size and no end.
+        let error = read(Path::new("/dev/zero"), 10).unwrap_err();
+        assert!(error.to_string().contains("more than the 10 bytes"), "{error:?}");
+    }
+
+    #[test]
+    fn what_is_written_is_whole_and_leaves_nothing_beside_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, link) = (folder.path().join("file"), folder.path().join("link"));
+        write(&file, b"old").unwrap();
+        std::fs::set_permissions(&file, Permissions::from_mode(0o640)).unwrap();
+        std::os::unix::fs::symlink(&file, &link).unwrap();
+        write(&link, b"new").unwrap();
+        assert_eq!(std::fs::read(&file).unwrap(), b"new");
+        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o640);
+        assert!(std::fs::symlink_metadata(&link).unwrap().is_symlink());
+        write(Path::new("/dev/null"), b"gone").unwrap();
+        assert!(!std::fs::metadata("/dev/null").unwrap().is_file());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 2);
+    }
+
+    #[test]
+    fn where_nothing_can_be_written_nothing_is_and_the_error_names_the_path() {
+        let folder = tempfile::tempdir().unwrap();
+        let missing = folder.path().join("no/such/file");
+        let error = write(&missing, b"x").unwrap_err();
+        assert!(error.to_string().contains("no/such/file"), "{error:?}");
+        assert!(help_of(&error).contains("typing error"), "{error:?}");
+        assert!(write(folder.path(), b"x").is_err());
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
+    }
+
+    #[test]
+    fn a_key_that_others_may_read_is_refused_with_what_to_do() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("node.pem");
+        write_secret(&path, SigningKey::generate().unwrap().to_pem().as_bytes()).unwrap();
+        read_key(&path).unwrap();
+        for mode in [0o644, 0o640, 0o604, 0o620] {
+            std::fs::set_permissions(&path, Permissions::from_mode(mode)).unwrap();
+            let error = read_key(&path).unwrap_err();
+            assert!(error.to_string().contains(&format!("{mode:03o}")), "{error:?}");
+            assert!(help_of(&error).contains("chmod 600"), "{error:?}");
+        }
+        assert!(write_secret(&path, b"other").is_err(), "a key is never overwritten");
+    }
+}
