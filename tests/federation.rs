@@ -4,6 +4,7 @@ use std::io::{self, BufRead, BufReader};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
+use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use tempfile::TempDir;
@@ -141,7 +142,7 @@ fn redirected(text: &str, address: &str) -> String {
 pub struct Aggregator {
     child: Child,
     file: PathBuf,
-    events: Receiver<serde_json::Value>,
+    events: Mutex<Receiver<serde_json::Value>>,
     /// Where it listens.
     pub address: String,
     /// What it told before it listened.
@@ -170,7 +171,7 @@ impl Aggregator {
         let mut aggregator = Self {
             child,
             file,
-            events,
+            events: Mutex::new(events),
             address: String::new(),
             before: Vec::new(),
         };
@@ -198,7 +199,8 @@ impl Aggregator {
 
     fn next_event(&self, wanted: &str) -> io::Result<serde_json::Value> {
         let silent = |_| io::Error::other(format!("the aggregator ended, or was silent, before {wanted:?}"));
-        self.events.recv_timeout(PATIENCE).map_err(silent)
+        let events = self.events.lock().unwrap_or_else(PoisonError::into_inner);
+        events.recv_timeout(PATIENCE).map_err(silent)
     }
 
     /// Ends it as a crash would, and starts it again with the same node file at the same address.
