@@ -172,8 +172,8 @@ async fn an_update_without_rows() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn an_update_after_the_end_reaches_nobody() {
-    let (code, _, progress) = dropped_after(1, |mut member, start| async move {
+async fn an_update_after_the_end_is_refused_as_that() {
+    let (code, reason, progress) = dropped_after(1, |mut member, start| async move {
         member.announce(start.round, start.attempt, 10, &finite()).await;
         member.granted().await;
         member.upload(&finite()).await;
@@ -185,12 +185,14 @@ async fn an_update_after_the_end_reaches_nobody() {
             }
         }
         member.announce(start.round + 1, 1, 10, &finite()).await;
-        // The aggregator has ended: nothing is answered, the call just ends.
-        assert!(member.hear().await.is_none());
-        ("ended".to_owned(), String::new())
+        member.dropped().await
     })
     .await;
-    assert_eq!(code, "ended");
+    assert_eq!(code, "after-end");
+    assert!(
+        reason.contains("worker-a came after the end of the federation"),
+        "{reason}"
+    );
     assert!(progress.lines().contains("all 1 rounds are done"));
 }
 

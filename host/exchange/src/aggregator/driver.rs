@@ -88,6 +88,9 @@ impl Driver {
         // Ends the aggregation that may still wait for updates, then the thread.
         self.round = None;
         drop(orders);
+        if result.is_ok() {
+            self.see_off().await;
+        }
         self.inputs.close();
         let goodbye = match &result {
             Ok(()) => None,
@@ -126,6 +129,47 @@ impl Driver {
             }
         }
         Ok(())
+    }
+
+    /// After the last round: the members hang up by themselves. What one still sends is refused as too late.
+    async fn see_off(&mut self) {
+        let deadline = Instant::now() + GOODBYE;
+        loop {
+            let outs: Vec<mpsc::Sender<Outgoing>> = self.links.values().map(|link| link.out.clone()).collect();
+            let closed = async {
+                for out in &outs {
+                    out.closed().await;
+                }
+            };
+            tokio::select! {
+                () = closed => break,
+                () = tokio::time::sleep_until(deadline) => break,
+                Some(input) = self.inputs.recv() => self.too_late(input),
+            }
+        }
+        // Whoever is still there is cut off.
+        self.links.clear();
+    }
+
+    fn too_late(&mut self, input: Input) {
+        match input {
+            Input::Join { node, answer, .. } => {
+                // A member that hung up meanwhile needs no answer.
+                let _ = answer.send(self.machine.may_join(&node));
+            }
+            Input::Said { node, connection, said } => {
+                if self.links.get(&node).is_none_or(|link| link.connection != connection) {
+                    return;
+                }
+                if matches!(said, Said::Left { .. } | Said::Lost { .. }) {
+                    self.links.remove(&node);
+                } else {
+                    let refusal = UpdateRefusal::AfterEnd { node: node.clone() };
+                    self.drop_node(&node, DropReason::Refused(refusal));
+                }
+            }
+            Input::Folded { .. } | Input::Aggregated { .. } => {}
+        }
     }
 
     fn now_ms(&self) -> u64 {
