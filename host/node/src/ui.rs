@@ -115,6 +115,25 @@ pub fn fail(exit: Exit, error: impl std::error::Error + 'static) -> miette::Repo
     Failure { exit, message, help }.into()
 }
 
+/// What stands behind each verdict under a simulated root, in words for people.
+pub fn root_in_words(simulated: bool) -> &'static str {
+    if simulated { " (SIMULATED root)" } else { "" }
+}
+
+/// A refusal by attestation: exit code 3. Under a simulated root it says so.
+pub fn refused(error: impl std::error::Error + 'static, simulated: bool) -> miette::Report {
+    let message = format!("{error}");
+    Failure {
+        exit: Exit::Refused,
+        message: match simulated {
+            true => format!("SIMULATED root, nothing here is proven by hardware: {message}"),
+            false => message,
+        },
+        help: None,
+    }
+    .into()
+}
+
 /// An input that cannot be read: exit code 2.
 pub fn unreadable(error: impl std::error::Error + 'static) -> miette::Report {
     fail(Exit::Usage, error)

@@ -12,6 +12,7 @@ use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
 use miette::Report;
 
 use crate::files;
+use crate::keeper::runner::unused_threads;
 use crate::ui::{Exit, Ui, fail, failed, unreadable};
 
 /// Tensors that an error about the inputs names at most.
@@ -47,7 +48,7 @@ pub struct GraphRunArgs {
     /// Folder of OpenVINO's libraries
     #[arg(long, value_name = "DIR", env = "CLOISTER_OPENVINO_DIR")]
     openvino_dir: Option<PathBuf>,
-    /// Threads of the engine
+    /// Threads of OpenVINO; tract runs on one
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Give up after this many seconds
@@ -98,6 +99,9 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
     })?;
     let backend = choose_backend(&args, out)?;
     out.note(format!("engine: {}", backend.name()));
+    if let Some(note) = unused_threads(backend.name(), args.threads.map_or(1, NonZeroUsize::get)) {
+        out.note(note);
+    }
     let mut compiled = backend
         .compile(&graph, &CompileOptions { threads: args.threads })
         .map_err(|error| fail(Exit::Failed, error))?;

@@ -92,18 +92,18 @@ impl TrustArgs {
             proxy,
             role: None,
         };
-        connect(local, &options).await.map_err(refused)
+        connect(local, &options)
+            .await
+            .map_err(|error| refused(error, local.policy.attestation.simulated))
     }
 }
 
 /// Exit code 3 for refusals, 1 for networks.
-fn refused(error: SessionError) -> miette::Report {
-    let exit = if error.refusal().is_some() {
-        Exit::Refused
-    } else {
-        Exit::Failed
-    };
-    ui::fail(exit, error)
+fn refused(error: SessionError, simulated: bool) -> miette::Report {
+    match error.refusal() {
+        Some(_) => ui::refused(error, simulated),
+        None => ui::fail(Exit::Failed, error),
+    }
 }
 
 /// Exit code 3 for refusals, 4 for what the policy denies, 1 for the rest.

@@ -22,7 +22,7 @@ use crate::events::{Event, words};
 use crate::files;
 use crate::keeper::config::Engine;
 use crate::keeper::{load_policy, load_verifier, runner::openvino_folder};
-use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, unreadable};
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, refused, unreadable};
 use plan::Plan;
 use prepare::{Prepared, prepare, write_node_file};
 use processes::Processes;
@@ -237,9 +237,7 @@ fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette:
         .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
     let key = key()?;
     runtime.block_on(async {
-        let connection = connect(&local, &dial)
-            .await
-            .map_err(|error| fail(Exit::Refused, error))?;
+        let connection = connect(&local, &dial).await.map_err(|error| refused(error, true))?;
         let mut client = Client::new(connection)
             .await
             .map_err(|error| fail(Exit::Failed, error))?;

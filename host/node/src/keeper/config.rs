@@ -180,7 +180,7 @@ pub enum EngineChoice {
 pub struct Engine {
     /// Which engine.
     pub backend: EngineChoice,
-    /// Threads of one computation (1 to 256). Bytes are compared between machines at the same count only.
+    /// Threads of one computation (1 to 256) in OpenVINO; tract runs on one, and the log says so. Bytes are compared between machines at the same count only.
     pub threads: u16,
     /// Where OpenVINO's libraries lie.
     pub openvino_dir: Option<PathBuf>,

@@ -168,13 +168,16 @@ fn warn_of_unsigned(signed: &SignedPolicy) {
 pub fn load_verifier(trust_root: &Path, policy: &Policy) -> Result<Verifier, miette::Report> {
     let root = TrustRoot::from_file(trust_root).map_err(unreadable)?;
     if root.key_id() != &policy.attestation.root_key_id || root.simulated() != policy.attestation.simulated {
+        let kind = |simulated| if simulated { "SIMULATED root" } else { "root of Intel" };
         let hex = |bytes: &[u8]| bytes.iter().map(|byte| format!("{byte:02x}")).collect::<String>();
         return Err(failed(
             Exit::Refused,
             format!(
-                "the trust root in {} has the key id {}, the policy names {}",
+                "the {} in {} has the key id {}, the policy names {} of {}",
+                kind(root.simulated()),
                 trust_root.display(),
                 hex(root.key_id()),
+                kind(policy.attestation.simulated),
                 hex(&policy.attestation.root_key_id)
             ),
             Some("take the trust root that the federation agreed on".into()),

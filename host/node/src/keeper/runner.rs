@@ -46,6 +46,12 @@ pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Repor
     }
 }
 
+/// What to say where more threads were asked for than the engine uses.
+pub fn unused_threads(backend: &str, threads: usize) -> Option<String> {
+    let tract = backend.starts_with("tract");
+    (tract && threads > 1).then(|| format!("{backend} runs on one thread: `threads = {threads}` is for OpenVINO"))
+}
+
 impl Keeper {
     /// Starts the node's runner.
     pub fn start_runner(&self) -> Result<Runner, miette::Report> {
@@ -69,6 +75,9 @@ impl Keeper {
         match runner.note() {
             Some(note) => tracing::info!("runner computes with {}: {note}", runner.backend()),
             None => tracing::info!("runner computes with {}", runner.backend()),
+        }
+        if let Some(note) = unused_threads(runner.backend(), self.config.engine.threads.into()) {
+            tracing::warn!("{note}");
         }
         if let Some(open) = runner.unconfined() {
             tracing::warn!(
@@ -276,4 +285,20 @@ pub fn graphs_named(policy: &Policy, node: &str, base: &str) -> BTreeSet<String>
         .filter(|graph| graph.base_name() == base)
         .map(|graph| graph.name.clone())
         .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_an_engine_does_not_use_are_said() {
+        let tract = cloister_engine::tract::Tract::new();
+        let name = cloister_engine::Backend::name(&tract);
+        assert!(
+            unused_threads(name, 4).is_some_and(|note| note.contains("one thread") && note.contains("threads = 4"))
+        );
+        assert_eq!(unused_threads(name, 1), None);
+        assert_eq!(unused_threads("OpenVINO 2026.4.1", 4), None);
+    }
 }

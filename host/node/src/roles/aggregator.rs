@@ -32,7 +32,7 @@ use crate::keeper::measured::Loaded;
 use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, runner as tools};
 use crate::process::until_signal;
-use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, root_in_words, unreadable};
 
 /// How often the store is looked at while content is missing.
 const LOOK_EVERY: Duration = Duration::from_millis(100);
@@ -165,7 +165,11 @@ async fn listen(
     address: SocketAddr,
     certificate: &Arc<cloister_attestation::RaTlsIdentity>,
 ) -> Result<Listener, miette::Report> {
-    let refused: cloister_session::OnRefused = Arc::new(|error| tracing::warn!("not let in: {error}"));
+    let root = root_in_words(keeper.quotes.simulated());
+    let refused: cloister_session::OnRefused = Arc::new(move |error| match error.refusal() {
+        Some(_) => tracing::warn!("not let in{root}: {error}"),
+        None => tracing::warn!("not let in: {error}"),
+    });
     Listener::bind(
         keeper.local(certificate),
         &address.to_string(),
@@ -253,7 +257,7 @@ async fn federate(
         gather_ms: None,
         update_slots: 2,
         sink: Arc::new(models.sink(keeper.policy.limits.update_mib << 20)),
-        progress: Arc::new(Watch(teller)),
+        progress: Arc::new(Watch::new(teller, &keeper)),
         cancel: cancel.clone(),
     };
     let (handle, driver) = prepare(options).map_err(|error| fail(Exit::Failed, error))?;

@@ -1,24 +1,40 @@
 //! What the exchange tells, as the node's events and log lines.
 
 use cloister_exchange::progress::{Happening, Progress};
+use cloister_rounds::DropReason;
 
 use crate::events::{Event, Teller};
+use crate::keeper::Keeper;
+use crate::ui::root_in_words;
 
 /// Turns happenings into events.
 #[derive(Clone, Copy, Debug)]
-pub struct Watch(pub Teller);
+pub struct Watch {
+    teller: Teller,
+    simulated: bool,
+}
+
+impl Watch {
+    /// Tells what happens at this node.
+    pub fn new(teller: Teller, keeper: &Keeper) -> Self {
+        Self {
+            teller,
+            simulated: keeper.quotes.simulated(),
+        }
+    }
+}
 
 impl Progress for Watch {
     fn happened(&self, happening: &Happening) {
         tracing::info!("{happening}");
         match happening {
-            Happening::Waiting { why } => self.0.tell(&Event::Waiting { what: why.clone() }),
+            Happening::Waiting { why } => self.teller.tell(&Event::Waiting { what: why.clone() }),
             Happening::Verified {
                 node,
                 role,
                 measurement,
                 simulated,
-            } => self.0.tell(&Event::Peer {
+            } => self.teller.tell(&Event::Peer {
                 name: node.clone(),
                 role: role.clone(),
                 verdict: "accepted".into(),
@@ -32,7 +48,7 @@ impl Progress for Watch {
                         .find(|(name, _)| name == wanted)
                         .map(|(_, value)| *value)
                 };
-                self.0.tell(&Event::Round {
+                self.teller.tell(&Event::Round {
                     round: line.round,
                     rounds: line.rounds,
                     loss: metric("loss"),
@@ -45,9 +61,14 @@ impl Progress for Watch {
                 });
             }
             Happening::Dropped { node, reason } => {
-                self.0.tell(&Event::Dropped {
+                self.teller.tell(&Event::Dropped {
                     node: node.clone(),
-                    reason: reason.to_string(),
+                    reason: match reason {
+                        DropReason::Evidence { .. } | DropReason::RefusesMember { .. } => {
+                            format!("{reason}{}", root_in_words(self.simulated))
+                        }
+                        _ => reason.to_string(),
+                    },
                 });
             }
             Happening::Joined { .. }

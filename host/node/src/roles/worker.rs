@@ -23,7 +23,7 @@ use crate::events::{Event, Teller};
 use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, contents, runner as tools};
 use crate::process::until_signal;
-use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, refused, unreadable};
 
 /// Run a worker: attest the aggregator and the other workers, train on this node's rows.
 #[derive(clap::Args, Debug)]
@@ -61,7 +61,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         give_up: Duration::from_secs(args.give_up_s),
         ..Backoff::default()
     };
-    let progress: Arc<dyn Progress> = Arc::new(Watch(teller));
+    let progress: Arc<dyn Progress> = Arc::new(Watch::new(teller, &keeper));
     runtime.spawn(until_signal(cancel.clone()));
 
     let wanted = contents::needed(&keeper.policy, &keeper.config.name, Role::Worker);
@@ -74,7 +74,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         let fetched = match runtime.block_on(fetch_all(&local, &dial, &missing, limit, backoff, &progress, &cancel)) {
             Ok(fetched) => fetched,
             Err(ExchangeError::Cancelled) => return Ok(Exit::Done),
-            Err(error) => return Err(refused_or_failed(error)),
+            Err(error) => return Err(refused_or_failed(error, keeper.quotes.simulated())),
         };
         for item in missing {
             if let Some(bytes) = fetched.get(&item.digest) {
@@ -106,7 +106,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     };
     let end = runtime
         .block_on(take_part(options, Box::new(work)))
-        .map_err(refused_or_failed)?;
+        .map_err(|error| refused_or_failed(error, keeper.quotes.simulated()))?;
     if end.finished {
         tracing::info!("the federation has come to its end after {} rounds", end.rounds);
     } else {
@@ -138,15 +138,11 @@ fn dial(keeper: &Keeper) -> Result<DialOptions, miette::Report> {
 }
 
 /// The exit code of an exchange that ended: 3 where evidence was refused, 4 where the policy denied, else 1.
-fn refused_or_failed(error: ExchangeError) -> miette::Report {
-    let exit = if error.refusal().is_some() {
-        Exit::Refused
-    } else if error.denied() {
-        Exit::Denied
-    } else {
-        Exit::Failed
-    };
-    fail(exit, error)
+fn refused_or_failed(error: ExchangeError, simulated: bool) -> miette::Report {
+    if error.refusal().is_some() {
+        return refused(error, simulated);
+    }
+    fail(if error.denied() { Exit::Denied } else { Exit::Failed }, error)
 }
 
 struct Work {
