@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError, Weak};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::{VerifiedQuote, Verifier};
+use super::{Collateral, VerifiedQuote, Verifier};
 use crate::refusal::Refusal;
 
 /// Most verdicts remembered.
@@ -27,6 +27,7 @@ pub struct VerdictCache {
 #[derive(Debug, Default)]
 struct Verdicts {
     verifier: Weak<Verifier>,
+    collateral: Weak<Collateral>,
     policy_digest: [u8; 32],
     by_quote: HashMap<[u8; 32], Remembered>,
     /// Oldest first.
@@ -62,14 +63,15 @@ impl VerdictCache {
         now_unix_s: u64,
     ) -> Result<VerifiedQuote, Refusal> {
         let key: [u8; 32] = Sha256::digest(quote).into();
-        if let Some(known) = self.known(verifier, policy_digest, &key, now_unix_s) {
+        let collateral = verifier.collateral();
+        if let Some(known) = self.known(verifier, &collateral, policy_digest, &key, now_unix_s) {
             // With other report data the verifier says what is wrong.
             if bool::from(known.td().report_data.ct_eq(report_data)) {
                 return Ok(known);
             }
         }
         let verified = verifier.verify(quote, report_data, now_unix_s)?;
-        self.remember(key, &verified, now_unix_s);
+        self.remember(&collateral, key, &verified, now_unix_s);
         Ok(verified)
     }
 
@@ -91,15 +93,19 @@ impl VerdictCache {
     fn known(
         &self,
         verifier: &Arc<Verifier>,
+        collateral: &Arc<Collateral>,
         policy_digest: &[u8; 32],
         key: &[u8; 32],
         now_unix_s: u64,
     ) -> Option<VerifiedQuote> {
         let mut verdicts = self.lock();
-        if !std::ptr::eq(verdicts.verifier.as_ptr(), Arc::as_ptr(verifier)) || verdicts.policy_digest != *policy_digest
-        {
+        let same = std::ptr::eq(verdicts.verifier.as_ptr(), Arc::as_ptr(verifier))
+            && std::ptr::eq(verdicts.collateral.as_ptr(), Arc::as_ptr(collateral))
+            && verdicts.policy_digest == *policy_digest;
+        if !same {
             *verdicts = Verdicts {
                 verifier: Arc::downgrade(verifier),
+                collateral: Arc::downgrade(collateral),
                 policy_digest: *policy_digest,
                 ..Verdicts::default()
             };
@@ -108,8 +114,12 @@ impl VerdictCache {
         remembered.holds(now_unix_s).then(|| remembered.quote.clone())
     }
 
-    fn remember(&self, key: [u8; 32], quote: &VerifiedQuote, now_unix_s: u64) {
+    fn remember(&self, collateral: &Arc<Collateral>, key: [u8; 32], quote: &VerifiedQuote, now_unix_s: u64) {
         let mut verdicts = self.lock();
+        // Renewed while this quote was verified: what older collateral said is not remembered.
+        if !std::ptr::eq(verdicts.collateral.as_ptr(), Arc::as_ptr(collateral)) {
+            return;
+        }
         let remembered = Remembered {
             quote: quote.clone(),
             since_unix_s: now_unix_s,

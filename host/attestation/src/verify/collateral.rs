@@ -84,6 +84,29 @@ impl Set {
     }
 }
 
+/// What a provisioning service answers about one platform family: texts as signed, byte for byte; lists in DER; chains in PEM.
+#[derive(Clone, Debug, Default)]
+pub struct CollateralParts {
+    /// TCB info, JSON as signed.
+    pub tcb_info: String,
+    /// Its signature: r | s, 64 bytes.
+    pub tcb_info_signature: Vec<u8>,
+    /// Chain of its signer, PEM.
+    pub tcb_info_issuer_chain: String,
+    /// QE identity, JSON as signed.
+    pub qe_identity: String,
+    /// Its signature: r | s, 64 bytes.
+    pub qe_identity_signature: Vec<u8>,
+    /// Chain of its signer, PEM.
+    pub qe_identity_issuer_chain: String,
+    /// Revocation list of the platforms' authority, DER.
+    pub pck_crl: Vec<u8>,
+    /// Chain of that authority, PEM.
+    pub pck_crl_issuer_chain: String,
+    /// Revocation list of the root, DER.
+    pub root_crl: Vec<u8>,
+}
+
 /// The collateral that a verifier works with. Signatures in it are looked at with each quote.
 #[derive(Clone, Debug)]
 pub struct Collateral {
@@ -158,6 +181,55 @@ impl Collateral {
         self.sets
             .iter()
             .map(|set| (set.fmspc.as_str(), set.next_update.as_str()))
+    }
+
+    pub(super) fn sets(&self) -> &[Set] {
+        &self.sets
+    }
+
+    /// A set put together out of what a provisioning service answered.
+    ///
+    /// # Errors
+    /// [`CollateralError`] if TCB info or QE identity are not the JSON that was wanted.
+    pub fn assemble(parts: CollateralParts) -> Result<Self, CollateralError> {
+        let set = read_set(QuoteCollateralV3 {
+            pck_crl_issuer_chain: parts.pck_crl_issuer_chain,
+            root_ca_crl: parts.root_crl,
+            pck_crl: parts.pck_crl,
+            tcb_info_issuer_chain: parts.tcb_info_issuer_chain,
+            tcb_info: parts.tcb_info,
+            tcb_info_signature: parts.tcb_info_signature,
+            qe_identity_issuer_chain: parts.qe_identity_issuer_chain,
+            qe_identity: parts.qe_identity,
+            qe_identity_signature: parts.qe_identity_signature,
+            pck_certificate_chain: None,
+        })?;
+        Ok(Self { sets: vec![set] })
+    }
+
+    /// All sets of several collaterals; of two for one family the later one counts.
+    ///
+    /// # Errors
+    /// [`CollateralError::Count`] if there are none or too many.
+    pub fn together(all: impl IntoIterator<Item = Self>) -> Result<Self, CollateralError> {
+        let mut sets: Vec<Set> = Vec::new();
+        for set in all.into_iter().flat_map(|collateral| collateral.sets) {
+            sets.retain(|other| other.fmspc != set.fmspc);
+            sets.push(set);
+        }
+        if sets.is_empty() || sets.len() > MAX_SETS {
+            return Err(CollateralError::Count { seen: sets.len() });
+        }
+        Ok(Self { sets })
+    }
+
+    /// The file that [`Collateral::parse`] reads.
+    pub fn to_json(&self) -> String {
+        let text = match &self.sets[..] {
+            [only] => serde_json::to_string_pretty(&only.collateral),
+            all => serde_json::to_string_pretty(&all.iter().map(|set| &set.collateral).collect::<Vec<_>>()),
+        };
+        text.unwrap_or_default()
     }
 
     /// Dates and numbers of each set.

@@ -1,7 +1,7 @@
 //! A quote looked at for people: every rule that fails, and whatever could be read of it even so.
 
 use super::{
-    CollateralDates, Platform, Tcb, VerifiedQuote, Verifier, check_report_data, parse, platform::Chain, rules,
+    CollateralDates, Platform, Tcb, VerifiedQuote, Verifier, check_report_data, parse, platform::Chain, rules, set_for,
 };
 use crate::quote::{Body, Quote, TdReport};
 use crate::refusal::{FailedRule, Refusal};
@@ -77,7 +77,8 @@ impl Verifier {
         chain.check_dates(now, failed);
         seen.platform = Some(chain.platform());
         seen.chain_root_key_id = chain.root_key_id;
-        let Some(set) = self.set_for(chain, failed) else {
+        let collateral = self.collateral();
+        let Some(set) = set_for(&collateral, chain, failed) else {
             return;
         };
         set.check_dates(now, failed);

@@ -8,6 +8,7 @@
 //! SEPT_VE_DISABLE, and (unless allowed) debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy
 //! to judge: MRTD, RTMRs, MRSEAM, attributes, XFAM, TCB status, advisories, dates.
 
+mod authentic;
 mod cache;
 mod collateral;
 pub(crate) mod crypto;
@@ -17,12 +18,15 @@ mod platform;
 mod root;
 mod rules;
 
+use std::sync::{Arc, PoisonError, RwLock};
+
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 use subtle::ConstantTimeEq as _;
 
+pub use authentic::{MAX_WATERMARK_BYTES, VerifiedCollateral, Watermarks};
 pub use cache::VerdictCache;
-pub use collateral::{Collateral, CollateralDates, CollateralError};
+pub use collateral::{Collateral, CollateralDates, CollateralError, CollateralParts};
 pub use examine::Examination;
 pub use platform::{Platform, Tcb};
 pub use root::{RootError, TrustRoot};
@@ -71,11 +75,11 @@ impl VerifiedQuote {
     }
 }
 
-/// Verifies quotes under one root with one collateral.
+/// Verifies quotes under one root with one collateral. Clones share the collateral: what replaces it counts for all.
 #[derive(Clone, Debug)]
 pub struct Verifier {
     root: TrustRoot,
-    collateral: Collateral,
+    collateral: Arc<RwLock<Arc<Collateral>>>,
     allow_debug: bool,
 }
 
@@ -84,7 +88,7 @@ impl Verifier {
     pub fn new(root: TrustRoot, collateral: Collateral) -> Self {
         Self {
             root,
-            collateral,
+            collateral: Arc::new(RwLock::new(Arc::new(collateral))),
             allow_debug: false,
         }
     }
@@ -101,9 +105,17 @@ impl Verifier {
         &self.root
     }
 
-    /// The collateral.
-    pub fn collateral(&self) -> &Collateral {
-        &self.collateral
+    /// The collateral that quotes are judged by now.
+    pub fn collateral(&self) -> Arc<Collateral> {
+        // Nothing panics while it holds the lock, and what it guards is replaced whole.
+        let current = self.collateral.read().unwrap_or_else(PoisonError::into_inner);
+        Arc::clone(&current)
+    }
+
+    /// Judges quotes by newer collateral from now on. The caller has let [`Watermarks::admit`] look at it.
+    pub fn replace_collateral(&self, collateral: &VerifiedCollateral) {
+        let new = Arc::new(collateral.collateral().clone());
+        *self.collateral.write().unwrap_or_else(PoisonError::into_inner) = new;
     }
 
     /// Verifies a quote over exactly these 64 bytes of report data, at a time in seconds since 1970.
@@ -120,7 +132,8 @@ impl Verifier {
         let chain = Chain::read(quote.pck_chain).map_err(|rule| Refusal { failed: vec![rule] })?;
         failed.extend(chain.check_root(&self.root));
         Refusal::unless_empty(std::mem::take(&mut failed))?;
-        let set = self.set_for(&chain, &mut failed);
+        let collateral = self.collateral();
+        let set = set_for(&collateral, &chain, &mut failed);
         chain.check_dates(now_unix_s, &mut failed);
         if let Some(set) = set {
             set.check_dates(now_unix_s, &mut failed);
@@ -139,26 +152,6 @@ impl Verifier {
     /// [`Refusal`] with every rule that failed.
     pub fn inspect(&self, quote: &[u8], now_unix_s: u64) -> Result<VerifiedQuote, Refusal> {
         self.examine(quote, None, now_unix_s).verdict
-    }
-
-    /// The collateral of a platform; says so if there is none.
-    fn set_for(&self, chain: &Chain, failed: &mut Vec<FailedRule>) -> Option<&Set> {
-        let family = chain.fmspc();
-        let set = self.collateral.for_family(&family);
-        let known: Vec<_> = self.collateral.families().map(|(family, _)| family).collect();
-        if set.is_none_or(|set| set.fmspc != family) {
-            let seen = format!("Fmspc mismatch: a platform of the family {family}");
-            let wanted = format!("one of the families that the collateral is for: {}", known.join(", "));
-            failed.push(FailedRule::new("attestation.collateral", seen, wanted));
-        }
-        if let Some(set) = set
-            && from_hex_vec(&set.pce_id).as_deref() != Some(chain.pce_id())
-        {
-            let seen = format!("PCE id {}", hex(chain.pce_id()));
-            let wanted = format!("{}, as the TCB info says", set.pce_id);
-            failed.push(FailedRule::new("attestation.pce_id", seen, wanted));
-        }
-        set
     }
 
     /// Everything that needs cryptography, and the TCB levels: dcap-qvl.
@@ -202,6 +195,26 @@ impl Verifier {
             simulated: self.root.simulated(),
         }
     }
+}
+
+/// The collateral of a platform; says so if there is none.
+fn set_for<'a>(collateral: &'a Collateral, chain: &Chain, failed: &mut Vec<FailedRule>) -> Option<&'a Set> {
+    let family = chain.fmspc();
+    let set = collateral.for_family(&family);
+    let known: Vec<_> = collateral.families().map(|(family, _)| family).collect();
+    if set.is_none_or(|set| set.fmspc != family) {
+        let seen = format!("Fmspc mismatch: a platform of the family {family}");
+        let wanted = format!("one of the families that the collateral is for: {}", known.join(", "));
+        failed.push(FailedRule::new("attestation.collateral", seen, wanted));
+    }
+    if let Some(set) = set
+        && from_hex_vec(&set.pce_id).as_deref() != Some(chain.pce_id())
+    {
+        let seen = format!("PCE id {}", hex(chain.pce_id()));
+        let wanted = format!("{}, as the TCB info says", set.pce_id);
+        failed.push(FailedRule::new("attestation.pce_id", seen, wanted));
+    }
+    set
 }
 
 fn parse(quote: &[u8]) -> Result<Quote<'_>, Refusal> {

@@ -1,0 +1,154 @@
+//! Collateral by itself: what verifies, what is refused, and numbers that never go down.
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "a test that panics says where, and a skipped one says so"
+)]
+
+use std::io::Write as _;
+use std::path::PathBuf;
+
+use cloister_attestation::simulated::{create_authority, reissue_collateral};
+use cloister_attestation::{Collateral, TrustRoot, Watermarks};
+
+const NOW: u64 = 1_795_132_800;
+const DAY: u64 = 86_400;
+
+struct Authority {
+    dir: tempfile::TempDir,
+}
+
+impl Authority {
+    fn new() -> Self {
+        let dir = tempfile::tempdir().unwrap();
+        create_authority(&dir.path().join("sim"), NOW).unwrap();
+        Self { dir }
+    }
+
+    fn root(&self) -> TrustRoot {
+        TrustRoot::from_file(&self.dir.path().join("sim")).unwrap()
+    }
+
+    fn issued(&self, now: u64) -> serde_json::Value {
+        reissue_collateral(&self.dir.path().join("sim"), now).unwrap();
+        serde_json::from_slice(&std::fs::read(self.dir.path().join("sim/collateral.json")).unwrap()).unwrap()
+    }
+}
+
+fn parse(json: &serde_json::Value) -> Collateral {
+    Collateral::parse(json.to_string().as_bytes()).unwrap()
+}
+
+#[test]
+fn every_part_has_to_be_signed_and_in_force() {
+    let (authority, other) = (Authority::new(), Authority::new());
+    let (json, strange) = (authority.issued(NOW), other.issued(NOW));
+    let root = authority.root();
+    assert!(parse(&json).verify(&root, NOW).is_ok());
+    assert_eq!(
+        Collateral::parse(parse(&json).to_json().as_bytes()).unwrap().to_json(),
+        parse(&json).to_json()
+    );
+    for part in json.as_object().unwrap().keys() {
+        let mut mixed = json.clone();
+        mixed[part] = strange[part].clone();
+        if mixed == json {
+            continue; // QE identity and TCB info say the same in both; their signatures differ.
+        }
+        let refusal = parse(&mixed).verify(&root, NOW).unwrap_err();
+        assert!(refusal.names("collateral.signature"), "{part}: {refusal}");
+    }
+    assert!(parse(&strange).verify(&root, NOW).is_err());
+    assert!(
+        parse(&json)
+            .verify(&root, NOW - 120)
+            .unwrap_err()
+            .names("collateral.tcb_info")
+    );
+    assert!(
+        parse(&json)
+            .verify(&root, NOW + 40 * DAY)
+            .unwrap_err()
+            .names("collateral.crl")
+    );
+    let mut altered = json.clone();
+    altered["tcb_info"] = json["tcb_info"]
+        .as_str()
+        .unwrap()
+        .replace("OutOfDate", "UpToDate")
+        .into();
+    let refusal = parse(&altered).verify(&root, NOW).unwrap_err();
+    assert!(refusal.to_string().contains("not its signer's"), "{refusal}");
+}
+
+#[test]
+fn numbers_never_go_down_and_the_floor_never_either() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let (old, new) = (authority.issued(NOW), authority.issued(NOW + DAY));
+    let (old, new) = (
+        parse(&old).verify(&root, NOW + DAY).unwrap(),
+        parse(&new).verify(&root, NOW + DAY).unwrap(),
+    );
+    let mut marks = Watermarks::default();
+    assert!(marks.admit(&old).unwrap());
+    assert!(marks.admit(&new).unwrap());
+    assert!(!marks.admit(&new).unwrap(), "nothing new");
+    assert_eq!(marks.floor_unix_s(), NOW + DAY - 60);
+    // A simulated authority numbers its lists by their dates.
+    let refusal = marks.admit(&old).unwrap_err();
+    for rule in ["collateral.pck_crl_number", "collateral.root_crl_number"] {
+        assert!(refusal.names(rule), "{refusal}");
+    }
+    let again = Watermarks::parse(marks.to_json().as_bytes()).unwrap();
+    assert_eq!(again, marks);
+    let other = Authority::new();
+    let strange = parse(&other.issued(NOW + DAY))
+        .verify(&other.root(), NOW + DAY)
+        .unwrap();
+    assert!(marks.admit(&strange).unwrap_err().names("collateral.root_key_id"));
+    assert!(marks.admit_references("digits", 3).unwrap() && !marks.admit_references("digits", 3).unwrap());
+    assert!(
+        marks
+            .admit_references("digits", 2)
+            .unwrap_err()
+            .names("references.version")
+    );
+    for bad in ["", "{}", "[]", "{\"root_key_id\": 1}", &"9".repeat(1 << 20)] {
+        assert!(Watermarks::parse(bad.as_bytes()).is_err());
+    }
+}
+
+#[test]
+fn real_collateral_verifies_at_its_time_alone() {
+    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
+    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
+        std::io::stderr()
+            .write_all(b"SKIPPED: no real collateral here; set CLOISTER_TEST_VECTORS\n")
+            .unwrap();
+        return;
+    };
+    let root = TrustRoot::intel().unwrap();
+    let mut marks = Watermarks::default();
+    for (name, now) in [
+        ("coll_B0C06F_eval17_2025-06.json", 1_750_332_747),
+        ("coll_00806F_eval18_2026-01.json", 1_769_510_999),
+        ("coll_90C06F_eval18_2026-02.json", 1_771_415_931),
+        ("coll_90C06F_eval19_2026-06.json", 1_780_921_955),
+        ("coll_00806F_eval19_2026-06.json", 1_782_810_739),
+    ] {
+        let collateral = Collateral::from_file(&folder.join("collateral").join(name)).unwrap();
+        let verified = collateral
+            .verify(&root, now)
+            .unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        marks
+            .admit(&verified)
+            .unwrap_or_else(|refusal| panic!("{name}: {refusal}"));
+        assert!(collateral.verify(&root, now + 400 * DAY).is_err(), "{name}");
+    }
+    let back = Collateral::from_file(&folder.join("collateral/coll_00806F_eval18_2026-01.json")).unwrap();
+    let refusal = marks.admit(&back.verify(&root, 1_769_510_999).unwrap()).unwrap_err();
+    assert!(refusal.names("collateral.evaluation_number"), "{refusal}");
+}
