@@ -339,6 +339,24 @@ pub const HOST_BINARY: &str = "cloister";
 /// A 48-byte register or hash of a TD.
 pub type Register = [u8; 48];
 
+/// Somebody who may sign reference values.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferenceSigner {
+    /// A participant's name, or another's that the policy gives a key.
+    pub name: String,
+    /// Its key.
+    pub public_key: PublicKey,
+}
+
+/// Who may add to the accepted registers by a signed document of its own ([`crate::references`]).
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ReferenceRules {
+    /// Who may sign.
+    pub signers: Vec<ReferenceSigner>,
+    /// How many of them have to.
+    pub threshold: u32,
+}
+
 /// Which TDs are let in. An empty list of registers takes any value; the parser allows that for `mrtd`, `rtmr0`, `rtmr1`
 /// and `mrseam` under a simulated root only, and for one of `rtmr2` and `mrconfigid` elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -391,6 +409,10 @@ pub struct AttestationRules {
     pub allow_cached_keys: bool,
     /// Whether simultaneous multithreading may be on.
     pub allow_smt: bool,
+    /// Who may add reference values; nobody by default.
+    pub references: Option<ReferenceRules>,
+    /// Oldest revocation list of platforms, in seconds since it was issued.
+    pub crl_max_age_s: u64,
     /// Files that hosts may run. Empty: any, which the parser allows under a simulated root only.
     pub hosts: Vec<HostFile>,
 }
@@ -438,6 +460,8 @@ impl AttestationRules {
             allow_dynamic_platform: false,
             allow_cached_keys: false,
             allow_smt: true,
+            references: None,
+            crl_max_age_s: 35 * 86_400,
             hosts: Vec::new(),
         }
     }

@@ -11,6 +11,7 @@ use cloister_tensor::Digest;
 
 use crate::agreement::{AttestationRules, HOST_BINARY, Masked, Register};
 use crate::policy::Policy;
+use crate::references::check_registers;
 
 /// What a peer has to be, beyond being in the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -99,7 +100,7 @@ impl Policy {
         let mut failed = Failed::default();
         let rules = &self.attestation;
         failed.root(rules, evidence.root_key_id(), evidence.simulated());
-        failed.td(rules, evidence.td());
+        failed.td(self, evidence.td(), now_unix_s);
         failed.platform(rules, evidence.platform());
         failed.tcb(rules, evidence.tcb(), now_unix_s);
         failed.who(self, evidence);
@@ -125,7 +126,7 @@ impl Policy {
             }
         }
         if let Some(td) = &examined.td {
-            failed.td(rules, td);
+            failed.td(self, td, now_unix_s);
         }
         if let Some(platform) = &examined.platform {
             failed.platform(rules, platform);
@@ -169,7 +170,8 @@ impl Failed {
         );
     }
 
-    fn td(&mut self, rules: &AttestationRules, td: &TdReport) {
+    fn td(&mut self, policy: &Policy, td: &TdReport, now_unix_s: u64) {
+        let rules = &policy.attestation;
         self.unless(
             !td.debug(),
             "attestation.debug",
@@ -178,19 +180,8 @@ impl Failed {
         );
         self.masked("attestation.attributes", &td.attributes, rules.attributes);
         self.masked("attestation.xfam", &td.xfam, rules.xfam);
-        let listed: [(&str, &Register, &[Register]); 6] = [
-            ("attestation.mrtd", &td.mrtd, &rules.mrtd),
-            ("attestation.rtmr0", &td.rtmr[0], &rules.rtmr0),
-            ("attestation.rtmr1", &td.rtmr[1], &rules.rtmr1),
-            ("attestation.rtmr2", &td.rtmr[2], &rules.rtmr2),
-            ("attestation.mrseam", &td.mrseam, &rules.mrseam),
-            ("attestation.mrconfigid", &td.mrconfigid, &rules.mrconfigid),
-        ];
-        for (rule, seen, accepted) in listed {
-            if !accepted.is_empty() {
-                self.listed(rule, seen, accepted);
-            }
-        }
+        let registers = check_registers(rules, policy.references(), td, now_unix_s);
+        self.rules.extend(registers);
         // What no policy lists is zero in a TD that nobody meddled with.
         let zero = [[0; 48]];
         let or_zero = |accepted: &'_ [Register]| {
@@ -323,6 +314,16 @@ impl Failed {
             age <= oldest,
             rule,
             format!("collateral of {age} s ago"),
+            format!("at most {oldest} s"),
+        );
+        let (age, oldest) = (
+            now_unix_s.saturating_sub(tcb.pck_crl_issued_unix_s),
+            rules.crl_max_age_s,
+        );
+        self.unless(
+            age <= oldest,
+            "attestation.crl_max_age_s",
+            format!("a revocation list of {age} s ago"),
             format!("at most {oldest} s"),
         );
         let floor = tcb.latest_issue_unix_s;

@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 use std::fmt::{Display, Write as _};
 
+use cloister_attestation::VerifiedQuote;
 use cloister_attestation::encoding::hex;
 use toml_edit::Value;
 
-use crate::agreement::{Agreement, AttestationRules, Masked, TcbStatus};
+use crate::agreement::{Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, TcbStatus};
 use crate::dataset::{DatasetSpec, InputSpec};
 use crate::policy::Policy;
 use crate::reader::{PolicyError, Scalar};
@@ -38,7 +39,7 @@ fn render(agreement: &Agreement) -> String {
     work(&mut out, agreement);
     data(&mut out, agreement);
     rounds(&mut out, agreement);
-    attestation(&mut out, &agreement.attestation);
+    attestation(&mut out, &agreement.attestation, &agreement.participants);
     out.section(
         "Who gets the model, and which one. Nobody else sees it outside the federation's TDs.",
         "[release]",
@@ -307,7 +308,65 @@ fn rounds(out: &mut Out, agreement: &Agreement) {
     out.explained("content_mib", limits.content_mib, "a module, graph or weights file");
 }
 
-fn attestation(out: &mut Out, rules: &AttestationRules) {
+/// The text of a section `[attestation]` that takes the TD of a quote that verified, and none that differs from it: registers,
+/// attributes and features as they are, its platform family, its TCB status, collateral of at least its evaluation number.
+/// What no quote says (which host files may run) is left for its writer to fill in.
+pub fn attestation_from_quote(quote: &VerifiedQuote) -> String {
+    let (td, platform, tcb) = (quote.td(), quote.platform(), quote.tcb());
+    let unless_zero = |register: &Register| {
+        if *register == [0; 48] {
+            Vec::new()
+        } else {
+            vec![*register]
+        }
+    };
+    let exact = |value: [u8; 8]| Masked { mask: [0xff; 8], value };
+    let rules = AttestationRules {
+        mrtd: vec![td.mrtd],
+        rtmr0: vec![td.rtmr[0]],
+        rtmr1: vec![td.rtmr[1]],
+        rtmr2: vec![td.rtmr[2]],
+        rtmr3_any: td.rtmr[3] != [0; 48],
+        mrseam: vec![td.mrseam],
+        mrconfigid: unless_zero(&td.mrconfigid),
+        mrowner: unless_zero(&td.mrowner),
+        mrownerconfig: unless_zero(&td.mrownerconfig),
+        attributes: exact(td.attributes),
+        xfam: exact(td.xfam),
+        tcb_statuses: vec![TcbStatus {
+            status: tcb.status.clone(),
+            until_unix_s: None,
+        }],
+        min_tcb_eval_data_number: tcb.eval_data_number,
+        fmspc: vec![platform.fmspc],
+        ppid: <[u8; 16]>::try_from(platform.ppid.as_slice()).into_iter().collect(),
+        allow_dynamic_platform: platform.dynamic_platform == Some(true),
+        allow_cached_keys: platform.cached_keys == Some(true),
+        allow_smt: platform.smt_enabled != Some(false),
+        ..AttestationRules::with_root(quote.simulated(), *quote.root_key_id())
+    };
+    let mut out = Out::default();
+    attestation(&mut out, &rules, &[]);
+    out.text
+}
+
+fn reference_rules(rules: &ReferenceRules, participants: &[Participant]) -> String {
+    let signers = rules.signers.iter().map(|signer| {
+        if participants.iter().any(|participant| participant.name == signer.name) {
+            return quoted(&signer.name);
+        }
+        table([
+            ("name".to_owned(), quoted(&signer.name)),
+            ("public_key".to_owned(), quoted(signer.public_key)),
+        ])
+    });
+    table([
+        ("signers".to_owned(), list(signers)),
+        ("threshold".to_owned(), rules.threshold.to_string()),
+    ])
+}
+
+fn attestation(out: &mut Out, rules: &AttestationRules, participants: &[Participant]) {
     let head = if rules.simulated {
         "Which TDs are let in. SIMULATED: quotes under this root come from no hardware and prove nothing."
     } else {
@@ -374,6 +433,19 @@ fn attestation(out: &mut Out, rules: &AttestationRules) {
     out.key("allow_dynamic_platform", rules.allow_dynamic_platform);
     out.key("allow_cached_keys", rules.allow_cached_keys);
     out.key("allow_smt", rules.allow_smt);
+    out.explained(
+        "crl_max_age_s",
+        rules.crl_max_age_s,
+        "of the platforms' revocation list",
+    );
+    match &rules.references {
+        None => out.comment("references = { signers = [], threshold = 1 }   left out: nobody adds reference values"),
+        Some(references) => out.explained(
+            "references",
+            reference_rules(references, participants),
+            "who may add values",
+        ),
+    }
     if rules.hosts.is_empty() {
         out.comment("hosts = [{ name = \"cloister\", sha256 = \"...\" }]   left out: any host binary");
     } else {

@@ -31,6 +31,53 @@ pub enum WarningKind {
     OldTcb,
     /// RTMR3 may have any value.
     AnyRtmr3,
+    /// A rule about TDs, platforms or collateral is looser than reviewers accept.
+    Loose(Loose),
+}
+
+/// Rules that a policy under Intel's root can leave looser than reviewers accept.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Loose {
+    /// Attribute bits that tell on a TD are not fixed.
+    Attributes,
+    /// CPU features that trace a TD are not fixed.
+    Xfam,
+    /// Any machine of the platform family may take part.
+    AnyMachine,
+    /// Any platform family may take part.
+    AnyFamily,
+    /// Collateral of any evaluation number.
+    AnyEvaluation,
+    /// Old collateral or revocation lists.
+    OldCollateral,
+    /// A clock that is far off.
+    ClockSkew,
+    /// Packages may be added to a platform, or Intel keeps its keys.
+    Platform,
+    /// Two threads of a core share what they compute with.
+    Smt,
+    /// A permit lasts long.
+    LongPermit,
+    /// One signer alone vouches for new reference values.
+    OneReferenceSigner,
+}
+
+impl Loose {
+    fn as_str(self) -> &'static str {
+        match self {
+            Self::Attributes => "loose-attributes",
+            Self::Xfam => "loose-xfam",
+            Self::AnyMachine => "any-machine",
+            Self::AnyFamily => "any-family",
+            Self::AnyEvaluation => "any-evaluation-number",
+            Self::OldCollateral => "old-collateral",
+            Self::ClockSkew => "clock-skew",
+            Self::Platform => "platform-flags",
+            Self::Smt => "smt",
+            Self::LongPermit => "long-permit",
+            Self::OneReferenceSigner => "one-reference-signer",
+        }
+    }
 }
 
 impl WarningKind {
@@ -46,6 +93,7 @@ impl WarningKind {
             Self::AnyHost => "any-host",
             Self::OldTcb => "old-tcb",
             Self::AnyRtmr3 => "any-rtmr3",
+            Self::Loose(loose) => loose.as_str(),
         }
     }
 }
@@ -84,7 +132,7 @@ pub fn warnings(policy: &Policy) -> Vec<Warning> {
         }
     }
     let open: Vec<_> = open_registers(rules);
-    if !open.is_empty() {
+    if !open.is_empty() && (rules.simulated || rules.references.is_none()) {
         let text = format!(
             "any platform: nothing is asked of {}, so any TD under the root may join",
             open.join(", ")
@@ -120,6 +168,103 @@ pub fn warnings(policy: &Policy) -> Vec<Warning> {
         let text = "RTMR3 may have any value: what was extended into it at run time goes unchecked";
         warn(WarningKind::AnyRtmr3, text.to_owned());
     }
+    // Under a simulated root nothing of this means anything, and the first warning says so.
+    if !rules.simulated {
+        for (loose, text) in objections(rules) {
+            warn(WarningKind::Loose(loose), text);
+        }
+    }
+    found
+}
+
+/// What a reviewer objects to among the rules about TDs, platforms and collateral.
+fn objections(rules: &AttestationRules) -> Vec<(Loose, String)> {
+    /// Not PKS alone: whatever a host may watch or a migration may carry away.
+    const ATTRIBUTES: [u8; 8] = [0xff, 0xff, 0x02, 0xe0, 0, 0, 0, 0xc0];
+    /// Processor trace, supervisor state of accelerators, branch records, hardware power states.
+    const XFAM: [u8; 8] = [0, 0xa5, 0x01, 0, 0, 0, 0, 0];
+    const DAY: u64 = 86_400;
+    let mut found = Vec::new();
+    let mut object = |holds: bool, loose, text: String| {
+        if holds {
+            found.push((loose, text));
+        }
+    };
+    let open = |masked: &crate::agreement::Masked, wanted: [u8; 8]| {
+        let bits = masked.mask.iter().zip(masked.value).zip(wanted);
+        bits.into_iter()
+            .any(|((mask, value), wanted)| wanted & !mask != 0 || value & wanted != 0)
+    };
+    object(
+        open(&rules.attributes, ATTRIBUTES),
+        Loose::Attributes,
+        "`attributes` lets in TDs with profiling, key locker, performance monitoring, migration or bits without a meaning"
+            .into(),
+    );
+    object(
+        open(&rules.xfam, XFAM),
+        Loose::Xfam,
+        "`xfam` lets in TDs with processor trace, branch records or PASID, by which others can watch them".into(),
+    );
+    object(
+        rules.fmspc.is_empty(),
+        Loose::AnyFamily,
+        "any platform family: `fmspc` names none".into(),
+    );
+    object(
+        rules.ppid.is_empty(),
+        Loose::AnyMachine,
+        "any machine, one in an attacker's hands and under its probes included: `ppid` names none".into(),
+    );
+    object(
+        rules.min_tcb_eval_data_number == 0,
+        Loose::AnyEvaluation,
+        "`min_tcb_eval_data_number` is 0: a node without memory of its own takes collateral from before known holes, as long \
+         as its dates hold"
+            .into(),
+    );
+    let (collateral, crl) = (rules.collateral_max_age_s / DAY, rules.crl_max_age_s / DAY);
+    object(
+        collateral > 30 || crl > 35,
+        Loose::OldCollateral,
+        format!(
+            "collateral of {collateral} days ago and revocation lists of {crl} are taken; Intel renews both within 30"
+        ),
+    );
+    object(
+        rules.max_clock_skew_s > 3600,
+        Loose::ClockSkew,
+        format!(
+            "clocks may be {} s apart: as long is what has expired taken",
+            rules.max_clock_skew_s
+        ),
+    );
+    object(
+        rules.allow_dynamic_platform || rules.allow_cached_keys,
+        Loose::Platform,
+        "platforms are let in to which packages may be added, or whose keys Intel keeps".into(),
+    );
+    object(
+        rules.allow_smt,
+        Loose::Smt,
+        "platforms with simultaneous multithreading are let in: another guest may run on the same core".into(),
+    );
+    object(
+        rules.permit_max_s > DAY,
+        Loose::LongPermit,
+        format!(
+            "a session lasts up to {} h before it attests again",
+            rules.permit_max_s / 3600
+        ),
+    );
+    object(
+        rules
+            .references
+            .as_ref()
+            .is_some_and(|references| references.threshold < 2),
+        Loose::OneReferenceSigner,
+        "one signer alone can vouch for new reference values, and with them for any TD".into(),
+    );
     found
 }
 
@@ -359,6 +504,10 @@ fn rounds_in_words(policy: &Agreement) -> Vec<String> {
     ]
 }
 
+fn allowed(flag: bool) -> &'static str {
+    if flag { "allowed" } else { "refused" }
+}
+
 fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
     let root = if rules.simulated {
         "SIMULATED TDs under the root"
@@ -388,6 +537,45 @@ fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
         .collect();
     if !pinned.is_empty() {
         lines.push(format!("Accepted values are listed for {}.", pinned.join(", ")));
+    }
+    for status in &rules.tcb_statuses {
+        if let Some(until) = status.until_unix_s {
+            let until = crate::reader::date_before(until);
+            lines.push(format!("The TCB status {} is taken until {until}.", status.status));
+        }
+    }
+    if !rules.advisories_denied.is_empty() {
+        let denied = rules.advisories_denied.join(", ");
+        lines.push(format!(
+            "Platforms to which {denied} applies are refused, whatever their status."
+        ));
+    }
+    let platforms = match (rules.fmspc.len(), rules.ppid.len()) {
+        (0, 0) => "Any machine may take part".to_owned(),
+        (families, 0) => format!("Any machine of {families} platform families may take part"),
+        (_, machines) => format!("{machines} machines may take part, by their PPID"),
+    };
+    lines.push(format!(
+        "{platforms}; multithreading {}, dynamic platforms {}, cached keys {}.",
+        allowed(rules.allow_smt),
+        allowed(rules.allow_dynamic_platform),
+        allowed(rules.allow_cached_keys)
+    ));
+    lines.push(format!(
+        "Attributes have to be {} under {} and XFAM {} under {}; debug, profiling, migration and service TDs are refused \
+         whatever a policy says.",
+        hex(&rules.attributes.value),
+        hex(&rules.attributes.mask),
+        hex(&rules.xfam.value),
+        hex(&rules.xfam.mask)
+    ));
+    if let Some(references) = &rules.references {
+        let names: Vec<_> = references.signers.iter().map(|signer| signer.name.as_str()).collect();
+        lines.push(format!(
+            "Further registers are let in that a document of reference values names, signed by {} of {}, until the dates in it.",
+            references.threshold,
+            names.join(", ")
+        ));
     }
     lines
 }

@@ -12,6 +12,7 @@ use crate::agreement::{Agreement, Dataset, Graph, Module, Node};
 use crate::dataset::DatasetSpec;
 use crate::parse;
 use crate::reader::PolicyError;
+use crate::references::SignedReferences;
 
 /// An agreement together with the digest of the file that says it. Only [`Policy::parse`] makes one, so whoever holds
 /// one knows that it is sound: names are unique, what is referred to exists, and each node has what its role needs.
@@ -19,6 +20,7 @@ use crate::reader::PolicyError;
 pub struct Policy {
     agreement: Agreement,
     digest: Digest,
+    references: Option<SignedReferences>,
 }
 
 impl Policy {
@@ -30,7 +32,21 @@ impl Policy {
         Ok(Self {
             agreement: parse::parse(bytes, file)?,
             digest: Digest::of(bytes),
+            references: None,
         })
+    }
+
+    /// The same policy, which takes what these reference values vouch for besides. Its digest stays: nodes with different
+    /// versions of the values are in one federation.
+    #[must_use]
+    pub fn with_references(mut self, references: SignedReferences) -> Self {
+        self.references = Some(references);
+        self
+    }
+
+    /// The reference values that it takes besides.
+    pub fn references(&self) -> Option<&SignedReferences> {
+        self.references.as_ref()
     }
 
     /// SHA-256 of the file's bytes: what nodes measure and participants sign.

@@ -227,7 +227,18 @@ fn the_templates_parse_and_say_what_they_are() {
             ]
             .as_slice(),
         ),
-        ("coco.toml", &["placeholder", "any-rtmr3"]),
+        (
+            "coco.toml",
+            &[
+                "placeholder",
+                "any-rtmr3",
+                "any-family",
+                "any-machine",
+                "any-evaluation-number",
+                "platform-flags",
+                "smt",
+            ],
+        ),
         ("strict.toml", &["placeholder"]),
     ] {
         let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies").join(file);

@@ -12,6 +12,7 @@
 #![forbid(unsafe_code)]
 
 pub mod channel;
+pub mod collateral;
 mod connection;
 mod crowd;
 mod dial;

@@ -4,6 +4,7 @@
 //! - [`fakes`]: work that needs no runner, and a progress that remembers.
 //! - [`link`]: links that delay and cut, and a CONNECT proxy.
 //! - [`raw`]: a member that says whatever a test wants it to say.
+//! - [`pccs`]: a server with the shape of a PCCS, honest or not.
 //! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
 //!
 //! Everything panics instead of returning errors: a test's set-up has nobody to report to.
@@ -17,5 +18,6 @@
 pub mod attacker;
 pub mod fakes;
 pub mod link;
+pub mod pccs;
 pub mod raw;
 pub mod world;

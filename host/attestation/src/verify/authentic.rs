@@ -45,6 +45,20 @@ impl VerifiedCollateral {
         &self.collateral
     }
 
+    /// Several in one, all of which verified; `None` out of none, or of too many.
+    pub fn together(all: &[Self]) -> Option<Self> {
+        let root_key_id = all.first()?.root_key_id;
+        if all.iter().any(|one| one.root_key_id != root_key_id) {
+            return None;
+        }
+        Some(Self {
+            collateral: Collateral::together(all.iter().map(|one| one.collateral.clone())).ok()?,
+            root_key_id,
+            latest_issue_unix_s: all.iter().map(|one| one.latest_issue_unix_s).max()?,
+            numbers: all.iter().flat_map(|one| one.numbers.clone()).collect(),
+        })
+    }
+
     /// Newest issue date in it, seconds since 1970: no honest clock is before it.
     pub fn latest_issue_unix_s(&self) -> u64 {
         self.latest_issue_unix_s

@@ -3,7 +3,9 @@
 use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::hex;
 
-use crate::agreement::{AttestationRules, HOST_BINARY, HostFile, Masked, Register, TcbStatus};
+use crate::agreement::{
+    AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, TcbStatus,
+};
 use crate::reader::{Fields, Node, Problem, all};
 
 const MAX_VALUES: usize = 64;
@@ -20,7 +22,7 @@ const TCB_STATUSES: [&str; 8] = [
     "TDRelaunchAdvisedConfigurationNeeded",
 ];
 
-const KEYS: [&str; 25] = [
+const KEYS: [&str; 27] = [
     "simulated",
     "root_key_id",
     "mrtd",
@@ -45,10 +47,12 @@ const KEYS: [&str; 25] = [
     "allow_dynamic_platform",
     "allow_cached_keys",
     "allow_smt",
+    "references",
+    "crl_max_age_s",
     "hosts",
 ];
 
-pub(super) fn read(top: &Fields<'_>) -> Result<AttestationRules, Vec<Problem>> {
+pub(super) fn read(top: &Fields<'_>, participants: &[Participant]) -> Result<AttestationRules, Vec<Problem>> {
     let section = top.required("attestation")?;
     let fields = section.fields(&KEYS)?;
     let simulated = fields.required("simulated")?.boolean()?;
@@ -83,6 +87,8 @@ pub(super) fn read(top: &Fields<'_>) -> Result<AttestationRules, Vec<Problem>> {
         allow_dynamic_platform: flag(&fields, "allow_dynamic_platform", default.allow_dynamic_platform)?,
         allow_cached_keys: flag(&fields, "allow_cached_keys", default.allow_cached_keys)?,
         allow_smt: flag(&fields, "allow_smt", default.allow_smt)?,
+        references: references(&fields, participants)?,
+        crl_max_age_s: fields.integer("crl_max_age_s", 60..=366 * 86_400, default.crl_max_age_s)?,
         hosts: hosts(&fields)?,
         ..default
     };
@@ -104,13 +110,13 @@ fn anchors(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
         ("mrseam", &rules.mrseam),
     ];
     for (name, values) in needed {
-        if values.is_empty() {
+        if values.is_empty() && rules.references.is_none() {
             problems.push(section.problem(format_args!(
                 "lists no `{name}`; under Intel's root it has to name the accepted values"
             )));
         }
     }
-    if rules.mrconfigid.is_empty() && rules.rtmr2.is_empty() {
+    if rules.mrconfigid.is_empty() && rules.rtmr2.is_empty() && rules.references.is_none() {
         problems.push(section.problem(
             "anchors the host nowhere: a genuine TD may run any program. List `mrconfigid` (Confidential Containers: the \
              hash of the initdata that pins image, arguments and environment) or `rtmr2` (a verity root file system)",
@@ -248,6 +254,62 @@ fn advisories(fields: &Fields<'_>) -> Result<Vec<String>, Vec<Problem>> {
         }
         Err(node.problem(format_args!("is {id:?}; Intel's advisories are named INTEL-SA-00000")))
     }))
+}
+
+fn references(fields: &Fields<'_>, participants: &[Participant]) -> Result<Option<ReferenceRules>, Vec<Problem>> {
+    let Some(node) = fields.optional("references") else {
+        return Ok(None);
+    };
+    let fields = node.fields(&["signers", "threshold"])?;
+    let list = fields.required("signers")?;
+    let mut seen: Vec<ReferenceSigner> = Vec::new();
+    let signers = all(list.list(MAX_VALUES)?.iter().map(|node| {
+        let signer = reference_signer(node, participants)?;
+        let twice = |other: &&ReferenceSigner| other.name == signer.name || other.public_key == signer.public_key;
+        if let Some(other) = seen.iter().find(twice) {
+            return Err(node.problem(format_args!(
+                "is the signer {:?} a second time, by name or key",
+                other.name
+            )));
+        }
+        seen.push(signer.clone());
+        Ok(signer)
+    }))?;
+    if signers.is_empty() {
+        return Err(list.problem("is empty; name who may sign reference values").into());
+    }
+    let threshold = fields.required("threshold")?.integer_u32(1..=signers.len() as u64)?;
+    Ok(Some(ReferenceRules { signers, threshold }))
+}
+
+/// A participant's name, or a name and a key.
+fn reference_signer(node: &Node<'_>, participants: &[Participant]) -> Result<ReferenceSigner, Problem> {
+    if node.is_table() {
+        let fields = node.fields(&["name", "public_key"])?;
+        let (name, key) = (fields.required("name")?, fields.required("public_key")?);
+        let signer = ReferenceSigner {
+            name: name.party_name()?,
+            public_key: key
+                .text(128)?
+                .parse()
+                .map_err(|error| key.problem(format_args!("is no key: {error}")))?,
+        };
+        if participants.iter().any(|participant| participant.name == signer.name) {
+            return Err(name.problem("is a participant, who has a key already; give the name alone"));
+        }
+        return Ok(signer);
+    }
+    let name = node.party_name()?;
+    let participant = participants.iter().find(|participant| participant.name == name);
+    let participant = participant.ok_or_else(|| {
+        node.problem(format_args!(
+            "is {name:?}, but the policy has no such participant; others are given as {{ name, public_key }}"
+        ))
+    })?;
+    Ok(ReferenceSigner {
+        public_key: participant.public_key,
+        name,
+    })
 }
 
 fn flag(fields: &Fields<'_>, key: &str, default: bool) -> Result<bool, Problem> {

@@ -66,7 +66,7 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<Agreement, PolicyError> 
             graphs: graphs(top, &nodes)?,
             datasets: datasets(top, &nodes)?,
             limits: limits(top)?,
-            attestation: attestation::read(top)?,
+            attestation: attestation::read(top, &participants)?,
             release: release(top, &participants)?,
             participants,
             nodes,

@@ -1,0 +1,77 @@
+//! Collateral out of a PCCS or Intel's PCS: fetched, verified, kept on disk, and renewed before it ends.
+//!
+//! ```text
+//! [collateral] url --Client--> Collateral --verify--> VerifiedCollateral --Watermarks::admit--> Verifier, cache
+//! ```
+//! Handshakes never wait for it: a [`Store`] is filled before the node takes part, and a thread of its own renews it.
+
+mod client;
+mod http;
+mod store;
+
+pub use client::{Authority, Client, Source};
+pub use store::{Refresher, Store, StoreError};
+
+/// Why there is no collateral.
+#[derive(Debug, thiserror::Error)]
+pub enum FetchError {
+    /// The file of authorities for HTTPS can't be used.
+    #[error("the authorities for HTTPS in {path} can't be used: {cause}")]
+    Authorities {
+        /// The file.
+        path: String,
+        /// Why.
+        cause: String,
+    },
+    /// The service can't be reached, or broke off.
+    #[error("{url}: {cause}")]
+    Transport {
+        /// What was asked for.
+        url: String,
+        /// What went wrong.
+        cause: String,
+    },
+    /// The service said no.
+    #[error("{url} answered {status}, wanted 200{}", hint(*status))]
+    Status {
+        /// What was asked for.
+        url: String,
+        /// HTTP status.
+        status: u16,
+        /// When to ask again, in seconds, if it said.
+        retry_after_s: Option<u64>,
+    },
+    /// What it answered is no collateral.
+    #[error("{url}: {cause}")]
+    Answer {
+        /// What was asked for.
+        url: String,
+        /// What was wrong.
+        cause: String,
+    },
+}
+
+fn hint(status: u16) -> &'static str {
+    match status {
+        404 => ": it does not know that platform family (FMSPC)",
+        429 => ": too many requests",
+        _ => "",
+    }
+}
+
+impl FetchError {
+    /// Whether the same question may well be answered later, and how long to wait at least.
+    pub fn retry_after_s(&self) -> Option<u64> {
+        match self {
+            Self::Transport { .. } => Some(1),
+            Self::Status {
+                status, retry_after_s, ..
+            } => match status {
+                429 | 503 => Some(retry_after_s.unwrap_or(5)),
+                500..=599 => Some(1),
+                _ => None,
+            },
+            Self::Authorities { .. } | Self::Answer { .. } => None,
+        }
+    }
+}
