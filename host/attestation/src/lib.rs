@@ -28,6 +28,7 @@ pub use quote::{Quote, TdReport};
 pub use ratls::{NodeIdentity, RaTlsIdentity};
 pub use refusal::{FailedRule, Refusal};
 pub use verify::{
-    Collateral, CollateralDates, CollateralError, CollateralParts, Examination, MAX_WATERMARK_BYTES, Platform,
-    RootError, Tcb, TrustRoot, VerdictCache, VerifiedCollateral, VerifiedQuote, Verifier, Watermarks,
+    ClaimedPlatform, Collateral, CollateralDates, CollateralError, CollateralParts, Examination, MAX_WATERMARK_BYTES,
+    Platform, RootError, Tcb, TrustRoot, VerdictCache, VerifiedCollateral, VerifiedQuote, Verifier, Watermarks,
+    claimed_platform,
 };

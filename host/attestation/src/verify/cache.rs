@@ -166,7 +166,9 @@ mod tests {
 
         fn known(&self, quote: &[u8], now: u64) -> bool {
             let key = Sha256::digest(quote).into();
-            self.cache.known(&self.verifier, &[0; 32], &key, now).is_some()
+            self.cache
+                .known(&self.verifier, &self.verifier.collateral(), &[0; 32], &key, now)
+                .is_some()
         }
     }
 
@@ -223,7 +225,10 @@ mod tests {
         let newer = Arc::new((*world.verifier).clone());
         let key = Sha256::digest(&quote).into();
         assert!(
-            world.cache.known(&newer, &[1; 32], &key, NOW).is_none(),
+            world
+                .cache
+                .known(&newer, &newer.collateral(), &[1; 32], &key, NOW)
+                .is_none(),
             "newer collateral"
         );
     }
@@ -239,7 +244,7 @@ mod tests {
         for index in 0..MAX_VERDICTS as u64 + 9 {
             let mut key = [0; 32];
             key[..8].copy_from_slice(&index.to_be_bytes());
-            world.cache.remember(key, &verified, NOW);
+            world.cache.remember(&world.verifier.collateral(), key, &verified, NOW);
         }
         assert_eq!(world.cache.len(), MAX_VERDICTS);
         assert!(!world.known(&quote, NOW));

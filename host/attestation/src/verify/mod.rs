@@ -217,6 +217,28 @@ fn set_for<'a>(collateral: &'a Collateral, chain: &Chain, failed: &mut Vec<Faile
     set
 }
 
+/// What a quote's certificates say of its platform, before anything verified: which collateral to ask for.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct ClaimedPlatform {
+    /// Platform family.
+    pub fmspc: [u8; 6],
+    /// Name of the authority that issued the platform's certificate.
+    pub authority: String,
+}
+
+/// Reads which platform a quote claims to come from. Nothing is verified.
+///
+/// # Errors
+/// [`Refusal`] if the bytes are no quote with a certificate chain.
+pub fn claimed_platform(quote: &[u8]) -> Result<ClaimedPlatform, Refusal> {
+    let quote = parse(quote)?;
+    let chain = Chain::read(quote.pck_chain).map_err(|rule| Refusal { failed: vec![rule] })?;
+    Ok(ClaimedPlatform {
+        fmspc: chain.platform().fmspc,
+        authority: chain.authority,
+    })
+}
+
 fn parse(quote: &[u8]) -> Result<Quote<'_>, Refusal> {
     Quote::parse(quote).map_err(|error| Refusal::one("quote", error, "a TDX quote of version 4 or 5"))
 }

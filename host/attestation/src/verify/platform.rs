@@ -102,6 +102,8 @@ pub(super) struct Chain {
     /// Key id of the root that the chain brings along, and its name.
     pub(super) root_key_id: Option<[u8; 48]>,
     root_name: String,
+    /// Name of who issued the platform's certificate.
+    pub(super) authority: String,
     root_der: Vec<u8>,
     dated: Vec<Dated>,
 }
@@ -134,6 +136,7 @@ impl Chain {
         let last_der = last;
         let (_, last) = X509Certificate::from_der(last_der).map_err(|error| refused(error.to_string()))?;
         let brings_root = chain.len() == MAX_CHAIN || last.subject() == last.issuer();
+        let (_, certificate) = X509Certificate::from_der(leaf).map_err(|error| refused(error.to_string()))?;
         let pck = dcap_qvl::intel::parse_pck_extension_with::<AwsLcConfig>(leaf)
             .map_err(|error| refused(format!("a platform certificate without its values: {error:#}")))?;
         let what = ["the platform certificate", "a certificate of the platform's chain"];
@@ -141,6 +144,7 @@ impl Chain {
         Ok(Self {
             root_key_id: brings_root.then(|| root::key_id(&last)),
             root_name: last.subject().to_string(),
+            authority: certificate.issuer().to_string(),
             root_der: if brings_root { last_der.clone() } else { Vec::new() },
             dated: dated
                 .filter_map(|(at, der)| dates::of_certificate(der, what[at.min(1)]))

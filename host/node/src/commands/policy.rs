@@ -7,6 +7,7 @@ use cloister_policy::{Policy, Signature, SignatureError, Signatures, SignedPolic
 use serde_json::json;
 
 use super::policy_draft::{self, DraftArgs};
+use super::policy_reference::{self, FromQuoteArgs, ReferenceArgs};
 use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
@@ -25,6 +26,8 @@ pub struct PolicyArgs {
 enum Command {
     Check(CheckArgs),
     Draft(DraftArgs),
+    FromQuote(FromQuoteArgs),
+    Reference(ReferenceArgs),
     Sign(SignArgs),
 }
 
@@ -64,6 +67,8 @@ pub fn run(args: PolicyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     match args.command {
         Command::Check(args) => check(&args, out),
         Command::Draft(args) => policy_draft::run(&args, out),
+        Command::FromQuote(args) => policy_reference::from_quote(&args, out),
+        Command::Reference(args) => policy_reference::run(args, out),
         Command::Sign(args) => sign(&args, out),
     }
 }
@@ -146,7 +151,7 @@ pub(super) fn read_policy(path: &Path) -> Result<Policy, miette::Report> {
     Policy::parse(&files::read(path, MAX_FILE_BYTES)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 
-fn read_signatures(path: &Path) -> Result<Signatures, miette::Report> {
+pub(super) fn read_signatures(path: &Path) -> Result<Signatures, miette::Report> {
     Signatures::parse(&files::read(path, MAX_FILE_BYTES)?, &path.display().to_string()).map_err(ui::unreadable)
 }
 

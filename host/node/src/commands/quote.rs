@@ -12,7 +12,7 @@ use cloister_attestation::simulated::{
 use cloister_attestation::{Quote, QuoteProvider as _, TrustRoot};
 
 use super::quote_shown::{td_json, td_lines};
-use super::quote_verify;
+use super::{quote_collateral, quote_verify};
 use crate::files;
 use crate::ui::{self, Exit, Ui};
 
@@ -46,6 +46,13 @@ enum Command {
   cloister quote verify - --collateral collateral.json --policy digits.toml -o json < td.quote
   cloister quote verify td.quote --collateral sim --root sim --report-data 5a5a...")]
     Verify(quote_verify::VerifyArgs),
+    /// Fetch the collateral of platforms from a PCCS or from Intel, for verifying without a network.
+    ///
+    /// It is written only if it verifies under the root at that time.
+    #[command(after_help = "Examples:
+  cloister quote collateral td.quote -o collateral.json
+  cloister quote collateral --fmspc 00806F050000 --url https://pccs.example:8081 --authorities pccs.pem -o collateral.json")]
+    Collateral(quote_collateral::CollateralArgs),
     /// Make a simulated quote.
     #[command(after_help = "Examples:
   cloister quote make --simulated sim --report-data $(openssl rand -hex 64) -o td.quote")]
@@ -93,6 +100,7 @@ pub fn run(args: QuoteArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         Command::Authority(args) => authority(&args, out),
         Command::Show(args) => show(&args, out),
         Command::Verify(args) => quote_verify::run(&args, out),
+        Command::Collateral(args) => quote_collateral::run(&args, out),
         Command::Make(args) => make(&args, out),
     }
 }

@@ -1,15 +1,17 @@
 //! `cloister quote verify`: a verdict that a human and a machine can read.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cloister_attestation::encoding::hex;
-use cloister_attestation::{Collateral, Examination, FailedRule, TrustRoot, Verifier, time};
+use cloister_attestation::{Collateral, Examination, FailedRule, Verifier, time};
 use cloister_policy::Policy;
 use serde_json::{Value, json};
 
 use super::policy::read_policy;
 use super::quote::{hex_argument, read};
+use super::quote_collateral::trust_root;
 use super::quote_shown::{collateral_json, collateral_line, platform_json, td_json, td_lines};
+use crate::keeper::trust::read_references;
 use crate::ui::{self, Exit, Ui};
 
 #[derive(clap::Args, Debug)]
@@ -25,6 +27,9 @@ pub struct VerifyArgs {
     /// Judge the quote by the section [attestation] of this policy, too.
     #[arg(long, value_name = "FILE")]
     policy: Option<PathBuf>,
+    /// Reference values that the policy takes besides, with their signatures in FILE.sigs.
+    #[arg(long, value_name = "FILE", requires = "policy")]
+    references: Option<PathBuf>,
     /// Whose root to trust: `intel`, or a simulated authority's folder or root.der.
     #[arg(long, default_value = "intel", value_name = "intel|FILE")]
     root: String,
@@ -48,15 +53,16 @@ struct Verdict {
 /// Runs the command.
 pub fn run(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let bytes = read(&args.quote)?;
-    let root = if args.root == "intel" {
-        TrustRoot::intel()
-    } else {
-        TrustRoot::from_file(Path::new(&args.root))
-    };
-    let root = root.map_err(ui::unreadable)?;
+    let root = trust_root(&args.root)?;
     let simulated = root.simulated();
     let collateral = Collateral::from_file(&args.collateral).map_err(ui::unreadable)?;
-    let policy = args.policy.as_deref().map(read_policy).transpose()?;
+    let policy = match (args.policy.as_deref().map(read_policy).transpose()?, &args.references) {
+        (Some(policy), Some(path)) => {
+            let references = read_references(path, &policy)?;
+            Some(policy.with_references(references))
+        }
+        (policy, _) => policy,
+    };
     let report_data = args
         .report_data
         .as_deref()

@@ -26,6 +26,11 @@
 //!
 //! [simulated]
 //! authority = "authority"
+//!
+//! [collateral]                      # optional: fetched, kept, and renewed in the background
+//! url = "https://pccs.example.org:8081"
+//! cache = "collateral"
+//! platforms = ["00806f050000"]      # platform families beside those of the policy
 //! ```
 //! Paths are relative to the folder of the node file. Unknown keys are errors that name the nearest known one.
 
@@ -39,7 +44,7 @@ use serde::Deserialize;
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 34] = [
+const KNOWN_KEYS: [&str; 40] = [
     "name",
     "policy",
     "credential",
@@ -74,6 +79,12 @@ const KNOWN_KEYS: [&str; 34] = [
     "rtmr2",
     "rtmr3",
     "quote_latency_ms",
+    "references",
+    "collateral",
+    "url",
+    "cache",
+    "authorities",
+    "platforms",
 ];
 
 /// Why a node file cannot be used.
@@ -223,6 +234,21 @@ pub struct Simulated {
     pub quote_latency_ms: u64,
 }
 
+/// Where the collateral comes from that peers' quotes are judged by.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CollateralSource {
+    /// A PCCS, or Intel's PCS (`https://api.trustedservices.intel.com`).
+    pub url: String,
+    /// The folder where it is kept, with the highest numbers that were seen.
+    pub cache: PathBuf,
+    /// Authorities for HTTPS, PEM; the system's, if not given.
+    pub authorities: Option<PathBuf>,
+    /// Platform families (FMSPC) to fetch for, beside those of the policy.
+    #[serde(default)]
+    pub platforms: Vec<String>,
+}
+
 /// Who makes the quotes.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -267,6 +293,10 @@ pub struct NodeConfig {
     pub engine: Engine,
     /// The simulated TD.
     pub simulated: Option<Simulated>,
+    /// Where collateral comes from; a simulated authority's folder has its own.
+    pub collateral: Option<CollateralSource>,
+    /// Reference values that the policy takes besides, with their signatures in FILE.sigs.
+    pub references: Option<PathBuf>,
 }
 
 impl NodeConfig {
@@ -332,6 +362,11 @@ impl NodeConfig {
             vault.last_seen.iter_mut().for_each(fix);
         }
         self.engine.openvino_dir.iter_mut().for_each(fix);
+        self.references.iter_mut().for_each(fix);
+        if let Some(collateral) = &mut self.collateral {
+            fix(&mut collateral.cache);
+            collateral.authorities.iter_mut().for_each(fix);
+        }
         if let Some(simulated) = &mut self.simulated {
             fix(&mut simulated.authority);
         }

@@ -6,6 +6,7 @@ pub mod contents;
 pub mod measured;
 pub mod models;
 pub mod runner;
+pub mod trust;
 
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -15,6 +16,7 @@ use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
 use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, Signatures, SignedPolicy};
+use cloister_session::collateral::Refresher;
 use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMemory};
 
 use crate::files;
@@ -43,6 +45,9 @@ pub struct Keeper {
     /// Where OpenVINO's libraries lie, if they are used.
     pub openvino_dir: Option<PathBuf>,
     provider: Arc<SimulatedTd>,
+    clock: Clock,
+    /// Renews the verifier's collateral for as long as the keeper lives.
+    _refresher: Option<Refresher>,
 }
 
 impl Keeper {
@@ -76,7 +81,26 @@ impl Keeper {
         }
         let authority = simulated.authority.as_path();
         reissue_if_stale(authority, now).map_err(|error| fail(Exit::Failed, error))?;
-        let verifier = load_verifier(authority, &policy)?;
+        let mut verifier = load_verifier(authority, &policy)?;
+        let fetched = config
+            .collateral
+            .as_ref()
+            .map(|source| trust::fetch(source, &config, &policy, verifier.root()))
+            .transpose()?;
+        let mut floor_unix_s = newest_issue(&verifier, now);
+        if let Some(fetched) = &fetched {
+            verifier = fetched.verifier.clone();
+            floor_unix_s = fetched.store.floor_unix_s();
+        }
+        let clock = trust::clock(floor_unix_s, policy.attestation.max_clock_skew_s)?;
+        let policy = match &config.references {
+            Some(path) => {
+                let store = fetched.as_ref().map(|fetched| fetched.store.as_ref());
+                let references = trust::references(path, &policy, store)?;
+                Arc::new((*policy).clone().with_references(references))
+            }
+            None => policy,
+        };
         let provider = Arc::new(simulated_td(simulated)?);
         let openvino_dir = runner::openvino_folder(&config.engine)?;
         let host_files = process::host_files(openvino_dir.as_deref())
@@ -93,12 +117,14 @@ impl Keeper {
             host_files,
             openvino_dir,
             provider,
+            clock,
+            _refresher: fetched.map(|fetched| fetched.refresher),
         })
     }
 
-    /// The wall clock, as sessions want it.
+    /// The wall clock, held to what was seen, as sessions want it.
     pub fn clock(&self) -> Clock {
-        Arc::new(now_unix_s)
+        Arc::clone(&self.clock)
     }
 
     /// Measures the node, which loaded this, in a state, and makes its certificate. Takes one quote: not to be called on an async
@@ -135,6 +161,12 @@ impl Keeper {
             memory: SessionMemory::default(),
         }
     }
+}
+
+/// The newest issue date in a verifier's collateral, if that verifies: no honest clock is before it.
+fn newest_issue(verifier: &Verifier, now: u64) -> u64 {
+    let verified = verifier.collateral().verify(verifier.root(), now);
+    verified.map_or(0, |verified| verified.latest_issue_unix_s())
 }
 
 /// Reads a policy and the signatures beside it, and verifies them.
