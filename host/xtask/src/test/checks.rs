@@ -66,12 +66,12 @@ pub fn licences(workspace: &Workspace) -> Outcome<Checked> {
             ));
         }
         let mut command = workspace.cargo();
+        // It takes deny.toml from where it stands: the option that would name it moved between its versions.
         command
+            .current_dir(workspace.root())
             .args(["deny", "--offline", "--all-features", "--manifest-path"])
             .arg(&manifest)
-            .args(["check", "--config"])
-            .arg(workspace.root().join("deny.toml"))
-            .args(["licenses", "bans", "sources"]);
+            .args(["check", "licenses", "bans", "sources"]);
         must(
             &mut command,
             "see deny.toml: replace the crate, or allow it there with the reason",
