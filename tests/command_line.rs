@@ -96,3 +96,74 @@ fn a_broken_node_file_ends_with_2_and_says_where() {
         run.stderr
     );
 }
+
+#[test]
+fn a_file_that_cannot_be_read_ends_with_2_and_what_to_do() {
+    let hex = "5a".repeat(64);
+    let out = tempfile::tempdir().unwrap();
+    let made = out.path().join("made");
+    let (file, made) = ("/nonexistent/file", made.to_str().unwrap());
+    let commands: &[&[&str]] = &[
+        &["aggregator", "--config", file],
+        &["worker", "--config", file],
+        &["demo", "--example", file, "--guests", file, "--out", made],
+        &["graph", "show", file],
+        &[
+            "graph",
+            "train",
+            file,
+            "--loss",
+            "softmax-cross-entropy",
+            "--optimizer",
+            "sgd",
+            "--batch",
+            "2",
+            "-o",
+            made,
+        ],
+        &["graph", "run", file, "--feed", "/nonexistent/file.npz"],
+        &["policy", "check", file],
+        &["policy", "sign", file, "--key", file, "--participant", "a"],
+        &["module", "inspect", file],
+        &[
+            "module",
+            "ls",
+            "--to",
+            "127.0.0.1:1",
+            "--policy",
+            file,
+            "--participant",
+            "a",
+            "--participant-key",
+            file,
+        ],
+        &["data", "show", "/nonexistent/file.csv"],
+        &[
+            "data",
+            "commit",
+            "/nonexistent/file.csv",
+            "--name",
+            "t",
+            "--input",
+            "x=a",
+        ],
+        &["identity", "show", file],
+        &["quote", "show", file],
+        &["quote", "verify", file, "--collateral", file],
+        &["quote", "make", "--simulated", file, "--report-data", &hex, "-o", made],
+        &["peer", "127.0.0.1:1", "--policy", file],
+        &["vault", "ls", file, "--key-file", file],
+    ];
+    for command in commands {
+        let run = cloister(*command).unwrap();
+        assert_eq!(run.code, 2, "{command:?}: {}", run.stderr);
+        assert!(run.stderr.contains("/nonexistent/file"), "{command:?}: {}", run.stderr);
+        let told = run.stderr.contains("help:") || run.stderr.contains("cloister vault keygen");
+        assert!(told, "{command:?} does not say what to do: {}", run.stderr);
+        assert!(run.stdout.is_empty(), "{command:?}: {}", run.stdout);
+    }
+    assert!(
+        !std::path::Path::new(made).exists(),
+        "something was written all the same"
+    );
+}

@@ -2,7 +2,7 @@
 
 use std::fmt;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Write};
+use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::Path;
 
@@ -48,7 +48,16 @@ impl VaultKey {
             path: path.to_path_buf(),
             what,
         };
-        let file = File::open(path).map_err(|cause| bad(format!("can't be read: {cause}")))?;
+        let file = File::open(path).map_err(|cause| {
+            let what_to_do = match cause.kind() {
+                ErrorKind::NotFound => {
+                    "; name the vault's key file, or make one for a new vault: `cloister vault keygen`"
+                }
+                ErrorKind::PermissionDenied => "; run this as the key's owner",
+                _ => "",
+            };
+            bad(format!("can't be read: {cause}{what_to_do}"))
+        })?;
         let mode = file
             .metadata()
             .map_err(|cause| bad(format!("can't be read: {cause}")))?

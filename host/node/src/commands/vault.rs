@@ -11,7 +11,8 @@ use cloister_vault::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
-use crate::ui::{Exit, OutputArgs, Ui, fail, unreadable};
+use crate::files;
+use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
 
 /// Sealed storage: encrypted files whose versions can't be mixed, and that can't go back unseen.
 #[derive(clap::Args, Debug)]
@@ -136,7 +137,8 @@ pub fn run(args: VaultArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
                 (Box::new(std::io::stdin().lock()), 0)
             } else {
                 let shown = from.display();
-                let file = File::open(&from).map_err(|cause| fail(Exit::Usage, Named(format!("{shown}: {cause}"))))?;
+                let file = File::open(&from)
+                    .map_err(|cause| failed(Exit::Usage, format!("{shown}: {cause}"), files::help(cause.kind())))?;
                 let bytes = file.metadata().map_or(0, |found| found.len());
                 (Box::new(file), bytes)
             };
@@ -187,8 +189,13 @@ pub fn run(args: VaultArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             for name in vault.index().files.keys() {
                 let path = to.join(name.as_str());
                 if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder)
-                        .map_err(|cause| fail(Exit::Failed, Named(format!("{}: {cause}", folder.display()))))?;
+                    std::fs::create_dir_all(folder).map_err(|cause| {
+                        failed(
+                            Exit::Failed,
+                            format!("{}: {cause}", folder.display()),
+                            files::help(cause.kind()),
+                        )
+                    })?;
                 }
                 let reader = vault
                     .get(name, Cipher::Bulk)
@@ -265,15 +272,16 @@ fn say_freshness(vault: &Vault, out: &mut Ui) {
 /// Writes beside `path` and renames: nobody ever finds half a file under that name, and nothing is overwritten.
 fn write_out(reader: SealedReader, path: &Path) -> Result<(), miette::Report> {
     let shown = path.display().to_string();
-    let failed = |cause: std::io::Error| fail(Exit::Failed, Named(format!("{shown}: {cause}")));
+    let unwritable =
+        |cause: std::io::Error| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind()));
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut fresh = tempfile::NamedTempFile::new_in(folder).map_err(failed)?;
+    let mut fresh = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
     copy_out(reader, fresh.as_file_mut(), &shown)?;
-    fresh.as_file().sync_all().map_err(failed)?;
-    fresh.persist_noclobber(path).map_err(|error| failed(error.error))?;
+    fresh.as_file().sync_all().map_err(unwritable)?;
+    fresh.persist_noclobber(path).map_err(|error| unwritable(error.error))?;
     Ok(())
 }
 
@@ -287,7 +295,7 @@ fn copy_out(mut reader: SealedReader, to: &mut dyn Write, shown: &str) -> Result
             return Ok(());
         }
         to.write_all(&buffer[..count])
-            .map_err(|cause| fail(Exit::Failed, Named(format!("{shown}: {cause}"))))?;
+            .map_err(|cause| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind())))?;
         bar.inc(count as u64);
     }
 }
@@ -302,7 +310,3 @@ fn bar(bytes: u64, what: &'static str) -> ProgressBar {
     bar.with_style(style.unwrap_or_else(|_| ProgressStyle::default_bar()))
         .with_message(what)
 }
-
-#[derive(Debug, thiserror::Error)]
-#[error("{0}")]
-struct Named(String);

@@ -18,6 +18,7 @@ use super::Keeper;
 use super::config::{Engine, EngineChoice};
 use super::contents::Contents;
 use super::measured::Loaded;
+use crate::files;
 use crate::process::own_binary;
 use crate::ui::{Exit, fail, failed, unreadable};
 
@@ -125,8 +126,10 @@ impl Keeper {
                 )
             })?;
             let salt = salt::read(&file.salt_path()).map_err(unreadable)?;
-            let open = File::open(&file.path)
-                .map_err(|cause| failed(Exit::Usage, format!("{shown} cannot be opened: {cause}"), None))?;
+            let open = File::open(&file.path).map_err(|cause| {
+                let help = files::help(cause.kind());
+                failed(Exit::Usage, format!("{shown} cannot be opened: {cause}"), help)
+            })?;
             let info = runner
                 .open_dataset(&shown, open, format, &dataset.spec, &salt)
                 .map_err(|error| fail(Exit::Usage, error))?;
