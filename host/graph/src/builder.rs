@@ -17,6 +17,9 @@ const SHARED_CONSTANT_BYTES: usize = 1 << 12;
 /// Elements that may be computed as constants in one graph.
 const MAX_FOLDED: usize = 1 << 22;
 
+/// Elements of a constant matrix up to which it is transposed while building.
+const MAX_TURNED: usize = 1 << 20;
+
 /// A graph under construction.
 #[derive(Debug)]
 pub(crate) struct Builder {
@@ -29,6 +32,8 @@ pub(crate) struct Builder {
     /// Elements of the constants that were computed so far.
     folded: usize,
     promised: BTreeSet<String>,
+    /// Masks of dropouts with their ratios; `None` where dropouts are left out.
+    masks: Option<Vec<(ValueId, f32)>>,
 }
 
 type Made = Result<ValueId, GraphError>;
@@ -43,7 +48,44 @@ impl Builder {
             place: Place::default(),
             folded: 0,
             promised: BTreeSet::new(),
+            masks: None,
         }
+    }
+
+    /// From now on dropouts take masks as inputs; without this they are left out.
+    pub(crate) fn with_masks(&mut self) {
+        self.masks = Some(Vec::new());
+    }
+
+    /// The masks so far, and the share of elements that each drops.
+    pub(crate) fn masks(&self) -> Vec<(ValueId, f32)> {
+        self.masks.clone().unwrap_or_default()
+    }
+
+    /// A dropout, with a new input `mask/K` of the value's shape, K counting from 0.
+    pub(crate) fn dropout(&mut self, value: ValueId, ratio: f32) -> Made {
+        let Some(count) = self.masks.as_ref().map(Vec::len) else {
+            return Ok(value);
+        };
+        if count >= self.limits.ports {
+            return Err(self.error(format!("more than {} dropouts", self.limits.ports)));
+        }
+        let shape = self.shape(value).to_vec();
+        let mask = self.input(&format!("mask/{count}"), Dtype::F32, &shape)?;
+        self.masks.get_or_insert_default().push((mask, ratio));
+        let attributes = Attributes::none().with("ratio", crate::ir::Attribute::Float(ratio));
+        self.node(Operator::Dropout, &[value, mask], attributes)
+    }
+
+    /// A constant that was computed while reading; those count towards a limit of their own.
+    pub(crate) fn computed(&mut self, tensor: Tensor) -> Made {
+        self.folded += tensor.shape().elements();
+        if self.folded > MAX_FOLDED {
+            return Err(self.error(format!(
+                "constants of more than {MAX_FOLDED} elements would be computed in all"
+            )));
+        }
+        self.constant(tensor)
     }
 
     /// Names the node of the source model that what follows stems from, for error messages.
@@ -178,13 +220,12 @@ impl Builder {
         };
         let folded = fold::fold(operator, &operands, self.limits.attribute_values);
         if let Some(tensor) = folded.map_err(|problem| self.error(problem))? {
-            self.folded += tensor.shape().elements();
-            if operator != Operator::Constant && self.folded > MAX_FOLDED {
-                return Err(self.error(format!(
-                    "constants of more than {MAX_FOLDED} elements would be computed in all"
-                )));
-            }
-            return Ok(vec![self.constant(tensor)?]);
+            let one = if operator == Operator::Constant {
+                self.constant(tensor)?
+            } else {
+                self.computed(tensor)?
+            };
+            return Ok(vec![one]);
         }
         let is_empty = |at: usize| operands.optional(at).is_some_and(|one| one.shape.contains(&0));
         let is_float = |at: usize| operands.optional(at).is_some_and(|one| one.dtype.is_float());
@@ -290,6 +331,11 @@ impl Builder {
         if order.iter().enumerate().all(|(at, &axis)| at == axis) {
             return Ok(value);
         }
+        if order == [1, 0]
+            && let Some(turned) = self.constant_of(value).and_then(turned_matrix)
+        {
+            return self.computed(turned);
+        }
         self.node(
             Operator::Transpose,
             &[value],
@@ -364,7 +410,22 @@ impl Builder {
     }
 
     /// `alpha * left' @ right'`, transposed as told.
-    pub(crate) fn gemm(&mut self, left: ValueId, right: ValueId, transposed: (bool, bool), alpha: f32) -> Made {
+    ///
+    /// A constant is transposed here: OpenVINO 2026.4 takes the wrong one of the two where a square constant is used as it is
+    /// and transposed in one graph.
+    pub(crate) fn gemm(
+        &mut self,
+        mut left: ValueId,
+        mut right: ValueId,
+        mut transposed: (bool, bool),
+        alpha: f32,
+    ) -> Made {
+        for (operand, flip) in [(&mut left, &mut transposed.0), (&mut right, &mut transposed.1)] {
+            if *flip && let Some(turned) = self.constant_of(*operand).and_then(turned_matrix) {
+                *operand = self.computed(turned)?;
+                *flip = false;
+            }
+        }
         let mut attributes = Attributes::none();
         if alpha != 1.0 {
             attributes = attributes.with("alpha", crate::ir::Attribute::Float(alpha));
@@ -417,6 +478,19 @@ impl Builder {
         self.graph.metadata = metadata;
         Ok(self.graph)
     }
+}
+
+/// The transpose of a matrix of floats.
+fn turned_matrix(matrix: &Tensor) -> Option<Tensor> {
+    let [rows, columns] = *matrix.shape().dims() else {
+        return None;
+    };
+    if matrix.dtype() != Dtype::F32 || rows * columns > MAX_TURNED {
+        return None;
+    }
+    let values = matrix.to_f32_vec().ok()?;
+    let turned = (0..rows * columns).map(|at| values[at % rows * columns + at / rows]);
+    Tensor::from_f32(&[columns, rows], turned.collect()).ok()
 }
 
 /// A range along one axis.

@@ -48,6 +48,22 @@ pub(crate) fn fold(operator: Operator, operands: &Operands<'_>, most: usize) -> 
         Operator::Constant => return constant(operands).map(Some),
         Operator::Shape => return shape(operands).and_then(Known::tensor).map(Some),
         Operator::ConstantOfShape => return filled(operands, most).map(Some),
+        Operator::Concat => {
+            if let Some(row) = joined_floats(operands, most) {
+                return Ok(Some(row));
+            }
+        }
+        Operator::Size => {
+            let elements: usize = operands.get(0)?.shape.iter().product();
+            return Tensor::from_i64(&[], vec![elements as i64])
+                .map(Some)
+                .map_err(|error| error.to_string());
+        }
+        Operator::Cast => {
+            if let Some(known) = whole_numbers(operands, most) {
+                return known.tensor().map(Some);
+            }
+        }
         _ => {}
     }
     let mut known = Vec::with_capacity(operands.inputs.len());
@@ -75,6 +91,33 @@ pub(crate) fn fold(operator: Operator, operands: &Operands<'_>, most: usize) -> 
             })
         }
         (Operator::Slice, _) => slice(&known),
+        (Operator::Expand, [one, shape]) => {
+            let dims = shape.values.iter().map(|&dim| usize::try_from(dim));
+            let dims = dims.collect::<Result<Vec<_>, _>>();
+            let dims = dims.map_err(|_| format!("the shape {:?}", shape.values))?;
+            let shape = broadcast(&one.shape, &dims)?;
+            let (count, many) = (
+                shape.iter().try_fold(1usize, |all, &dim| all.checked_mul(dim)),
+                one.values.len(),
+            );
+            match count {
+                Some(count) if count <= most && (many == 1 || many == count) => Some(Known {
+                    dtype: one.dtype,
+                    shape,
+                    values: one.values.iter().copied().cycle().take(count).collect(),
+                }),
+                _ => None,
+            }
+        }
+        (Operator::ReduceProd, [one, ..]) if one.shape.len() <= 1 => {
+            let product = one.values.iter().try_fold(1i64, |all, &value| all.checked_mul(value));
+            let keep = operands.attributes.int("keepdims", 1)? != 0;
+            Some(Known {
+                dtype: one.dtype,
+                shape: vec![1; usize::from(keep && one.shape.len() == 1)],
+                values: vec![product.ok_or("integer arithmetic beyond 64 bits")?],
+            })
+        }
         (Operator::Cast, [one]) => cast(operands, one)?,
         (Operator::Range, [start, limit, step]) => Some(range(start, limit, step, most)?),
         (Operator::Where, [condition, left, right]) => {
@@ -214,6 +257,38 @@ fn cast(operands: &Operands<'_>, one: &Known) -> Result<Option<Known>, String> {
     }))
 }
 
+/// Rows of float constants: exporters join the scales of a `Resize` so.
+fn joined_floats(operands: &Operands<'_>, most: usize) -> Option<Tensor> {
+    let mut values = Vec::new();
+    for id in operands.inputs {
+        let tensor = operands.graph.constants.get(&(*id)?)?;
+        if tensor.dtype() != Dtype::F32 || tensor.shape().rank() != 1 || tensor.shape().elements() > most {
+            return None;
+        }
+        values.extend(tensor.to_f32_vec().ok()?);
+    }
+    (!values.is_empty() && values.len() <= most)
+        .then(|| Tensor::from_f32(&[values.len()], values).ok())
+        .flatten()
+}
+
+/// Small float constants that are cast to integers: exporters write steps of ranges so.
+fn whole_numbers(operands: &Operands<'_>, most: usize) -> Option<Known> {
+    let id = operands.inputs.first().copied().flatten()?;
+    let tensor = operands.graph.constants.get(&id)?;
+    let to = dtype_from_onnx(operands.attributes.int("to", 0).ok()?)?;
+    if tensor.dtype() != Dtype::F32 || !matches!(to, Dtype::I64 | Dtype::I32) || tensor.shape().elements() > most {
+        return None;
+    }
+    let values = tensor.to_f64_vec();
+    let exact = values.iter().all(|value| value.abs() < f64::from(1 << 24));
+    exact.then(|| Known {
+        dtype: to,
+        shape: tensor.shape().dims().to_vec(),
+        values: values.iter().map(|&value| value as i64).collect(),
+    })
+}
+
 fn range(start: &Known, limit: &Known, step: &Known, most: usize) -> Result<Known, String> {
     let (&[start], &[limit], &[step]) = (&start.values[..], &limit.values[..], &step.values[..]) else {
         return Err("start, limit and step are single numbers".to_owned());
@@ -244,9 +319,20 @@ fn binary(operator: Operator, left: &Known, right: &Known, most: usize) -> Resul
         Operator::Div => elementwise(&operands, same, most, |v| v[0].checked_div(v[1])),
         Operator::Max => elementwise(&operands, same, most, |v| Some(v[0].max(v[1]))),
         Operator::Min => elementwise(&operands, same, most, |v| Some(v[0].min(v[1]))),
+        // The sign of the divisor, as in Python; the C way is for floats.
+        Operator::Mod => elementwise(&operands, same, most, |v| {
+            let rest = v[0].checked_rem(v[1])?;
+            Some(if rest != 0 && (rest < 0) != (v[1] < 0) {
+                rest + v[1]
+            } else {
+                rest
+            })
+        }),
         Operator::Equal => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] == v[1])),
         Operator::Greater => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] > v[1])),
         Operator::Less => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] < v[1])),
+        Operator::GreaterOrEqual => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] >= v[1])),
+        Operator::LessOrEqual => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] <= v[1])),
         Operator::And => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] != 0 && v[1] != 0)),
         Operator::Or => elementwise(&operands, Dtype::Bool, most, |v| truth(v[0] != 0 || v[1] != 0)),
         _ => Ok(None),

@@ -11,7 +11,8 @@
 //! | input | type | meaning |
 //! | --- | --- | --- |
 //! | the model's own (`x`, ...) | the model's | a batch of data |
-//! | `labels` | i64 [N] | class of each row |
+//! | `mask/K` | f32 | training only: 1 for each element that the dropout K (from 0) keeps, else 0 ([`TrainOptions::dropout`]) |
+//! | `labels` | i64 [N] | class of each row; f32 of another shape for other losses ([`Loss`]) |
 //! | `P` | f32 | each parameter, frozen ones too |
 //! | a statistic's name | f32 | batch norm's running mean or variance |
 //! | `learning_rate` | f32 [1] | with an optimizer |
@@ -26,12 +27,14 @@
 //! | `next/state/SLOT/P` | f32 | the state after the step |
 //! | `next/STATISTIC` | f32 | the running statistic after the step |
 //!
-//! The evaluation graph has the inputs up to the statistics, and the outputs `loss`, `correct` (i64 [1]) and the model's own.
+//! The evaluation graph has the inputs up to the statistics, and the outputs `loss`, `correct` (i64 [1], for losses with classes) and the
+//! model's own.
 //! Metadata `cloister.*` hold the loss, the optimizer with its constants, and the kind of each port ([`PortKind`]).
 //! A parameter that is a scalar in the model passes through ports with the shape `[1]`.
 //!
 //! # Order of work
-//! `onnx` (bytes to `document`) → `roles` (which initializers are parameters) → `bind` (batch size and shapes) →
+//! `onnx` (bytes to `document`) → `roles` (which initializers are parameters) → `bind` (batch size and shapes) and `lower`
+//! (operators made of others written out) →
 //! `differentiate` with the rules in `ops` → `loss`, `optimizer` → `train` → `onnx` (canonical bytes).
 #![forbid(unsafe_code)]
 
@@ -46,10 +49,12 @@ mod fold;
 mod ir;
 mod limits;
 mod loss;
+mod lower;
 mod model;
 mod onnx;
 mod ops;
 mod optimizer;
+mod options;
 mod port;
 mod roles;
 pub mod samples;
@@ -64,8 +69,9 @@ pub use loss::Loss;
 pub use model::{Model, ModelInput};
 pub use ops::WeightGradient;
 pub use optimizer::Optimizer;
+pub use options::TrainOptions;
 pub use port::{Port, PortKind};
-pub use train::{TrainOptions, TrainedGraphs, train};
+pub use train::{TrainedGraphs, train};
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]

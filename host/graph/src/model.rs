@@ -31,7 +31,7 @@ pub struct ModelInput {
 }
 
 impl Model {
-    /// Reads a model: operator set 13 to 21, one file, standard operators, no control flow.
+    /// Reads a model: operator set 13 to 24, one file, standard operators, no control flow.
     ///
     /// # Errors
     /// [`GraphError`] says what was refused and at which node. Shapes are checked when the model is bound to a batch size.
@@ -98,14 +98,21 @@ impl Model {
         EngineGraph::bound(&self.document, &self.limits, Some(batch), self.digest)
     }
 
-    pub(crate) fn with_ports(&self, batch: usize) -> Result<Bound, GraphError> {
+    pub(crate) fn with_ports(&self, batch: usize, dropouts: bool) -> Result<Bound, GraphError> {
         self.roles.all_f32()?;
         bind::bind(
             &self.document,
             &self.limits,
             Some(batch),
-            Initializers::Ports(&self.roles),
+            Initializers::Ports {
+                roles: &self.roles,
+                dropouts,
+            },
         )
+    }
+
+    pub(crate) fn scales_a_norm(&self, parameter: &str) -> bool {
+        self.roles.scales_a_norm(parameter)
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -17,8 +17,22 @@ pub enum Optimizer {
         /// Share of the buffer that is kept.
         momentum: f64,
     },
+    /// Momentum that looks ahead: `buffer = momentum * buffer + g; p - lr * (g + momentum * buffer)`.
+    Nesterov {
+        /// Share of the buffer that is kept.
+        momentum: f64,
+    },
     /// Adam with bias correction by `step`, which counts from 1.
     Adam {
+        /// Share of the first moment that is kept.
+        beta1: f64,
+        /// Share of the second moment that is kept.
+        beta2: f64,
+        /// Added to the denominator.
+        epsilon: f64,
+    },
+    /// Adam whose weight decay bypasses the moments: `p - lr * decay * p` comes before Adam's own step.
+    AdamW {
         /// Share of the first moment that is kept.
         beta1: f64,
         /// Share of the second moment that is kept.
@@ -35,7 +49,9 @@ impl Optimizer {
             Self::None => "none",
             Self::Sgd => "sgd",
             Self::Momentum { .. } => "momentum",
+            Self::Nesterov { .. } => "nesterov",
             Self::Adam { .. } => "adam",
+            Self::AdamW { .. } => "adamw",
         }
     }
 
@@ -43,8 +59,8 @@ impl Optimizer {
     pub const fn slots(self) -> &'static [&'static str] {
         match self {
             Self::None | Self::Sgd => &[],
-            Self::Momentum { .. } => &["momentum"],
-            Self::Adam { .. } => &["m", "v"],
+            Self::Momentum { .. } | Self::Nesterov { .. } => &["momentum"],
+            Self::Adam { .. } | Self::AdamW { .. } => &["m", "v"],
         }
     }
 
@@ -52,8 +68,10 @@ impl Optimizer {
     pub(crate) fn constants(self) -> Vec<(&'static str, f64)> {
         match self {
             Self::None | Self::Sgd => Vec::new(),
-            Self::Momentum { momentum } => vec![("momentum", momentum)],
-            Self::Adam { beta1, beta2, epsilon } => vec![("beta1", beta1), ("beta2", beta2), ("epsilon", epsilon)],
+            Self::Momentum { momentum } | Self::Nesterov { momentum } => vec![("momentum", momentum)],
+            Self::Adam { beta1, beta2, epsilon } | Self::AdamW { beta1, beta2, epsilon } => {
+                vec![("beta1", beta1), ("beta2", beta2), ("epsilon", epsilon)]
+            }
         }
     }
 
@@ -91,6 +109,8 @@ pub(crate) struct Update {
     size: ValueId,
     /// Adam: 1 over the root of the second bias correction.
     second: Option<ValueId>,
+    /// AdamW: the share of a parameter that decays in this step.
+    decay: Option<ValueId>,
 }
 
 impl Update {
@@ -102,13 +122,20 @@ impl Update {
         learning_rate: ValueId,
         step: ValueId,
     ) -> Result<Self, GraphError> {
-        let Optimizer::Adam { beta1, beta2, .. } = optimizer else {
+        let (Optimizer::Adam { beta1, beta2, .. } | Optimizer::AdamW { beta1, beta2, .. }) = optimizer else {
             return Ok(Self {
                 optimizer,
                 weight_decay,
                 size: learning_rate,
                 second: None,
+                decay: None,
             });
+        };
+        let apart = matches!(optimizer, Optimizer::AdamW { .. }) && weight_decay != 0.0;
+        let decay = if apart {
+            Some(builder.scale(learning_rate, weight_decay as f32)?)
+        } else {
+            None
         };
         let first = bias_correction(builder, beta1, step)?;
         let second = bias_correction(builder, beta2, step)?;
@@ -118,30 +145,42 @@ impl Update {
             weight_decay,
             size: builder.div(learning_rate, first)?,
             second: Some(builder.unary(Operator::Reciprocal, root)?),
+            decay,
         })
     }
 
-    /// The next parameter and the next state, in the order of the slots.
+    /// The next parameter and the next state, in the order of the slots. Only a parameter that `decays` has weight decay.
     pub(crate) fn apply(
         &self,
         builder: &mut Builder,
-        parameter: ValueId,
-        gradient: ValueId,
+        mut parameter: ValueId,
+        mut gradient: ValueId,
         state: &[ValueId],
+        decays: bool,
     ) -> Result<(ValueId, Vec<ValueId>), GraphError> {
-        let gradient = if self.weight_decay == 0.0 {
-            gradient
-        } else {
+        if decays && let Some(decay) = self.decay {
+            let lost = builder.mul(parameter, decay)?;
+            parameter = builder.sub(parameter, lost)?;
+        } else if decays && self.weight_decay != 0.0 {
             let decay = builder.scale(parameter, self.weight_decay as f32)?;
-            builder.add(gradient, decay)?
-        };
+            gradient = builder.add(gradient, decay)?;
+        }
         let (direction, next) = match (self.optimizer, state) {
             (Optimizer::Momentum { momentum }, &[buffer]) => {
                 let kept = builder.scale(buffer, momentum as f32)?;
                 let next = builder.add(kept, gradient)?;
                 (next, vec![next])
             }
-            (Optimizer::Adam { beta1, beta2, epsilon }, &[mean, square]) => {
+            (Optimizer::Nesterov { momentum }, &[buffer]) => {
+                let kept = builder.scale(buffer, momentum as f32)?;
+                let next = builder.add(kept, gradient)?;
+                let ahead = builder.scale(next, momentum as f32)?;
+                (builder.add(gradient, ahead)?, vec![next])
+            }
+            (
+                Optimizer::Adam { beta1, beta2, epsilon } | Optimizer::AdamW { beta1, beta2, epsilon },
+                &[mean, square],
+            ) => {
                 let mean = blend(builder, mean, gradient, beta1)?;
                 let squared = builder.mul(gradient, gradient)?;
                 let square = blend(builder, square, squared, beta2)?;
@@ -179,4 +218,42 @@ fn bias_correction(builder: &mut Builder, beta: f64, step: ValueId) -> Result<Va
     let above = builder.scale(slope, 2.0)?;
     let below = builder.add(one, slope)?;
     builder.div(above, below)
+}
+
+/// Values that are joined by one `Concat`.
+const JOINED: usize = 256;
+
+/// The gradients, all scaled by the same factor where their common L2 norm is above `most`: `most / (norm + 1e-6)`, as in
+/// PyTorch's `clip_grad_norm_`.
+pub(crate) fn clipped(builder: &mut Builder, gradients: &[ValueId], most: f64) -> Result<Vec<ValueId>, GraphError> {
+    let mut sums = Vec::with_capacity(gradients.len());
+    for &gradient in gradients {
+        let squares = builder.mul(gradient, gradient)?;
+        let axes: Vec<usize> = (0..builder.rank(squares)).collect();
+        let sum = builder.sum(squares, &axes, true)?;
+        sums.push(builder.reshape(sum, &[1])?);
+    }
+    while sums.len() > 1 {
+        let mut joined = Vec::with_capacity(sums.len().div_ceil(JOINED));
+        for some in sums.chunks(JOINED) {
+            let row = builder.concat(some, 0)?;
+            joined.push(if some.len() == 1 {
+                row
+            } else {
+                builder.sum(row, &[0], true)?
+            });
+        }
+        sums = joined;
+    }
+    let total = sums.first().copied().ok_or_else(|| builder.error("no gradient"))?;
+    let norm = builder.unary(Operator::Sqrt, total)?;
+    let small = builder.scalar(1e-6)?;
+    let norm = builder.add(norm, small)?;
+    let (most, one) = (builder.scalar(most as f32)?, builder.scalar(1.0)?);
+    let ratio = builder.div(most, norm)?;
+    let factor = builder.binary(Operator::Min, ratio, one)?;
+    gradients
+        .iter()
+        .map(|&gradient| builder.mul(gradient, factor))
+        .collect()
 }

@@ -25,7 +25,7 @@ pub struct Port {
 pub enum PortKind {
     /// Input: a participant's data under this name of the model's inputs.
     Data(String),
-    /// Input: the labels, i64 [N].
+    /// Input: the labels, i64 [N] (classes) or f32 [N, ...].
     Labels,
     /// Input: the parameter of this name.
     Parameter(String),
@@ -209,7 +209,11 @@ fn check(inputs: &[Port], outputs: &[Port]) -> Result<(), GraphError> {
             }),
             (PortKind::Loss | PortKind::LearningRate, None) => port.dtype == Dtype::F32 && port.shape == [1],
             (PortKind::Step | PortKind::Correct, None) => port.dtype == Dtype::I64 && port.shape == [1],
-            (PortKind::Labels, None) => port.dtype == Dtype::I64 && port.shape.len() == 1,
+            (PortKind::Labels, None) => match port.dtype {
+                Dtype::I64 => port.shape.len() == 1,
+                Dtype::F32 => !port.shape.is_empty(),
+                _ => false,
+            },
             (PortKind::Parameter(_) | PortKind::Statistic(_), None) => port.dtype == Dtype::F32,
             _ => true,
         };

@@ -17,6 +17,8 @@ pub(crate) struct Roles {
     /// Running means and variances.
     pub(crate) statistics: Vec<(String, Vec<usize>)>,
     names: BTreeSet<String>,
+    /// Scales and shifts of normalisations.
+    norms: BTreeSet<String>,
     /// Parameters and statistics with elements of another type than f32.
     not_f32: Vec<(String, Dtype)>,
 }
@@ -78,7 +80,18 @@ impl Roles {
                 roles.not_f32.push((name.clone(), tensor.dtype()));
             }
         }
+        for node in document.nodes.iter().filter(|node| is_normalization(node.operator)) {
+            let affine = node.inputs.iter().skip(1).take(2);
+            roles
+                .norms
+                .extend(affine.filter(|name| roles.names.contains(*name)).cloned());
+        }
         Ok(roles)
+    }
+
+    /// Whether a parameter is the scale or shift of a normalisation.
+    pub(crate) fn scales_a_norm(&self, name: &str) -> bool {
+        self.norms.contains(name)
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -112,4 +125,15 @@ impl Roles {
         }
         values
     }
+}
+
+fn is_normalization(operator: Operator) -> bool {
+    matches!(
+        operator,
+        Operator::BatchNormalization
+            | Operator::GroupNormalization
+            | Operator::InstanceNormalization
+            | Operator::LayerNormalization
+            | Operator::RMSNormalization
+    )
 }

@@ -10,48 +10,11 @@ use crate::differentiate::Replay;
 use crate::engine_graph::EngineGraph;
 use crate::error::GraphError;
 use crate::ir::ValueId;
-use crate::loss::{self, Loss};
 use crate::model::Model;
-use crate::ops::{Mode, WeightGradient};
-use crate::optimizer::{Optimizer, Update};
+use crate::ops::Mode;
+use crate::optimizer::{Optimizer, Update, clipped};
+use crate::options::{TrainOptions, is_named};
 use crate::port::{self, PortKind};
-
-/// What kind of training graph is wanted.
-#[derive(Clone, Debug)]
-pub struct TrainOptions {
-    /// The loss.
-    pub loss: Loss,
-    /// The optimizer, written into the graph.
-    pub optimizer: Optimizer,
-    /// Rows of a batch; the graph is fixed to it.
-    pub batch: usize,
-    /// L2: this times the parameter is added to its gradient before the optimizer sees it. 0 for none.
-    pub weight_decay: f64,
-    /// Parameters that are not trained: names, or beginnings of names followed by `*`.
-    pub freeze: Vec<String>,
-    /// Whether gradients are outputs besides the next parameters. Without an optimizer they always are.
-    pub gradients: bool,
-    /// The output that holds the logits; may be left out for models with one output.
-    pub logits: Option<String>,
-    /// Form of the gradients of convolution weights.
-    pub weight_gradient: WeightGradient,
-}
-
-impl TrainOptions {
-    /// Cross entropy, no decay, nothing frozen.
-    pub fn new(optimizer: Optimizer, batch: usize) -> Self {
-        Self {
-            loss: Loss::default(),
-            optimizer,
-            batch,
-            weight_decay: 0.0,
-            freeze: Vec::new(),
-            gradients: false,
-            logits: None,
-            weight_gradient: WeightGradient::default(),
-        }
-    }
-}
 
 /// The two graphs of a model.
 #[derive(Clone, Debug)]
@@ -62,9 +25,6 @@ pub struct TrainedGraphs {
     pub evaluation: EngineGraph,
 }
 
-/// Largest batch.
-const MAX_BATCH: usize = 1 << 20;
-
 /// Makes the training and the evaluation graph of a forward model.
 ///
 /// The same model and options give the same bytes.
@@ -73,35 +33,17 @@ const MAX_BATCH: usize = 1 << 20;
 /// [`GraphError`] names the node that can't be differentiated or does not fit, the option that is out of range, or the part of
 /// the model's interface that clashes with that of a training graph.
 pub fn train(model: &Model, options: &TrainOptions) -> Result<TrainedGraphs, GraphError> {
-    check(model, options)?;
-    let bound = model.with_ports(options.batch)?;
-    Ok(TrainedGraphs {
-        training: training(model, options, &bound)?,
-        evaluation: evaluation(model, options, &bound)?,
-    })
-}
-
-fn check(model: &Model, options: &TrainOptions) -> Result<(), GraphError> {
     if model.has_typed_ports() {
         return Err(GraphError::Interface(
             "this is a training or evaluation graph already; the forward model is wanted".to_owned(),
         ));
     }
-    if options.batch == 0 || options.batch > MAX_BATCH {
-        let problem = format!("{} was given, 1 to {MAX_BATCH} is wanted", options.batch);
-        return Err(GraphError::Option {
-            option: "--batch",
-            problem,
-        });
-    }
-    if !(options.weight_decay >= 0.0 && options.weight_decay.is_finite()) {
-        let problem = format!("{} was given, at least 0 is wanted", options.weight_decay);
-        return Err(GraphError::Option {
-            option: "--weight-decay",
-            problem,
-        });
-    }
-    options.optimizer.check()
+    options.check()?;
+    let bound = model.with_ports(options.batch, options.dropout)?;
+    Ok(TrainedGraphs {
+        training: training(model, options, &bound)?,
+        evaluation: evaluation(model, options, &bound)?,
+    })
 }
 
 /// The logits: the output that was named, or the only one.
@@ -179,12 +121,17 @@ impl Ports {
         self.builder.output(&name, value)
     }
 
-    /// The model's inputs, labels, parameters and statistics, as both graphs have them.
+    /// The model's inputs, labels, parameters and statistics, as both graphs have them. Only training has masks of dropouts.
     fn forward(
         &mut self,
         options: &TrainOptions,
         bound: &Bound,
+        mode: Mode,
     ) -> Result<(BTreeMap<ValueId, ValueId>, ValueId), GraphError> {
+        let (name, source) = logits(options, bound)?;
+        let output = bound.graph.value(source);
+        options.loss.check(output, &name, options.batch)?;
+        let (dtype, shape) = options.loss.labels(output);
         let mut inputs = BTreeMap::new();
         let mut add = |ports: &mut Self, ids: &[ValueId], kind: fn(String) -> PortKind| {
             for &id in ids {
@@ -195,13 +142,29 @@ impl Ports {
             Ok::<(), GraphError>(())
         };
         add(self, &bound.data, PortKind::Data)?;
-        let labels = self.input(PortKind::Labels, Dtype::I64, &[options.batch])?;
+        if mode == Mode::Training {
+            let masks: Vec<ValueId> = bound.masks.iter().map(|&(id, _)| id).collect();
+            add(self, &masks, PortKind::Data)?;
+        }
+        let labels = self.input(PortKind::Labels, dtype, &shape)?;
         add(self, &bound.parameters, PortKind::Parameter)?;
         add(self, &bound.statistics, PortKind::Statistic)?;
+        if mode == Mode::Evaluation {
+            for &(id, _) in &bound.masks {
+                let all_pass = self.builder.scalar(1.0)?;
+                inputs.insert(id, all_pass);
+            }
+        }
         Ok((inputs, labels))
     }
 
-    fn finish(self, kind: &str, model: &Model, options: &TrainOptions) -> Result<EngineGraph, GraphError> {
+    fn finish(
+        self,
+        kind: &str,
+        model: &Model,
+        options: &TrainOptions,
+        bound: &Bound,
+    ) -> Result<EngineGraph, GraphError> {
         let mut metadata = BTreeMap::new();
         let mut note = |key: &str, value: String| metadata.insert(format!("cloister.{key}"), value);
         note("format", "1".to_owned());
@@ -215,6 +178,16 @@ impl Ports {
             for (name, value) in options.optimizer.constants() {
                 note(name, value.to_string());
             }
+            if let Some(most) = options.clip_norm {
+                note("clip_norm", most.to_string());
+            }
+            let words = |words: Vec<String>| words.join(" ");
+            if !bound.masks.is_empty() {
+                note(
+                    "dropout",
+                    words(bound.masks.iter().map(|(_, ratio)| ratio.to_string()).collect()),
+                );
+            }
         }
         port::to_metadata(&self.inputs, &self.outputs, &mut metadata);
         EngineGraph::of(self.builder.finish(metadata)?, None)
@@ -227,21 +200,9 @@ const EVALUATION: &str = "evaluation";
 /// The parameters that are trained.
 fn trained(options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphError> {
     let name = |id: ValueId| bound.graph.value(id).name.as_str();
-    let matches = |pattern: &str, name: &str| match pattern.strip_suffix('*') {
-        Some(beginning) => name.starts_with(beginning),
-        None => name == pattern,
-    };
-    for pattern in &options.freeze {
-        if !bound.parameters.iter().any(|&id| matches(pattern, name(id))) {
-            let all: Vec<&str> = bound.parameters.iter().map(|&id| name(id)).take(20).collect();
-            let problem = format!("no parameter '{pattern}'; there are {}", all.join(", "));
-            return Err(GraphError::Option {
-                option: "--freeze",
-                problem,
-            });
-        }
-    }
-    let frozen = |&id: &ValueId| options.freeze.iter().any(|pattern| matches(pattern, name(id)));
+    let names: Vec<&str> = bound.parameters.iter().map(|&id| name(id)).collect();
+    options.check_names(&names)?;
+    let frozen = |&id: &ValueId| is_named(&options.freeze, name(id));
     let trained: Vec<ValueId> = bound.parameters.iter().copied().filter(|id| !frozen(id)).collect();
     if trained.is_empty() {
         return Err(GraphError::Interface("the model has no parameter to train".to_owned()));
@@ -252,7 +213,7 @@ fn trained(options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphE
 fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<EngineGraph, GraphError> {
     let trained = trained(options, bound)?;
     let mut ports = Ports::new(model, options);
-    let (inputs, labels) = ports.forward(options, bound)?;
+    let (inputs, labels) = ports.forward(options, bound, Mode::Training)?;
     let parameters: Vec<(String, ValueId)> = trained
         .iter()
         .map(|id| (bound.graph.value(*id).name.clone(), inputs[id]))
@@ -279,11 +240,9 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
     }
 
     let replay = Replay::write(&mut ports.builder, bound, inputs, Mode::Training)?;
-    let (name, source) = logits(options, bound)?;
+    let (_, source) = logits(options, bound)?;
     let logits = replay.value(&ports.builder, source)?;
-    loss::classes(&ports.builder, logits, &name, options.batch)?;
-    let Loss::SoftmaxCrossEntropy = options.loss;
-    let lost = loss::softmax_cross_entropy(&mut ports.builder, logits, labels)?;
+    let lost = options.loss.write(&mut ports.builder, logits, labels)?;
     let wanted: BTreeSet<ValueId> = trained.iter().copied().collect();
     let gradients = replay.backward(&mut ports.builder, &wanted, (source, lost.gradient))?;
     ports.output(PortKind::Loss, lost.loss)?;
@@ -295,6 +254,9 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
                 "no gradient of the loss reaches the parameter '{name}'; freeze it (--freeze {name})"
             ))
         })?);
+    }
+    if let Some(most) = options.clip_norm {
+        parts = clipped(&mut ports.builder, &parts, most)?;
     }
     if options.gradients || options.optimizer == Optimizer::None {
         for ((name, _), &gradient) in parameters.iter().zip(&parts) {
@@ -311,7 +273,8 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
         )?;
         let mut next_states = Vec::new();
         for (((name, parameter), &gradient), state) in parameters.iter().zip(&parts).zip(&states) {
-            let (next, next_state) = update.apply(&mut ports.builder, *parameter, gradient, state)?;
+            let decays = !is_named(&options.no_decay, name) && (options.decay_norms || !model.scales_a_norm(name));
+            let (next, next_state) = update.apply(&mut ports.builder, *parameter, gradient, state, decays)?;
             ports.output(PortKind::NextParameter(name.clone()), next)?;
             for (slot, value) in options.optimizer.slots().iter().zip(next_state) {
                 next_states.push((
@@ -332,23 +295,23 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
             ports.output(PortKind::NextStatistic(bound.graph.value(id).name.clone()), next)?;
         }
     }
-    ports.finish(TRAINING, model, options)
+    ports.finish(TRAINING, model, options, bound)
 }
 
 fn evaluation(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<EngineGraph, GraphError> {
     let mut ports = Ports::new(model, options);
-    let (inputs, labels) = ports.forward(options, bound)?;
+    let (inputs, labels) = ports.forward(options, bound, Mode::Evaluation)?;
     let replay = Replay::write(&mut ports.builder, bound, inputs, Mode::Evaluation)?;
-    let (name, source) = logits(options, bound)?;
+    let (_, source) = logits(options, bound)?;
     let logits = replay.value(&ports.builder, source)?;
-    loss::classes(&ports.builder, logits, &name, options.batch)?;
-    let lost = loss::softmax_cross_entropy(&mut ports.builder, logits, labels)?;
-    let correct = loss::correct(&mut ports.builder, logits, labels)?;
+    let lost = options.loss.write(&mut ports.builder, logits, labels)?;
     ports.output(PortKind::Loss, lost.loss)?;
-    ports.output(PortKind::Correct, correct)?;
+    if let Some(correct) = options.loss.correct(&mut ports.builder, logits, labels)? {
+        ports.output(PortKind::Correct, correct)?;
+    }
     for (name, id) in &bound.graph.outputs {
         let value = replay.value(&ports.builder, *id)?;
         ports.output(PortKind::Output(name.clone()), value)?;
     }
-    ports.finish(EVALUATION, model, options)
+    ports.finish(EVALUATION, model, options, bound)
 }

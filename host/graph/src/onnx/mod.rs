@@ -10,7 +10,7 @@ pub(crate) use write::{Batch, write};
 use cloister_tensor::Dtype;
 
 /// Versions of the default operator set that can be read.
-pub(crate) const OPSETS: std::ops::RangeInclusive<i64> = 13..=21;
+pub(crate) const OPSETS: std::ops::RangeInclusive<i64> = 13..=24;
 /// Version of the default operator set that is written: what OpenVINO and tract both read.
 pub(crate) const WRITTEN_OPSET: i64 = 17;
 /// Version of the file format that is written.

@@ -26,7 +26,7 @@ pub(crate) const TRANSPOSED: Rule = Rule {
         "strides",
     ],
     infer: infer_transposed,
-    derivative: Derivative::Missing,
+    derivative: Derivative::Rule(differentiate_transposed),
     ..CONV
 };
 
@@ -131,16 +131,14 @@ fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         None
     };
     let weight_gradient = if step.wants(1) {
-        let by_gemm = match builder.weight_gradient {
-            WeightGradient::Auto => kernel[1] >= MANY_CHANNELS || window.kernel.iter().all(|&size| size == 1),
-            WeightGradient::Conv => false,
-            WeightGradient::Gemm => true,
-        };
-        Some(if by_gemm && group == 1 {
-            weight_gradient_by_gemm(builder, step.gradient, operand, &kernel, &window)?
-        } else {
-            weight_gradient_by_conv(builder, step.gradient, operand, &kernel, &window, group)?
-        })
+        Some(weight_gradient(
+            builder,
+            step.gradient,
+            operand,
+            &kernel,
+            &window,
+            group,
+        )?)
     } else {
         None
     };
@@ -154,6 +152,73 @@ fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         });
     }
     Ok(gradients)
+}
+
+/// A transposed convolution is the derivative of a convolution by its input: so its own derivative by the input is that
+/// convolution, and the weight's is that of the convolution's weight with operand and gradient in each other's place.
+fn differentiate_transposed(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let (operand, weight) = (step.input(builder, 0)?, step.input(builder, 1)?);
+    let kernel = builder.shape(weight).to_vec();
+    let bad = |problem| builder.error(problem);
+    let window = Window::of(&step.node.attributes, &kernel[2..]).map_err(bad)?;
+    let group = group(&step.node.attributes).map_err(bad)?;
+    let spatial = builder.shape(operand)[2..].to_vec();
+    let input_gradient = if step.wants(0) {
+        let mut attributes = geometry(&window.strides, &window.dilations, &window.before, &window.after)
+            .with_ints("kernel_shape", &window.kernel);
+        if group != 1 {
+            attributes = attributes.with_int("group", group as i64);
+        }
+        let whole = builder.node(Operator::Conv, &[step.gradient, weight], attributes)?;
+        // An output padding wider than the stride leaves room for more windows than there were.
+        let axes: Vec<usize> = (2..kernel.len()).collect();
+        let pieces: Vec<Piece> = spatial.iter().map(|&end| Piece { start: 0, end, step: 1 }).collect();
+        Some(builder.slice(whole, &axes, &pieces)?)
+    } else {
+        None
+    };
+    let weight_gradient = if step.wants(1) {
+        Some(weight_gradient(
+            builder,
+            operand,
+            step.gradient,
+            &kernel,
+            &window,
+            group,
+        )?)
+    } else {
+        None
+    };
+    let mut gradients = vec![input_gradient, weight_gradient];
+    if step.inputs.len() > 2 {
+        let axes: Vec<usize> = (0..kernel.len()).filter(|&axis| axis != 1).collect();
+        gradients.push(if step.wants(2) {
+            Some(builder.sum(step.gradient, &axes, false)?)
+        } else {
+            None
+        });
+    }
+    Ok(gradients)
+}
+
+fn weight_gradient(
+    builder: &mut Builder,
+    gradient: ValueId,
+    operand: ValueId,
+    kernel: &[usize],
+    window: &Window,
+    group: usize,
+) -> Result<ValueId, GraphError> {
+    let by_gemm = match builder.weight_gradient {
+        WeightGradient::Auto => kernel[1] >= MANY_CHANNELS || window.kernel.iter().all(|&size| size == 1),
+        WeightGradient::Conv => false,
+        WeightGradient::Gemm => true,
+    };
+    if by_gemm && group == 1 {
+        weight_gradient_by_gemm(builder, gradient, operand, kernel, window)
+    } else {
+        weight_gradient_by_conv(builder, gradient, operand, kernel, window, group)
+    }
 }
 
 fn geometry(strides: &[usize], dilations: &[usize], before: &[usize], after: &[usize]) -> Attributes {

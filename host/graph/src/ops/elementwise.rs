@@ -45,7 +45,9 @@ pub(crate) const POW: Rule = Rule {
     derivative: Derivative::Rule(pow),
     ..BINARY
 };
+/// Any number of operands in a file; two of them once it is bound.
 pub(crate) const MAX: Rule = Rule {
+    operands: (1, 1 << 10),
     derivative: Derivative::Rule(extreme),
     ..BINARY
 };
@@ -85,6 +87,25 @@ pub(crate) const ERF: Rule = Rule {
 pub(crate) const RECIPROCAL: Rule = Rule {
     infer: infer_float,
     derivative: Derivative::Rule(reciprocal),
+    ..UNARY
+};
+pub(crate) const SIN: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Rule(sin),
+    ..UNARY
+};
+pub(crate) const COS: Rule = Rule {
+    derivative: Derivative::Rule(cos),
+    ..SIN
+};
+pub(crate) const SOFTPLUS: Rule = Rule {
+    derivative: Derivative::Rule(softplus),
+    ..SIN
+};
+/// `Floor`, `Ceil` and `Round`: steps, so that gradients end there.
+pub(crate) const ROUNDED: Rule = Rule {
+    infer: infer_float,
+    derivative: Derivative::Stops,
     ..UNARY
 };
 pub(crate) const IDENTITY: Rule = Rule {
@@ -234,6 +255,26 @@ fn erf(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let negative = builder.unary(Operator::Neg, square)?;
     let bell = builder.unary(Operator::Exp, negative)?;
     let slope = builder.scale(bell, std::f32::consts::FRAC_2_SQRT_PI)?;
+    Ok(vec![Some(builder.mul(step.gradient, slope)?)])
+}
+
+fn sin(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let operand = step.input(builder, 0)?;
+    let slope = builder.unary(Operator::Cos, operand)?;
+    Ok(vec![Some(builder.mul(step.gradient, slope)?)])
+}
+
+fn cos(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let operand = step.input(builder, 0)?;
+    let sine = builder.unary(Operator::Sin, operand)?;
+    let slope = builder.unary(Operator::Neg, sine)?;
+    Ok(vec![Some(builder.mul(step.gradient, slope)?)])
+}
+
+/// d log(1 + exp(x)) = sigmoid(x)
+fn softplus(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let operand = step.input(builder, 0)?;
+    let slope = builder.unary(Operator::Sigmoid, operand)?;
     Ok(vec![Some(builder.mul(step.gradient, slope)?)])
 }
 

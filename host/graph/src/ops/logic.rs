@@ -26,6 +26,11 @@ pub(crate) const NOT: Rule = Rule {
     infer: infer_not,
     ..EQUAL
 };
+pub(crate) const IS_NAN: Rule = Rule {
+    operands: (1, 1),
+    infer: |operands| Ok(truth(super::bounds::float(operands, 0)?)),
+    ..EQUAL
+};
 pub(crate) const WHERE: Rule = Rule {
     operands: (3, 3),
     infer: infer_where,

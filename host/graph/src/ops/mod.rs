@@ -3,18 +3,20 @@
 
 mod activation;
 mod bounds;
+mod composite;
 mod convolution;
 mod elementwise;
 mod logic;
 mod matrix;
 mod normalization;
+mod pick;
 mod pool;
 mod rearrange;
 mod reduction;
 mod shaping;
 mod window;
 
-pub(crate) use bounds::broadcast;
+pub(crate) use bounds::{axis, broadcast};
 pub use convolution::WeightGradient;
 pub(crate) use normalization::STATISTICS;
 pub(crate) use reduction::reduced_axes;
@@ -159,56 +161,82 @@ pub(crate) fn rule(operator: Operator) -> Rule {
     match operator {
         O::Abs => elementwise::ABS,
         O::Add => elementwise::ADD,
-        O::And | O::Or => logic::BOTH,
+        O::And | O::Or | O::Xor => logic::BOTH,
         O::ArgMax => reduction::ARG_MAX,
+        O::Attention => composite::ATTENTION,
         O::AveragePool => pool::AVERAGE,
         O::BatchNormalization => normalization::BATCH,
         O::Cast => shaping::CAST,
+        O::CastLike => composite::CAST_LIKE,
+        O::Ceil | O::Floor | O::Round => elementwise::ROUNDED,
+        O::Celu | O::Elu | O::Swish => composite::WITH_ALPHA,
         O::Clip => activation::CLIP,
         O::Concat => rearrange::CONCAT,
-        O::Constant | O::ConstantOfShape | O::Range | O::Shape => shaping::KNOWN,
+        O::Constant | O::ConstantOfShape | O::Mod | O::Range | O::ReduceProd | O::Shape | O::Size => shaping::KNOWN,
         O::Conv => convolution::CONV,
         O::ConvTranspose => convolution::TRANSPOSED,
+        O::Cos => elementwise::COS,
+        O::DepthToSpace | O::SpaceToDepth => composite::DEPTH_AND_SPACE,
         O::Div => elementwise::DIV,
         O::Dropout => shaping::DROPOUT,
+        O::Einsum => composite::EINSUM,
         O::Equal => logic::EQUAL,
         O::Erf => elementwise::ERF,
         O::Exp => elementwise::EXP,
         O::Expand => rearrange::EXPAND,
         O::Flatten => shaping::FLATTEN,
-        O::Gather => rearrange::GATHER,
+        O::Gather => pick::GATHER,
+        O::Gelu => composite::GELU,
         O::Gemm => matrix::GEMM,
         O::GlobalAveragePool => pool::GLOBAL_AVERAGE,
         O::GlobalMaxPool => pool::GLOBAL_MAX,
         O::Greater | O::GreaterOrEqual | O::Less | O::LessOrEqual => logic::ORDER,
+        O::GroupNormalization => composite::GROUP_NORM,
+        O::HardSigmoid => composite::HARD_SIGMOID,
+        O::HardSwish | O::Mish | O::Softsign => composite::PLAIN,
         O::Identity => elementwise::IDENTITY,
+        O::InstanceNormalization => composite::INSTANCE_NORM,
+        O::IsNaN => logic::IS_NAN,
+        O::LayerNormalization => composite::LAYER_NORM,
         O::LeakyRelu => activation::LEAKY_RELU,
         O::Log => elementwise::LOG,
         O::LogSoftmax => activation::LOG_SOFTMAX,
         O::MatMul => matrix::MAT_MUL,
         O::Max => elementwise::MAX,
         O::MaxPool => pool::MAX,
+        O::Mean | O::Sum => composite::ANY_NUMBER,
         O::Min => elementwise::MIN,
         O::Mul => elementwise::MUL,
         O::Neg => elementwise::NEG,
         O::Not => logic::NOT,
+        O::PRelu => composite::P_RELU,
         O::Pad => rearrange::PAD,
         O::Pow => elementwise::POW,
+        O::RMSNormalization => composite::RMS_NORM,
         O::Reciprocal => elementwise::RECIPROCAL,
+        O::ReduceL1 | O::ReduceL2 | O::ReduceLogSumExp | O::ReduceMin | O::ReduceSumSquare => composite::REDUCTION,
         O::ReduceMax => reduction::MAX,
         O::ReduceMean => reduction::MEAN,
         O::ReduceSum => reduction::SUM,
         O::Relu => activation::RELU,
         O::Reshape => shaping::RESHAPE,
+        O::Resize => composite::RESIZE,
+        O::ScatterElements => pick::SCATTER_ELEMENTS,
+        O::Selu => composite::SELU,
         O::Sigmoid => activation::SIGMOID,
         O::Sign => elementwise::SIGN,
+        O::Sin => elementwise::SIN,
         O::Slice => rearrange::SLICE,
         O::Softmax => activation::SOFTMAX,
+        O::Softplus => elementwise::SOFTPLUS,
+        O::Split => composite::SPLIT,
         O::Sqrt => elementwise::SQRT,
         O::Squeeze => shaping::SQUEEZE,
         O::Sub => elementwise::SUB,
         O::Tanh => activation::TANH,
+        O::Tile => composite::TILE,
         O::Transpose => rearrange::TRANSPOSE,
+        O::Trilu => composite::TRILU,
         O::Unsqueeze => shaping::UNSQUEEZE,
         O::Where => logic::WHERE,
     }

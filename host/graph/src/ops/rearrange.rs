@@ -1,6 +1,4 @@
-//! Moving elements: transposing, joining, cutting, repeating, picking.
-
-use cloister_tensor::Dtype;
+//! Moving elements: transposing, joining, cutting, repeating.
 
 use super::bounds::{axis, broadcast, like_first, same_dtype, sizes};
 use super::{Derivative, Gradients, Operands, Rule, Step, Type};
@@ -45,14 +43,6 @@ pub(crate) const EXPAND: Rule = Rule {
     derivative: Derivative::Rule(expand),
     ..TRANSPOSE
 };
-pub(crate) const GATHER: Rule = Rule {
-    attributes: &["axis"],
-    operands: (2, 2),
-    infer: infer_gather,
-    derivative: Derivative::Missing,
-    ..TRANSPOSE
-};
-
 fn order(operands: &Operands<'_>) -> Result<Vec<usize>, String> {
     let rank = operands.get(0)?.shape.len();
     let Some(given) = operands.attributes.ints("perm")? else {
@@ -244,17 +234,4 @@ fn expand(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let operand = step.input(builder, 0)?;
     let shape = builder.shape(operand).to_vec();
     Ok(vec![Some(builder.unbroadcast(step.gradient, &shape)?)])
-}
-
-fn infer_gather(operands: &Operands<'_>) -> Result<Vec<Type>, String> {
-    let (data, picks) = (operands.get(0)?, operands.get(1)?);
-    if !matches!(picks.dtype, Dtype::I64 | Dtype::I32) {
-        return Err(format!(
-            "the indices have elements of type {}, i64 is wanted",
-            picks.dtype.name()
-        ));
-    }
-    let axis = axis(operands.attributes.int("axis", 0)?, data.shape.len())?;
-    let shape = [&data.shape[..axis], &picks.shape, &data.shape[axis + 1..]].concat();
-    like_first(operands, shape)
 }

@@ -4,8 +4,10 @@
 use cloister_tensor::Dtype;
 
 use super::bounds::{axes, axis, like_first};
-use super::{Derivative, Gradients, Operands, Rule, Step, Type};
+use super::{Derivative, Gradients, Mode, Operands, Rule, Step, Type, Written};
 use crate::builder::Builder;
+use crate::error::GraphError;
+use crate::ir::{Node, ValueId};
 use crate::onnx::dtype_from_onnx;
 
 pub(crate) const RESHAPE: Rule = Rule {
@@ -35,20 +37,21 @@ pub(crate) const UNSQUEEZE: Rule = Rule {
     ..SQUEEZE
 };
 pub(crate) const CAST: Rule = Rule {
-    attributes: &["to", "saturate"],
+    attributes: &["to", "saturate", "round_mode"],
     operands: (1, 1),
     configuration: &[],
     infer: infer_cast,
     rewrite: None,
     derivative: Derivative::Rule(cast),
 };
-/// Eval form: the operand passes unchanged. Training form is refused while binding.
+/// While a model is bound, a dropout becomes nothing, or takes its mask as its second operand and its `ratio` as an attribute.
 pub(crate) const DROPOUT: Rule = Rule {
     attributes: &["seed"],
     operands: (1, 3),
     configuration: &[1, 2],
     infer: |operands| like_first(operands, operands.get(0)?.shape.clone()),
-    ..RESHAPE
+    rewrite: Some(rewrite_dropout),
+    derivative: Derivative::Rule(dropout),
 };
 /// Operators whose result is known while reading; one that is left depends on the data.
 pub(crate) const KNOWN: Rule = Rule {
@@ -60,6 +63,10 @@ pub(crate) const KNOWN: Rule = Rule {
         "value_floats",
         "start",
         "end",
+        "axes",
+        "fmod",
+        "keepdims",
+        "noop_with_empty_axes",
     ],
     operands: (0, 3),
     configuration: &[0, 1, 2],
@@ -168,4 +175,37 @@ fn cast(builder: &mut Builder, step: &Step<'_>) -> Gradients {
         return Ok(vec![None]);
     }
     Ok(vec![Some(builder.cast(step.gradient, dtype)?)])
+}
+
+/// In training, elements whose mask is 0 become 0 and the others grow by `1 / (1 - ratio)`; in evaluation all pass.
+fn rewrite_dropout(
+    builder: &mut Builder,
+    node: &Node,
+    inputs: &[Option<ValueId>],
+    mode: Mode,
+) -> Result<Written, GraphError> {
+    let [Some(value), Some(mask)] = *inputs else {
+        return Err(builder.error("a value and its mask are wanted"));
+    };
+    if mode == Mode::Evaluation {
+        return Ok(Written {
+            outputs: vec![value],
+            ..Written::default()
+        });
+    }
+    let ratio = node
+        .attributes
+        .float("ratio", 0.0)
+        .map_err(|problem| builder.error(problem))?;
+    let factor = builder.scale(mask, 1.0 / (1.0 - ratio))?;
+    Ok(Written {
+        outputs: vec![builder.mul(value, factor)?],
+        saved: vec![factor],
+        ..Written::default()
+    })
+}
+
+fn dropout(builder: &mut Builder, step: &Step<'_>) -> Gradients {
+    let factor = step.saved(builder, 0)?;
+    Ok(vec![Some(builder.mul(step.gradient, factor)?), None])
 }

@@ -226,11 +226,13 @@ fn counts_are_limited_before_anything_is_kept() {
 #[test]
 fn small_files_do_not_grow_into_large_graphs() {
     // Each node is a few bytes and would be a constant of 64 Ki elements.
-    let mut dims = number(1, 1);
-    dims.extend([number(2, 7), field(8, b"n"), field(9, &65_536i64.to_le_bytes())].concat());
-    let mut graph = vec![field(5, &dims)];
+    let whole = |name: &[u8], value: i64| {
+        let content = [number(2, 7), field(8, name), field(9, &value.to_le_bytes())].concat();
+        field(5, &content)
+    };
+    let mut graph = vec![whole(b"zero", 0), whole(b"one", 1), whole(b"n", 65_536)];
     for at in 0..100 {
-        graph.push(node("ConstantOfShape", &["n"], &[&format!("v{at}")]));
+        graph.push(node("Range", &["zero", "n", "one"], &[&format!("v{at}")]));
     }
     graph.push(output("v0"));
     assert!(refusal(&file(&graph)).to_string().contains("in all"));
@@ -344,4 +346,53 @@ proptest! {
         }
         try_all(&bytes);
     }
+
+    #[test]
+    fn changed_operators(which in any::<prop::sample::Index>(), changes in proptest::collection::vec((any::<prop::sample::Index>(), any::<u8>()), 1..4)) {
+        let mut all = super::zoo::all_operators();
+        let mut bytes = all.swap_remove(which.index(all.len())).1;
+        for (at, value) in changes {
+            let at = at.index(bytes.len());
+            bytes[at] = value;
+        }
+        try_all(&bytes);
+    }
+}
+
+#[test]
+fn written_out_operators_stay_within_bounds() {
+    let whole = |name: &[u8], value: i64| {
+        let content = [
+            number(1, 1),
+            number(2, 7),
+            field(8, name),
+            field(9, &value.to_le_bytes()),
+        ]
+        .concat();
+        field(5, &content)
+    };
+    // A value of many rows costs nothing until something is made of each row.
+    let graph = [
+        whole(b"k", 1 << 24),
+        input("x", &[1, 1]),
+        node("Expand", &["x", "k"], &["wide"]),
+        node("Trilu", &["wide"], &["y"]),
+        output("y"),
+    ];
+    let error = refusal(&file(&graph)).to_string();
+    assert!(error.contains("a triangle of"), "{error}");
+    let graph = [
+        input("x", &[1, 1 << 20]),
+        field(5, &scales()),
+        node("Resize", &["x", "", "s"], &["y"]),
+        output("y"),
+    ];
+    let error = refusal(&file(&graph)).to_string();
+    assert!(error.contains("resized"), "{error}");
+}
+
+/// Scales of 1 and 0.5, as a float initializer.
+fn scales() -> Vec<u8> {
+    let raw = [1.0f32.to_le_bytes(), 0.5f32.to_le_bytes()].concat();
+    [number(1, 2), number(2, 1), field(8, b"s"), field(9, &raw)].concat()
 }

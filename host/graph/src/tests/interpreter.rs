@@ -152,6 +152,19 @@ fn compute(node: &Node, inputs: &[Option<&Array>], dtype: Dtype) -> Array {
         O::Equal => zip(&all, |v| truth(v[0] == v[1])),
         O::Greater => zip(&all, |v| truth(v[0] > v[1])),
         O::Less => zip(&all, |v| truth(v[0] < v[1])),
+        O::GreaterOrEqual => zip(&all, |v| truth(v[0] >= v[1])),
+        O::LessOrEqual => zip(&all, |v| truth(v[0] <= v[1])),
+        O::And => zip(&all, |v| truth(v[0] != 0.0 && v[1] != 0.0)),
+        O::Or => zip(&all, |v| truth(v[0] != 0.0 || v[1] != 0.0)),
+        O::Xor => zip(&all, |v| truth((v[0] != 0.0) != (v[1] != 0.0))),
+        O::Not => map(first, |v| truth(v == 0.0)),
+        O::IsNaN => map(first, |v| truth(v.is_nan())),
+        O::Sin => map(first, f64::sin),
+        O::Cos => map(first, f64::cos),
+        O::Floor => map(first, f64::floor),
+        O::Softplus => map(first, |v| v.max(0.0) + (-v.abs()).exp().ln_1p()),
+        O::Gather => gather(node, first, all[1]),
+        O::ScatterElements => scatter(node, &all),
         O::Where => zip(&all, |v| if v[0] != 0.0 { v[1] } else { v[2] }),
         O::Neg => map(first, |v| -v),
         O::Abs => map(first, f64::abs),
@@ -322,6 +335,38 @@ fn mat_mul(left: &Array, right: &Array) -> Array {
     Array::new(&shape, indices(&shape).iter().map(cell).collect())
 }
 
+fn axis_of(node: &Node, value: &Array) -> usize {
+    node.attributes
+        .int("axis", 0)
+        .unwrap()
+        .rem_euclid(value.shape.len() as i64) as usize
+}
+
+fn gather(node: &Node, value: &Array, picks: &Array) -> Array {
+    let axis = axis_of(node, value);
+    let shape = [&value.shape[..axis], &picks.shape, &value.shape[axis + 1..]].concat();
+    let pick = |index: &Vec<usize>| {
+        let chosen = picks.at(&index[axis..axis + picks.shape.len()]) as i64;
+        let chosen = chosen.rem_euclid(value.shape[axis] as i64) as usize;
+        value.at(&[&index[..axis], &[chosen], &index[axis + picks.shape.len()..]].concat())
+    };
+    Array::new(&shape, indices(&shape).iter().map(pick).collect())
+}
+
+fn scatter(node: &Node, all: &[&Array]) -> Array {
+    let axis = axis_of(node, all[0]);
+    assert_eq!(node.attributes.text("reduction", "none").unwrap(), "add");
+    let mut result = all[0].clone();
+    let strides = result.strides();
+    for index in indices(&all[2].shape) {
+        let mut to = index.clone();
+        to[axis] = (all[1].at(&index) as i64).rem_euclid(result.shape[axis] as i64) as usize;
+        let at: usize = to.iter().zip(&strides).map(|(at, stride)| at * stride).sum();
+        result.values[at] += all[2].at(&index);
+    }
+    result
+}
+
 fn concat(node: &Node, all: &[&Array]) -> Array {
     let rank = all[0].shape.len() as i64;
     let axis = node.attributes.int("axis", 0).unwrap().rem_euclid(rank) as usize;
@@ -342,11 +387,13 @@ fn concat(node: &Node, all: &[&Array]) -> Array {
 
 fn slice(value: &Array, all: &[&Array]) -> Array {
     let (starts, ends) = (ints(Some(all[1])), ints(Some(all[2])));
-    let (axes, steps) = (ints(Some(all[3])), ints(Some(all[4])));
+    let given = |at: usize| all.get(at).map(|one| ints(Some(one)));
+    let axes = given(3).unwrap_or_else(|| (0..starts.len() as i64).collect());
+    let steps = given(4).unwrap_or_else(|| vec![1; starts.len()]);
     let mut shape = value.shape.clone();
     let mut from = vec![(0, 1); shape.len()];
     for (at, &axis) in axes.iter().enumerate() {
-        let axis = axis as usize;
+        let axis = axis.rem_euclid(shape.len() as i64) as usize;
         let size = shape[axis] as i64;
         let bound = |value: i64| if value < 0 { value + size } else { value }.clamp(0, size);
         let (start, end) = (bound(starts[at]), bound(ends[at]));
@@ -487,7 +534,8 @@ fn conv_transpose(node: &Node, all: &[&Array]) -> Array {
         let whole = (value.shape[2 + axis] - 1) * strides[axis] + reach + extra[axis];
         shape.push(whole - before[axis] - after[axis]);
     }
-    let mut result = Array::new(&shape, vec![0.0; shape.iter().product()]);
+    let bias = |index: &Vec<usize>| all.get(2).map_or(0.0, |bias| bias.values[index[1]]);
+    let mut result = Array::new(&shape, indices(&shape).iter().map(bias).collect());
     let own = result.strides();
     let per_group = kernel.shape[0] / group;
     for index in indices(&value.shape) {

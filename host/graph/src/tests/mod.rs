@@ -5,6 +5,8 @@ mod hostile;
 mod interpreter;
 mod models;
 mod stable;
+mod training;
+mod zoo;
 
 use cloister_tensor::Dtype;
 
