@@ -25,8 +25,12 @@ pub enum OptimizerName {
     Sgd,
     /// SGD with momentum, as in PyTorch (dampening 0)
     Momentum,
+    /// Momentum that looks ahead, as in PyTorch
+    Nesterov,
     /// Adam with bias correction, as in PyTorch
     Adam,
+    /// Adam with weight decay apart from its moments, as in PyTorch
+    Adamw,
 }
 
 impl OptimizerName {
@@ -37,7 +41,15 @@ impl OptimizerName {
             Self::Momentum => Optimizer::Momentum {
                 momentum: momentum.unwrap_or(0.9),
             },
+            Self::Nesterov => Optimizer::Nesterov {
+                momentum: momentum.unwrap_or(0.9),
+            },
             Self::Adam => Optimizer::Adam {
+                beta1: 0.9,
+                beta2: 0.999,
+                epsilon: 1e-8,
+            },
+            Self::Adamw => Optimizer::AdamW {
                 beta1: 0.9,
                 beta2: 0.999,
                 epsilon: 1e-8,

@@ -50,8 +50,12 @@ enum OptimizerName {
     Sgd,
     /// SGD with momentum, as in PyTorch (dampening 0)
     Momentum,
+    /// Momentum that looks ahead, as in PyTorch
+    Nesterov,
     /// Adam with bias correction, as in PyTorch
     Adam,
+    /// Adam with weight decay apart from its moments, as in PyTorch
+    Adamw,
     /// None: gradients are the outputs
     None,
 }
@@ -60,6 +64,23 @@ enum OptimizerName {
 enum LossName {
     /// Cross entropy of the softmax of logits [N, C] and labels i64 [N], the mean over the rows
     SoftmaxCrossEntropy,
+    /// The same with a share of each class as labels, f32 [N, C]
+    SoftCrossEntropy,
+    /// Mean squared difference of the output [N, ...] and labels f32 of the same shape
+    MeanSquaredError,
+    /// Cross entropy of the sigmoid of logits [N, ...] and labels f32 of the same shape, 0 to 1; the mean over all elements
+    BinaryCrossEntropy,
+}
+
+impl LossName {
+    const fn loss(self) -> Loss {
+        match self {
+            Self::SoftmaxCrossEntropy => Loss::SoftmaxCrossEntropy,
+            Self::SoftCrossEntropy => Loss::SoftCrossEntropy,
+            Self::MeanSquaredError => Loss::MeanSquaredError,
+            Self::BinaryCrossEntropy => Loss::BinaryCrossEntropy,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -76,7 +97,7 @@ enum ConvGradient {
 ///
 /// The training graph maps parameters, a batch and the optimizer's state to the loss and to the next parameters and state, so
 /// that one inference call is one step. It uses standard ONNX operators only (opset 17). Its inputs are the model's own, `labels`
-/// (i64 [N]), every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
+/// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout, every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
 /// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first). Its outputs are `loss` (f32 [1]), `next/PARAM`,
 /// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
 /// The same model and options give the same bytes.
@@ -87,12 +108,17 @@ Examples:
   cloister graph train cnn.onnx --optimizer adam --batch 64 --weight-decay 1e-4 -o train.onnx
   cloister graph train resnet.onnx --optimizer sgd --batch 16 --freeze 'layer1.*' -o head.onnx
   cloister graph train mlp.onnx --optimizer none --batch 32 -o gradients.onnx
+  cloister graph train vit.onnx --optimizer adamw --weight-decay 0.05 --no-decay-norm --clip-norm 1 --batch 64 -o train.onnx
+  cloister graph train house.onnx --loss mean-squared-error --optimizer adam --batch 32 -o train.onnx
 
 Export from PyTorch with: torch.onnx.export(model, x, 'model.onnx', opset_version=17, dynamo=False,
   training=torch.onnx.TrainingMode.TRAINING, do_constant_folding=False,
-  input_names=['x'], output_names=['logits'], dynamic_axes={'x': {0: 'N'}, 'logits': {0: 'N'}})")]
+  input_names=['x'], output_names=['logits'], dynamic_axes={'x': {0: 'N'}, 'logits': {0: 'N'}})
+or with its newer exporter: torch.onnx.export(model, (x,), 'model.onnx', dynamo=True, optimize=False, external_data=False,
+  training=torch.onnx.TrainingMode.TRAINING, input_names=['x'], output_names=['logits'],
+  dynamic_shapes=({0: torch.export.Dim('N')},))")]
 struct TrainArgs {
-    /// Forward model (ONNX, opset 13 to 21, one file; first dimension of its inputs open)
+    /// Forward model (ONNX, opset 13 to 24, one file; first dimension of its inputs open)
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
     /// Loss
@@ -104,28 +130,40 @@ struct TrainArgs {
     /// Rows of a batch; the graph is fixed to it
     #[arg(long, value_name = "N")]
     batch: usize,
-    /// Share of the momentum buffer that is kept (momentum)
+    /// Share of the momentum buffer that is kept (momentum, nesterov)
     #[arg(long, value_name = "X", default_value_t = 0.9)]
     momentum: f64,
-    /// Share of the first moment that is kept (adam)
+    /// Share of the first moment that is kept (adam, adamw)
     #[arg(long, value_name = "X", default_value_t = 0.9)]
     beta1: f64,
-    /// Share of the second moment that is kept (adam)
+    /// Share of the second moment that is kept (adam, adamw)
     #[arg(long, value_name = "X", default_value_t = 0.999)]
     beta2: f64,
-    /// Added to the denominator (adam)
+    /// Added to the denominator (adam, adamw)
     #[arg(long, value_name = "X", default_value_t = 1e-8)]
     epsilon: f64,
-    /// L2: this times the parameter is added to its gradient
+    /// L2: this times the parameter is added to its gradient; with adamw this times the learning rate is the share that decays
     #[arg(long, value_name = "X", default_value_t = 0.0)]
     weight_decay: f64,
+    /// Parameter without weight decay; a beginning followed by * names several. May be repeated
+    #[arg(long, value_name = "NAME")]
+    no_decay: Vec<String>,
+    /// No weight decay for the scales and shifts of normalisation layers (batch, layer, group, instance, root mean square)
+    #[arg(long)]
+    no_decay_norm: bool,
+    /// Scale all gradients down together to this L2 norm at most, before weight decay
+    #[arg(long, value_name = "X")]
+    clip_norm: Option<f64>,
+    /// Leave dropouts out instead of taking their masks as inputs
+    #[arg(long)]
+    no_dropout: bool,
     /// Parameter that is not trained; a beginning followed by * names several. May be repeated
     #[arg(long, value_name = "NAME")]
     freeze: Vec<String>,
     /// Give gradients besides the next parameters
     #[arg(long)]
     gradients: bool,
-    /// Output that holds the logits, for models with several
+    /// Output that the loss is of, for models with several
     #[arg(long, value_name = "NAME")]
     logits: Option<String>,
     /// Form of the gradients of convolution weights
@@ -147,18 +185,29 @@ impl TrainArgs {
             OptimizerName::Momentum => Optimizer::Momentum {
                 momentum: self.momentum,
             },
+            OptimizerName::Nesterov => Optimizer::Nesterov {
+                momentum: self.momentum,
+            },
             OptimizerName::Adam => Optimizer::Adam {
                 beta1: self.beta1,
                 beta2: self.beta2,
                 epsilon: self.epsilon,
             },
+            OptimizerName::Adamw => Optimizer::AdamW {
+                beta1: self.beta1,
+                beta2: self.beta2,
+                epsilon: self.epsilon,
+            },
         };
-        let LossName::SoftmaxCrossEntropy = self.loss;
         TrainOptions {
-            loss: Loss::SoftmaxCrossEntropy,
+            loss: self.loss.loss(),
             optimizer,
             batch: self.batch,
             weight_decay: self.weight_decay,
+            no_decay: self.no_decay.clone(),
+            decay_norms: !self.no_decay_norm,
+            clip_norm: self.clip_norm,
+            dropout: !self.no_dropout,
             freeze: self.freeze.clone(),
             gradients: self.gradients,
             logits: self.logits.clone(),

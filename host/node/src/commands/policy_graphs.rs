@@ -132,9 +132,9 @@ impl GraphsArgs {
         let (Some(optimizer), Some(batch)) = (self.optimizer, self.batch) else {
             return Ok(None);
         };
-        if self.momentum.is_some() && optimizer != OptimizerName::Momentum {
+        if self.momentum.is_some() && !matches!(optimizer, OptimizerName::Momentum | OptimizerName::Nesterov) {
             return Err(contradiction(
-                "--momentum goes with --optimizer momentum alone: leave it out or choose that one".to_owned(),
+                "--momentum goes with --optimizer momentum or nesterov: leave it out or choose one of these".to_owned(),
             ));
         }
         let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
