@@ -156,7 +156,7 @@ impl Declaration {
 }
 
 /// Declares the module's settings as a struct with a function `read() -> Result<Self>`, and writes the declaration into the
-/// component, where `cloister module inspect` and `cloister policy check` find it.
+/// component, where `cloister module inspect` finds it, and the host before it calls the module for the first time.
 ///
 /// A setting without a default must be given by the policy; `in [..]` lists the texts that are allowed.
 ///

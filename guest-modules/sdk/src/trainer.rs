@@ -110,7 +110,8 @@ impl Graph {
     }
 
     /// Computes once: parameters, statistics and optimizer state from `model`, rows from `batch`, scalars by name. The scalar
-    /// `step` counts from 1 by itself. Optimizer state starts with zeros.
+    /// `step` counts from 1 by itself; it needs a range in the policy's `scalars` as every other does. Optimizer state starts with
+    /// zeros.
     ///
     /// # Errors
     /// A scalar is missing, or the engine fails. A scalar out of the policy's range ends the call.
