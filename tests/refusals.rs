@@ -168,3 +168,81 @@ fn workers_that_differ_are_refused_and_the_aggregator_lives_on() {
     assert_eq!(aggregator.wait().unwrap(), Some(0));
     assert!(wrong.is_empty(), "{}", wrong.join("\n\n"));
 }
+
+#[test]
+fn peer_says_who_answers_and_why_it_is_refused() {
+    let federation = Federation::of_demo().unwrap();
+    let aggregator = federation.start_aggregator().unwrap();
+    let peer = |policy: &Path, form: &str| {
+        let run = cloister([
+            "peer".as_ref(),
+            aggregator.address.as_ref(),
+            "--policy".as_ref(),
+            policy.as_os_str(),
+            "--trust-root".as_ref(),
+            federation.folder().join("authority").as_os_str(),
+            "-o".as_ref(),
+            form.as_ref(),
+        ]);
+        run.unwrap()
+    };
+    let policy = federation.folder().join("policy.toml");
+    let run = peer(&policy, "json");
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(json["verdict"], "accepted");
+    assert_eq!(
+        (&json["node"], &json["role"]),
+        (&"aggregator".into(), &"aggregator".into())
+    );
+    let entries = json["entries"].as_array().unwrap();
+    assert!(
+        entries
+            .iter()
+            .any(|entry| entry["role"] == "policy" && entry["in_policy"] == true),
+        "{entries:?}"
+    );
+    let text = peer(&policy, "text");
+    assert!(text.code == 0 && text.stdout.contains("SIMULATED") && text.stdout.contains("verdict      accepted"));
+
+    // Under a policy that wants another TD the same node is refused; it is still said who answers and what it runs.
+    let changed = std::fs::read_to_string(&policy).unwrap() + "\n# one more line\n";
+    let other = federation.folder().join("other-policy.toml");
+    std::fs::write(&other, changed).unwrap();
+    let run = peer(&other, "json");
+    assert_eq!(run.code, 3, "{}{}", run.stdout, run.stderr);
+    let json: serde_json::Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(json["verdict"], "refused");
+    let reasons = json["reasons"].as_array().unwrap();
+    assert!(
+        reasons
+            .iter()
+            .any(|reason| reason["rule"] == "policy.digest" && reason["wanted"] != ""),
+        "{reasons:?}"
+    );
+    let text = peer(&other, "text");
+    assert!(text.code == 3 && text.stdout.contains("verdict      refused") && text.stdout.contains("policy.digest"));
+
+    // Something that is no node at all.
+    let web = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+    let address = web.local_addr().unwrap().to_string();
+    std::thread::spawn(move || {
+        web.accept()
+            .map(|(mut stream, _)| stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n"))
+    });
+    let run = cloister([
+        "peer".as_ref(),
+        address.as_ref(),
+        "--policy".as_ref(),
+        policy.as_os_str(),
+        "--trust-root".as_ref(),
+        federation.folder().join("authority").as_os_str(),
+    ])
+    .unwrap();
+    assert!(
+        run.code == 1 && run.stderr.contains("no TLS with"),
+        "{} {}",
+        run.code,
+        run.stderr
+    );
+}

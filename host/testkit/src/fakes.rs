@@ -1,9 +1,12 @@
-//! Work that needs no runner, and a progress that remembers.
+//! Work that needs no runner, a progress that remembers, and quotes that are counted.
 
 use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
+use cloister_attestation::simulated::SimulatedTd;
+use cloister_attestation::{ProviderError, QuoteProvider};
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_exchange::work::{
     Aggregate, AggregatorWork, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerWork,
@@ -163,5 +166,45 @@ impl AggregatorWork for AveragingWork {
     fn keep(&mut self, record: &RoundRecord, _model: &TensorMap) -> Result<(), WorkError> {
         self.kept.lock().unwrap().push(record.clone());
         Ok(())
+    }
+}
+
+/// What a counted TD is made of.
+#[derive(Clone, Debug)]
+pub struct CountedQuotes {
+    /// How many quotes were taken.
+    pub taken: Arc<AtomicUsize>,
+    /// How long each takes.
+    pub latency_ms: u64,
+}
+
+/// A TD whose quotes are counted.
+struct CountedTd {
+    td: SimulatedTd,
+    taken: Arc<AtomicUsize>,
+}
+
+impl CountedQuotes {
+    /// This TD's quotes, counted from now.
+    pub fn of(self, td: SimulatedTd) -> impl QuoteProvider + use<> {
+        CountedTd {
+            td: td.with_latency_ms(self.latency_ms),
+            taken: self.taken,
+        }
+    }
+}
+
+impl QuoteProvider for CountedTd {
+    fn name(&self) -> &'static str {
+        self.td.name()
+    }
+
+    fn simulated(&self) -> bool {
+        true
+    }
+
+    fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
+        self.taken.fetch_add(1, Ordering::SeqCst);
+        self.td.quote(report_data)
     }
 }

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 
 use base64::Engine as _;
 use bytes::Bytes;
@@ -26,6 +27,8 @@ use cloister_session::{
 };
 use cloister_tensor::{Digest, Tensor, TensorMap};
 use tokio_util::sync::CancellationToken;
+
+use crate::fakes::CountedQuotes;
 
 /// The time at which everything happens, in seconds since 1970.
 pub const NOW: u64 = 1_790_000_000;
@@ -219,6 +222,27 @@ impl World {
 
     /// A node that a test changed before it made its evidence.
     pub fn node_with(&self, name: &str, state: State, change: impl FnOnce(&mut NodeChange)) -> WorldNode {
+        self.node_from(name, state, change, |td| Arc::new(td))
+    }
+
+    /// A node as the policy wants it, in the state member, whose quotes are counted and take this long.
+    pub fn node_counted(&self, name: &str, latency_ms: u64) -> (WorldNode, Arc<AtomicUsize>) {
+        let taken = Arc::new(AtomicUsize::new(0));
+        let counted = CountedQuotes {
+            taken: Arc::clone(&taken),
+            latency_ms,
+        };
+        let node = self.node_from(name, State::Member, |_| {}, |td| Arc::new(counted.of(td)));
+        (node, taken)
+    }
+
+    fn node_from(
+        &self,
+        name: &str,
+        state: State,
+        change: impl FnOnce(&mut NodeChange),
+        provider: impl FnOnce(SimulatedTd) -> Arc<dyn QuoteProvider>,
+    ) -> WorldNode {
         let node = self.policy.node(name).unwrap();
         let key = SigningKey::generate().unwrap();
         let fields = CredentialFields {
@@ -255,7 +279,7 @@ impl World {
             credential: text,
             key,
         } = changed;
-        let provider: Arc<dyn QuoteProvider> = Arc::new(SimulatedTd::new(&self.authority, values).unwrap());
+        let provider = provider(SimulatedTd::new(&self.authority, values).unwrap());
         let tls = RaTlsIdentity::from_claims(&*provider, &key, claims, Bytes::from(text), NOW).unwrap();
         let side = NodeSide {
             identity: Arc::new(tls),
@@ -331,12 +355,20 @@ impl World {
 
     /// A listening node.
     pub async fn serve(&self, local: Local, aggregator: Option<AggregatorHandle>) -> RunningAggregator {
+        self.serve_within(local, aggregator, ListenLimits::default()).await
+    }
+
+    /// A listening node that takes on this much.
+    pub async fn serve_within(
+        &self,
+        local: Local,
+        aggregator: Option<AggregatorHandle>,
+        limits: ListenLimits,
+    ) -> RunningAggregator {
         let refused: Arc<std::sync::Mutex<Vec<String>>> = Arc::default();
         let log = Arc::clone(&refused);
         let on_refused = Arc::new(move |error: &SessionError| log.lock().unwrap().push(error.to_string()));
-        let listener = Listener::bind(local, "127.0.0.1:0", ListenLimits::default(), on_refused)
-            .await
-            .unwrap();
+        let listener = Listener::bind(local, "127.0.0.1:0", limits, on_refused).await.unwrap();
         let address = listener.address().to_string();
         let service = FederationService {
             policy: Arc::clone(&self.policy),

@@ -120,6 +120,13 @@ impl PeerCertificate {
         &self.spki_sha256
     }
 
+    /// The quote and the claims that it carries, as they stand there: nothing about them is verified.
+    pub fn shown(&self) -> Option<(&[u8], &[u8])> {
+        self.evidence
+            .as_ref()
+            .map(|evidence| (&evidence.quote[..], &evidence.claims[..]))
+    }
+
     /// Whether it carries evidence (not whether that verifies).
     pub fn has_evidence(&self) -> bool {
         self.evidence.is_some()

@@ -3,10 +3,11 @@
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use cloister_attestation::claims::NodeClaims;
 use cloister_attestation::encoding::hex;
 use cloister_attestation::measurement::Entry;
 use cloister_attestation::ratls::VisitorIdentity;
-use cloister_attestation::{Collateral, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
+use cloister_attestation::{Collateral, FailedRule, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
 use cloister_exchange::ExchangeError;
 use cloister_policy::Policy;
 use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, SessionMemory, connect};
@@ -20,7 +21,8 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
 /// Attest a node from outside and print who answers: its name and role, what it runs, and the verdict.
 ///
-/// Anybody may: the node learns nothing but that somebody looks. Ends with 3 if the evidence is refused.
+/// Anybody may: the node learns nothing but that somebody looks. A node that is refused is shown as it claims to be, with
+/// every rule that failed; the exit code is 3 then.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   cloister peer 192.0.2.7:8443 --policy digits.toml --trust-root sim
@@ -79,8 +81,17 @@ impl TrustArgs {
         })
     }
 
-    /// Dials a node.
+    /// Dials a node; a verdict against it ends the command.
     pub(super) async fn connect(&self, local: &Local, address: &str) -> Result<AttestedConnection, miette::Report> {
+        let refused = |error| refused(error, local.policy.attestation.simulated);
+        self.dial(local, address).await?.map_err(refused)
+    }
+
+    async fn dial(
+        &self,
+        local: &Local,
+        address: &str,
+    ) -> Result<Result<AttestedConnection, SessionError>, miette::Report> {
         let proxy = self
             .proxy
             .as_deref()
@@ -92,9 +103,7 @@ impl TrustArgs {
             proxy,
             role: None,
         };
-        connect(local, &options)
-            .await
-            .map_err(|error| refused(error, local.policy.attestation.simulated))
+        Ok(connect(local, &options).await)
     }
 }
 
@@ -130,85 +139,161 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, miette::Report>>)
 /// Runs the command.
 pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.trust.visitor(None)?;
-    let peer = block_on(async { Ok(args.trust.connect(&local, &args.address).await?.peer().clone()) })?;
-    let PeerEvidence::Td(evidence) = peer.evidence() else {
-        return Err(ui::failed(Exit::Refused, "the peer showed no evidence of a TD", None));
-    };
-    let wanted = local
-        .policy
-        .expected_entries(evidence.node(), evidence.state())
-        .unwrap_or_default();
-    if args.output.json() {
-        out.json(&as_json(evidence, &wanted));
-    } else {
-        as_text(evidence, &wanted, out);
-    }
-    Ok(Exit::Done)
-}
-
-fn as_json(evidence: &VerifiedEvidence, wanted: &[Entry]) -> serde_json::Value {
-    let entries = evidence.measurement().entries().iter().map(|entry| {
-        json!({
-            "role": entry.role.as_str(), "name": entry.name, "digest": entry.digest.to_string(),
-            "in_policy": wanted.contains(entry),
-        })
-    });
-    json!({
-        "verdict": "accepted",
-        "simulated": evidence.simulated(),
-        "node": evidence.node(),
-        "role": evidence.role().as_str(),
-        "state": evidence.state().as_str(),
-        "participant": evidence.participant(),
-        "federation": evidence.federation(),
-        "policy": evidence.policy_digest().to_string(),
-        "measurement": hex(evidence.measurement().root().as_bytes()),
-        "entries": entries.collect::<Vec<_>>(),
-        "td": {
-            "mrtd": hex(&evidence.td().mrtd),
-            "rtmr": evidence.td().rtmr.iter().map(|register| hex(register)).collect::<Vec<_>>(),
-            "mrseam": hex(&evidence.td().mrseam),
-            "mrconfigid": hex(&evidence.td().mrconfigid),
-            "attributes": hex(&evidence.td().attributes),
+    let dialled = block_on(async {
+        let dialled = args.trust.dial(&local, &args.address).await?;
+        Ok(dialled.map(|connection| connection.peer().clone()))
+    })?;
+    let answer = match &dialled {
+        Ok(peer) => match peer.evidence() {
+            PeerEvidence::Td(evidence) => Answer::accepted(evidence),
+            PeerEvidence::Visitor(_) => {
+                return Err(ui::failed(Exit::Refused, "the peer showed no evidence of a TD", None));
+            }
         },
-        "tcb_status": evidence.tcb().status,
-        "advisories": evidence.tcb().advisory_ids,
-        "root_key_id": hex(evidence.root_key_id()),
-    })
+        Err(error) => match Answer::refused(error, local.policy.attestation.simulated) {
+            Some(answer) => answer,
+            None => return Err(ui::fail(Exit::Failed, error)),
+        },
+    };
+    let wanted = answer
+        .node
+        .and_then(|node| local.policy.expected_entries(&node.node, node.state));
+    let wanted = wanted.unwrap_or_default();
+    if args.output.json() {
+        out.json(&answer.as_json(&wanted));
+    } else {
+        answer.as_text(&wanted, out);
+    }
+    Ok(answer.exit())
 }
 
-fn as_text(evidence: &VerifiedEvidence, wanted: &[Entry], out: &mut Ui) {
-    if evidence.simulated() {
-        out.data("SIMULATED: a simulated root vouches for this TD; nothing is proven by hardware");
+/// Who answers, and the verdict.
+struct Answer<'a> {
+    /// Who it says that it is; verified if it was accepted.
+    node: Option<&'a NodeClaims>,
+    /// Its evidence, if it verified and every rule holds.
+    evidence: Option<&'a VerifiedEvidence>,
+    /// Why not.
+    reasons: &'a [FailedRule],
+    /// Whether it was the peer that refused.
+    by_peer: bool,
+    /// Whether the root, or if nothing verified the policy's, is a simulated one.
+    simulated: bool,
+}
+
+impl<'a> Answer<'a> {
+    fn accepted(evidence: &'a VerifiedEvidence) -> Self {
+        Self {
+            node: Some(evidence.claims()),
+            evidence: Some(evidence),
+            reasons: &[],
+            by_peer: false,
+            simulated: evidence.simulated(),
+        }
     }
-    out.data(format!(
-        "{} {} of {}, federation {}, state {}",
-        evidence.role(),
-        evidence.node(),
-        evidence.participant(),
-        evidence.federation(),
-        evidence.state()
-    ));
-    out.data(format!("policy       {}", evidence.policy_digest()));
-    out.data(format!(
-        "measurement  {}",
-        hex(evidence.measurement().root().as_bytes())
-    ));
-    for entry in evidence.measurement().entries() {
-        let note = if wanted.contains(entry) {
-            "as the policy says"
-        } else {
-            "not compared"
+
+    /// The answer in an error that is a verdict; other errors are none.
+    fn refused(error: &'a SessionError, simulated: bool) -> Option<Self> {
+        let refusal = error.refusal()?;
+        let node = match error {
+            SessionError::RefusedPeer { claimed, .. } => claimed.as_deref(),
+            _ => None,
         };
-        out.data(format!(
-            "  {:<8} {:<24} {}  {note}",
-            entry.role.as_str(),
-            entry.name,
-            entry.digest
-        ));
+        Some(Self {
+            node,
+            evidence: None,
+            reasons: &refusal.failed,
+            by_peer: matches!(error, SessionError::RefusedByPeer { .. }),
+            simulated,
+        })
     }
-    out.data(format!("mrtd         {}", hex(&evidence.td().mrtd)));
-    out.data(format!("tcb          {}", evidence.tcb().status));
-    out.data(format!("root         {}", hex(evidence.root_key_id())));
-    out.data("verdict      accepted: every rule of the policy holds");
+
+    fn exit(&self) -> Exit {
+        if self.evidence.is_some() {
+            Exit::Done
+        } else {
+            Exit::Refused
+        }
+    }
+
+    fn as_json(&self, wanted: &[Entry]) -> serde_json::Value {
+        let mut shown = json!({
+            "verdict": if self.evidence.is_some() { "accepted" } else { "refused" },
+            "reasons": self.reasons,
+            "refused_by": match (self.evidence.is_some(), self.by_peer) {
+                (true, _) => None,
+                (false, true) => Some("the peer"),
+                (false, false) => Some("this policy"),
+            },
+            "claims_verified": self.evidence.is_some(),
+            "simulated": self.simulated,
+        });
+        if let Some(node) = self.node {
+            let entries = node.measurement.entries().iter().map(|entry| {
+                json!({
+                    "role": entry.role.as_str(), "name": entry.name, "digest": entry.digest.to_string(),
+                    "in_policy": wanted.contains(entry),
+                })
+            });
+            shown["node"] = node.node.as_str().into();
+            shown["role"] = node.role.as_str().into();
+            shown["state"] = node.state.as_str().into();
+            shown["participant"] = node.participant.as_str().into();
+            shown["federation"] = node.federation.as_str().into();
+            shown["policy"] = node.policy_digest.to_string().into();
+            shown["measurement"] = hex(node.measurement.root().as_bytes()).into();
+            shown["entries"] = entries.collect::<Vec<_>>().into();
+        }
+        if let Some(evidence) = self.evidence {
+            shown["td"] = json!({
+                "mrtd": hex(&evidence.td().mrtd),
+                "rtmr": evidence.td().rtmr.iter().map(|register| hex(register)).collect::<Vec<_>>(),
+                "mrseam": hex(&evidence.td().mrseam),
+                "mrconfigid": hex(&evidence.td().mrconfigid),
+                "attributes": hex(&evidence.td().attributes),
+            });
+            shown["tcb_status"] = evidence.tcb().status.as_str().into();
+            shown["advisories"] = evidence.tcb().advisory_ids.clone().into();
+            shown["root_key_id"] = hex(evidence.root_key_id()).into();
+        }
+        shown
+    }
+
+    fn as_text(&self, wanted: &[Entry], out: &mut Ui) {
+        if self.simulated {
+            out.data("SIMULATED: a simulated root vouches for this TD; nothing is proven by hardware");
+        }
+        if let Some(node) = self.node {
+            if self.evidence.is_none() {
+                out.data("claimed, and refused below:");
+            }
+            out.data(format!(
+                "{} {} of {}, federation {}, state {}",
+                node.role, node.node, node.participant, node.federation, node.state
+            ));
+            out.data(format!("policy       {}", node.policy_digest));
+            out.data(format!("measurement  {}", hex(node.measurement.root().as_bytes())));
+            for entry in node.measurement.entries() {
+                let note = if wanted.contains(entry) {
+                    "as the policy says"
+                } else {
+                    "not in the policy"
+                };
+                let role = entry.role.as_str();
+                out.data(format!("  {role:<8} {:<24} {}  {note}", entry.name, entry.digest));
+            }
+        }
+        let Some(evidence) = self.evidence else {
+            let whose = if self.by_peer { "by the peer" } else { "by this policy" };
+            out.data(format!("verdict      refused {whose}"));
+            for reason in self.reasons {
+                out.data(format!("  {reason}"));
+            }
+            return;
+        };
+        out.data(format!("mrtd         {}", hex(&evidence.td().mrtd)));
+        out.data(format!("tcb          {}", evidence.tcb().status));
+        out.data(format!("root         {}", hex(evidence.root_key_id())));
+        out.data("verdict      accepted: every rule of the policy holds");
+    }
 }
