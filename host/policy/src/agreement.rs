@@ -397,7 +397,7 @@ pub struct AttestationRules {
     pub collateral_max_age_s: u64,
     /// How far clocks may be apart, in seconds.
     pub max_clock_skew_s: u64,
-    /// Longest life of a permit, in seconds.
+    /// Longest life of a permit, in seconds: a connection that lives longer is attested anew before it is over.
     pub permit_max_s: u64,
     /// Platform families. Empty: any.
     pub fmspc: Vec<[u8; 6]>,
@@ -454,7 +454,7 @@ impl AttestationRules {
             min_tcb_eval_data_number: 0,
             collateral_max_age_s: 30 * 86_400,
             max_clock_skew_s: 300,
-            permit_max_s: 86_400,
+            permit_max_s: 3_600,
             fmspc: Vec::new(),
             ppid: Vec::new(),
             allow_dynamic_platform: false,

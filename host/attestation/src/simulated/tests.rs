@@ -115,6 +115,16 @@ fn debug_and_profiled_tds_are_refused() {
 }
 
 #[test]
+fn migratable_tds_and_service_tds_are_refused() {
+    let bench = Bench::new();
+    // Bits 29 and 17 of the attributes (TDX module 1.5 ABI): MIGRATABLE, SERVTD_EXT.
+    let migratable = bench.refused(&bench.quote(|values| values.attributes[3] |= 0x20));
+    assert!(migratable.names("attestation.migration"), "{migratable}");
+    let served = bench.refused(&bench.quote(|values| values.attributes[2] |= 0x02));
+    assert!(served.names("attestation.service_td"), "{served}");
+}
+
+#[test]
 fn an_old_tdx_module_is_out_of_date() {
     let bench = Bench::new();
     let quote = bench.quote(|values| values.tee_tcb_svn[0] = 4);
