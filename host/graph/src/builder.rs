@@ -464,6 +464,13 @@ impl Builder {
     /// The graph with these metadata, without nodes and constants that no output needs.
     pub(crate) fn finish(mut self, metadata: BTreeMap<String, String>) -> Result<Graph, GraphError> {
         let inputs: BTreeSet<ValueId> = self.graph.inputs.iter().copied().collect();
+        let named = |name: &str| self.graph.inputs.iter().any(|id| self.graph.value(*id).name == name);
+        if let Some((name, _)) = self.graph.outputs.iter().find(|(name, _)| named(name)) {
+            // The copy below would be a second value of that name, and which one an engine takes would be the engine's to say.
+            return Err(GraphError::Inconsistent(format!(
+                "an input and an output are both called '{name}'; rename the output"
+            )));
+        }
         let mut promised = BTreeSet::new();
         for at in 0..self.graph.outputs.len() {
             let id = self.graph.outputs[at].1;

@@ -77,6 +77,16 @@ impl Names {
             taken.insert(name.clone());
             by_value.insert(*id, name.clone());
         }
+        // Constants keep their names, but for one that an output has: that output is a copy of it.
+        let kept: BTreeSet<ValueId> = graph
+            .constants
+            .keys()
+            .copied()
+            .filter(|id| {
+                let name = &graph.value(*id).name;
+                !name.is_empty() && taken.insert(name.clone())
+            })
+            .collect();
         let fresh = |prefix: char, next: &mut usize| loop {
             let name = format!("{prefix}{next}");
             *next += 1;
@@ -89,12 +99,10 @@ impl Names {
         for node in &graph.nodes {
             for id in node.inputs.iter().flatten() {
                 if graph.constants.contains_key(id) && !by_value.contains_key(id) {
-                    let value = &graph.value(*id).name;
-                    // Weights of an exported model keep their names.
-                    let name = if value.is_empty() {
-                        fresh('c', &mut next_constant)
+                    let name = if kept.contains(id) {
+                        graph.value(*id).name.clone()
                     } else {
-                        value.clone()
+                        fresh('c', &mut next_constant)
                     };
                     constants.push((*id, name.clone()));
                     by_value.insert(*id, name);

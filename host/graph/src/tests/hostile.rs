@@ -111,6 +111,39 @@ fn cycles_and_double_names() {
 }
 
 #[test]
+fn what_is_written_anew_has_no_name_twice() {
+    // Each port has a value of its own in what is written, so an input that is an output by the same name would be there twice.
+    let passed = file(&[input("x", &[2]), node("Relu", &["x"], &["y"]), output("y"), output("x")]);
+    assert!(refusal(&passed).to_string().contains("'x'"), "{}", refusal(&passed));
+    let constant = |name: &str| {
+        let content = [number(1, 2), number(2, 1), field(8, name.as_bytes()), field(9, &[0; 8])].concat();
+        field(5, &content)
+    };
+    // Constants called as the writer calls inner values, and one that is an output besides.
+    for (name, is_output) in [("v0", false), ("c0", false), ("v0", true), ("w", true)] {
+        let mut graph = vec![
+            input("x", &[2]),
+            constant(name),
+            node("Add", &["x", name], &["sum"]),
+            node("Relu", &["sum"], &["y"]),
+            output("y"),
+        ];
+        if is_output {
+            graph.push(output(name));
+        }
+        let graph = match EngineGraph::load(&file(&graph)) {
+            Ok(graph) => graph,
+            Err(error) => {
+                assert!(is_output, "{name}: {error}");
+                continue;
+            }
+        };
+        let again = EngineGraph::load(graph.bytes()).expect("what was written anew is accepted");
+        assert_eq!(again.bytes(), graph.bytes(), "{name}");
+    }
+}
+
+#[test]
 fn dimensions_of_zero_and_beyond_all_bounds() {
     for dims in [
         &[0, 3][..],

@@ -143,6 +143,11 @@ pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         let dialled = args.trust.dial(&local, &args.address).await?;
         Ok(dialled.map(|connection| connection.peer().clone()))
     })?;
+    // A network that failed is no verdict.
+    let dialled = match dialled {
+        Err(error) if error.refusal().is_none() => return Err(ui::fail(Exit::Failed, error)),
+        dialled => dialled,
+    };
     let answer = match &dialled {
         Ok(peer) => match peer.evidence() {
             PeerEvidence::Td(evidence) => Answer::accepted(evidence),
@@ -150,10 +155,7 @@ pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
                 return Err(ui::failed(Exit::Refused, "the peer showed no evidence of a TD", None));
             }
         },
-        Err(error) => match Answer::refused(error, local.policy.attestation.simulated) {
-            Some(answer) => answer,
-            None => return Err(ui::fail(Exit::Failed, error)),
-        },
+        Err(error) => Answer::refused(error, local.policy.attestation.simulated),
     };
     let wanted = answer
         .node
@@ -192,20 +194,19 @@ impl<'a> Answer<'a> {
         }
     }
 
-    /// The answer in an error that is a verdict; other errors are none.
-    fn refused(error: &'a SessionError, simulated: bool) -> Option<Self> {
-        let refusal = error.refusal()?;
+    /// The answer in an error that is a verdict.
+    fn refused(error: &'a SessionError, simulated: bool) -> Self {
         let node = match error {
             SessionError::RefusedPeer { claimed, .. } => claimed.as_deref(),
             _ => None,
         };
-        Some(Self {
+        Self {
             node,
             evidence: None,
-            reasons: &refusal.failed,
+            reasons: error.refusal().map_or(&[], |refusal| &refusal.failed),
             by_peer: matches!(error, SessionError::RefusedByPeer { .. }),
             simulated,
-        })
+        }
     }
 
     fn exit(&self) -> Exit {
