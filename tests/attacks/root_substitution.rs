@@ -52,7 +52,7 @@ async fn a_simulated_quote_is_none_where_intels_root_is_wanted() {
     let arena = Arena::open().await;
     let worker = arena.world.node("worker-a");
     // A worker in production, which knows Intel's root alone.
-    let collateral = arena.world.verifier.collateral().clone();
+    let collateral = (*arena.world.verifier.collateral()).clone();
     let local = Local {
         verifier: Arc::new(Verifier::new(TrustRoot::intel().unwrap(), collateral)),
         ..worker.local
