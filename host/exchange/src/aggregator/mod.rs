@@ -5,6 +5,7 @@
 mod driver;
 mod labour;
 mod member;
+mod reader;
 mod running;
 
 use std::sync::Arc;
