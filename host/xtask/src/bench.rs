@@ -23,7 +23,8 @@ pub struct BenchArgs {
 pub fn run(workspace: &Workspace, args: &BenchArgs) -> Outcome<ExitCode> {
     let prepared = setup::prepare(workspace, Profile::Release)?;
     let mut command = workspace.cargo();
-    command.args(["bench", "--package", "cloister-benches"]);
+    // Beside the binary, so that both are built on the same dependencies with the same features.
+    command.args(["bench", "--package", "cloister", "--package", "cloister-benches"]);
     match &args.name {
         Some(name) => command.args(["--bench", name]),
         None => command.arg("--benches"),
