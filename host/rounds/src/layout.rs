@@ -2,7 +2,7 @@
 
 use cloister_tensor::{Digest, Dtype, Shape, Tensor, TensorMap};
 
-use crate::transcript::{RunningDigest, Transcript};
+use crate::model_digest::ModelDigest;
 
 /// Most tensors of a model.
 pub const MAX_TENSORS: usize = 65_536;
@@ -201,32 +201,9 @@ impl Layout {
         Err(LayoutError::Differs { difference })
     }
 
-    /// The digest over a model's manifest, to go on with its bytes: SHA-256("cloister/model/v1" | count | for each
-    /// tensor lp(name) | lp(dtype) | rank | dimensions | the tensors' bytes), numbers as u64 big-endian.
-    pub(crate) fn start_digest(&self) -> RunningDigest {
-        let mut transcript = Transcript::new("cloister/model/v1");
-        transcript.count(self.specs.len());
-        for spec in &self.specs {
-            transcript
-                .text(&spec.name)
-                .text(spec.dtype.name())
-                .count(spec.shape.len());
-            for &dimension in &spec.shape {
-                transcript.count(dimension);
-            }
-        }
-        let mut digest = RunningDigest::default();
-        digest.update(&transcript.into_bytes());
-        digest
-    }
-
-    /// The digest of a model: manifest and bytes. Takes about half a second a GiB.
+    /// The digest of a model: manifest and bytes. Takes about 0.7 s a GiB and core.
     pub fn model_digest(tensors: &TensorMap) -> Result<Digest, LayoutError> {
-        let mut digest = Self::of(tensors)?.start_digest();
-        for tensor in tensors.values() {
-            digest.update(tensor.bytes());
-        }
-        Ok(digest.finish())
+        Ok(ModelDigest::of(&Self::of(tensors)?, tensors))
     }
 
     /// Cuts a filled receive buffer into tensors, without a copy.

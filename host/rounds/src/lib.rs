@@ -1,6 +1,6 @@
 //! Round and aggregation logic: who takes part, whose update comes when, what a round's record says.
 //!
-//! Everything here is pure: no network, no threads, no clock. Time comes in as monotonic milliseconds, what happened as
+//! Everything here is pure: no network, no clock, no threads but for the hashing of a large model. Time comes in as monotonic milliseconds, what happened as
 //! [`aggregator::Event`]s, and what to do about it goes out as [`aggregator::Action`]s. The crate `exchange` drives these
 //! machines over attested sessions.
 //!
@@ -13,6 +13,7 @@
 
 pub mod aggregator;
 pub mod layout;
+mod model_digest;
 pub mod receipt;
 pub mod reception;
 pub mod refusal;

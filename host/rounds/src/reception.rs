@@ -3,8 +3,8 @@
 use cloister_tensor::{Digest, Dtype, TensorMap};
 
 use crate::layout::{ALIGN_BYTES, Layout};
+use crate::model_digest::ModelDigest;
 use crate::refusal::UpdateRefusal;
-use crate::transcript::RunningDigest;
 
 /// The zero bytes that fill a buffer up to the next tensor.
 const PADDING: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
@@ -16,7 +16,7 @@ const PADDING: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
 pub struct Reception {
     layout: Layout,
     announced: Digest,
-    digest: RunningDigest,
+    digest: ModelDigest,
     position: usize,
     left_in_tensor: u64,
     received: u64,
@@ -25,7 +25,7 @@ pub struct Reception {
 impl Reception {
     /// Expects tensors of this layout whose digest was announced.
     pub fn new(layout: Layout, announced: Digest) -> Self {
-        let digest = layout.start_digest();
+        let digest = ModelDigest::new(&layout);
         let left_in_tensor = layout.size(0).unwrap_or(0);
         Self {
             layout,
@@ -149,7 +149,8 @@ fn first_with_exponent<const N: usize>(bytes: &[u8], special: impl Fn([u8; N]) -
     const BLOCK: usize = 4096;
     let elements = bytes.as_chunks::<N>().0;
     for (block_index, block) in elements.chunks(BLOCK).enumerate() {
-        if block.iter().fold(false, |found, &element| found | special(element)) {
+        // Counted in a number as wide as a lane: a flag of one byte would be packed at each step.
+        if block.iter().map(|&element| u32::from(special(element))).sum::<u32>() != 0 {
             let inside = block.iter().position(|&element| special(element)).unwrap_or(0);
             return Some(block_index * BLOCK + inside);
         }

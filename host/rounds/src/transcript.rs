@@ -1,7 +1,6 @@
 //! Unambiguous bytes for digests and signatures: a label, then fields with their lengths.
 
 use cloister_tensor::Digest;
-use sha2::{Digest as _, Sha256};
 
 /// A growing canonical message. Text and byte strings carry a u32 big-endian length; numbers are u64 big-endian.
 pub(crate) struct Transcript(Vec<u8>);
@@ -98,20 +97,5 @@ impl<'a> TranscriptReader<'a> {
     /// Whether nothing is left.
     pub(crate) fn ended(&self) -> bool {
         self.0.is_empty()
-    }
-}
-
-/// A running SHA-256.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct RunningDigest(Sha256);
-
-impl RunningDigest {
-    pub(crate) fn update(&mut self, bytes: &[u8]) {
-        self.0.update(bytes);
-    }
-
-    pub(crate) fn finish(self) -> Digest {
-        let bytes: [u8; 32] = self.0.finalize().into();
-        Digest::from_bytes(bytes)
     }
 }
