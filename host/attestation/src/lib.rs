@@ -13,6 +13,7 @@ mod files;
 pub mod identity;
 pub mod measurement;
 mod provider;
+pub mod providers;
 pub mod quote;
 pub mod ratls;
 mod refusal;

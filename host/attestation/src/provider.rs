@@ -23,6 +23,12 @@ pub enum ProviderError {
         /// What went wrong.
         cause: String,
     },
+    /// This machine has no provider.
+    #[error("this machine gives no TDX quotes: {looked}")]
+    Nowhere {
+        /// What was looked for.
+        looked: String,
+    },
 }
 
 /// Gives quotes of the TD that this process runs in.

@@ -1,0 +1,25 @@
+//! Fakes of what quotes come from: the kernel's configfs and the API server of Confidential Containers.
+#![allow(dead_code, reason = "each test file uses its part")]
+
+pub(crate) mod coco;
+pub(crate) mod configfs;
+
+use std::sync::Arc;
+
+use cloister_attestation::QuoteProvider as _;
+use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
+
+/// What makes quotes in the real format behind the fakes.
+pub(crate) fn td() -> Arc<SimulatedTd> {
+    let dir = tempfile::tempdir().unwrap();
+    create_authority(&dir.path().join("sim"), 1_790_000_000).unwrap();
+    let authority = SimulatedAuthority::load(&dir.path().join("sim")).unwrap();
+    Arc::new(SimulatedTd::new(&authority, TdValues::default()).unwrap())
+}
+
+/// A quote over what was written, zero-padded as the real ones pad it.
+pub(crate) fn quote(td: &SimulatedTd, data: &[u8]) -> Vec<u8> {
+    let mut report_data = [0; 64];
+    report_data[..data.len()].copy_from_slice(data);
+    td.quote(&report_data).unwrap()
+}
