@@ -220,3 +220,44 @@ fn a_quote_comes_by_stdin_too() {
     assert_eq!(feed(&[7; 1 << 20]).status.code(), Some(3));
     assert_eq!(feed(&[]).status.code(), Some(3));
 }
+
+#[test]
+fn a_machine_that_gives_no_quotes_says_what_was_looked_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let out = dir.path().join("td.quote");
+    let data = "5a".repeat(64);
+    let run = cloister(["quote", "make", "--report-data", &data, "-o", out.to_str().unwrap()]).unwrap();
+    if run.code == 0 {
+        eprintln!("SKIPPED: this machine gives TDX quotes");
+        return;
+    }
+    assert_eq!(run.code, 1, "{}", run.stderr);
+    assert!(!out.exists());
+    for looked in ["127.0.0.1:8006", "/sys/kernel/config/tsm/report"] {
+        assert!(
+            run.stderr.replace(['\n', '│', ' '], "").contains(looked),
+            "{}",
+            run.stderr
+        );
+    }
+    // Each can be named, and says what it lacks.
+    for (provider, lacks) in [("configfs", "configfs-tsm"), ("coco", "8006")] {
+        let run = cloister([
+            "quote",
+            "make",
+            "--provider",
+            provider,
+            "--report-data",
+            &data,
+            "-o",
+            out.to_str().unwrap(),
+        ])
+        .unwrap();
+        assert_eq!(run.code, 1, "{}", run.stderr);
+        assert!(
+            run.stderr.replace(['\n', '│', ' '], "").contains(lacks),
+            "{}",
+            run.stderr
+        );
+    }
+}

@@ -75,6 +75,18 @@ pub(crate) struct Mounted {
     entries: Arc<Mutex<Entries>>,
 }
 
+impl Drop for Mounted {
+    fn drop(&mut self) {
+        // A process whose thread waits for its own file system can't end: whoever was given up is waited for here.
+        for _ in 0..600 {
+            if self.entries(Entries::left) == 0 {
+                break;
+            }
+            std::thread::sleep(Duration::from_millis(50));
+        }
+    }
+}
+
 impl Mounted {
     pub(crate) fn path(&self) -> &Path {
         self.folder.path()

@@ -3,13 +3,15 @@
 use std::fs::File;
 use std::io::Read as _;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use cloister_attestation::encoding::{from_hex, hex};
+use cloister_attestation::providers::{self, Coco, Configfs, Places};
 use cloister_attestation::quote::MAX_QUOTE_BYTES;
 use cloister_attestation::simulated::{
     self, AuthorityError, SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
 };
-use cloister_attestation::{Quote, QuoteProvider as _, TrustRoot};
+use cloister_attestation::{Quote, QuoteProvider, TrustRoot};
 
 use super::quote_shown::{td_json, td_lines};
 use super::{quote_collateral, quote_verify};
@@ -53,8 +55,10 @@ enum Command {
   cloister quote collateral td.quote -o collateral.json
   cloister quote collateral --fmspc 00806F050000 --url https://pccs.example:8081 --authorities pccs.pem -o collateral.json")]
     Collateral(quote_collateral::CollateralArgs),
-    /// Make a simulated quote.
+    /// Make a quote by whatever provider this machine has, or a simulated one.
     #[command(after_help = "Examples:
+  cloister quote make --report-data $(openssl rand -hex 64) -o td.quote
+  cloister quote make --provider configfs --report-data $(openssl rand -hex 64) -o td.quote
   cloister quote make --simulated sim --report-data $(openssl rand -hex 64) -o td.quote")]
     Make(MakeArgs),
 }
@@ -77,21 +81,33 @@ struct ShowArgs {
 
 #[derive(clap::Args, Debug)]
 struct MakeArgs {
-    /// The simulated authority's folder, with its keys.
-    #[arg(long, value_name = "DIR")]
-    simulated: PathBuf,
+    /// A simulated authority's folder, with its keys: the quote is SIMULATED.
+    #[arg(long, value_name = "DIR", conflicts_with = "provider")]
+    simulated: Option<PathBuf>,
+    /// Who makes the quote; by default the one that this machine has.
+    #[arg(long, value_name = "PROVIDER")]
+    provider: Option<MachineProvider>,
     /// 64 bytes in hexadecimal.
     #[arg(long, value_name = "HEX")]
     report_data: String,
     /// MRTD of the simulated TD, 48 bytes in hexadecimal.
-    #[arg(long, value_name = "HEX")]
+    #[arg(long, value_name = "HEX", requires = "simulated")]
     mrtd: Option<String>,
     /// Make it a debug TD.
-    #[arg(long)]
+    #[arg(long, requires = "simulated")]
     debug: bool,
     /// Where to write the quote.
     #[arg(short = 'o', long = "output", value_name = "FILE")]
     output: PathBuf,
+}
+
+/// Providers that make real quotes.
+#[derive(Clone, Copy, Debug, clap::ValueEnum)]
+enum MachineProvider {
+    /// The Linux kernel, by configfs-tsm.
+    Configfs,
+    /// The API server of a pod of Confidential Containers.
+    Coco,
 }
 
 /// Runs the command.
@@ -157,7 +173,32 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 }
 
 fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let authority = SimulatedAuthority::load(&args.simulated).map_err(ui::unreadable)?;
+    let report_data = hex_argument::<64>("--report-data", &args.report_data)?;
+    let provider = provider(args)?;
+    let quote = provider
+        .quote(&report_data)
+        .map_err(|error| ui::fail(Exit::Failed, error))?;
+    files::write(&args.output, &quote)?;
+    out.note(format!(
+        "{}quote of {} bytes by {} in {}",
+        if provider.simulated() { "SIMULATED " } else { "" },
+        quote.len(),
+        provider.name(),
+        args.output.display()
+    ));
+    Ok(Exit::Done)
+}
+
+fn provider(args: &MakeArgs) -> Result<Arc<dyn QuoteProvider>, miette::Report> {
+    let places = Places::default();
+    let Some(dir) = &args.simulated else {
+        return match args.provider {
+            Some(MachineProvider::Configfs) => Ok(Arc::new(Configfs::new(&places.configfs))),
+            Some(MachineProvider::Coco) => Ok(Arc::new(Coco::new(places.coco))),
+            None => providers::find(&places).map_err(|error| ui::fail(Exit::Failed, error)),
+        };
+    };
+    let authority = SimulatedAuthority::load(dir).map_err(ui::unreadable)?;
     let mut values = TdValues::default();
     if let Some(mrtd) = &args.mrtd {
         values.mrtd = hex_argument("--mrtd", mrtd)?;
@@ -165,16 +206,8 @@ fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     if args.debug {
         values.attributes[0] |= 1;
     }
-    let report_data = hex_argument::<64>("--report-data", &args.report_data)?;
     let td = SimulatedTd::new(&authority, values).map_err(|error| ui::fail(Exit::Failed, error))?;
-    let quote = td.quote(&report_data).map_err(|error| ui::fail(Exit::Failed, error))?;
-    files::write(&args.output, &quote)?;
-    out.note(format!(
-        "SIMULATED quote of {} bytes in {}",
-        quote.len(),
-        args.output.display()
-    ));
-    Ok(Exit::Done)
+    Ok(Arc::new(td))
 }
 
 pub(super) fn hex_argument<const N: usize>(option: &str, text: &str) -> Result<[u8; N], miette::Report> {

@@ -7,7 +7,7 @@
 //! node_key = "worker-a.pem"
 //! aggregator = "127.0.0.1:7700"     # workers dial out; aggregators `listen` instead
 //! proxy = "proxy.example.org:3128"  # optional HTTP CONNECT proxy
-//! provider = "simulated"
+//! provider = "simulated"            # or "coco", "configfs"; left out: what this machine has
 //!
 //! [data.train]
 //! path = "train.csv"                # the salt of its commitment lies in train.csv.salt
@@ -255,6 +255,10 @@ pub struct CollateralSource {
 pub enum Provider {
     /// The simulator: real-format quotes under a root of its own.
     Simulated,
+    /// The Linux kernel, by configfs-tsm.
+    Configfs,
+    /// The API server of a pod of Confidential Containers.
+    Coco,
 }
 
 /// A node file, checked.
@@ -276,7 +280,8 @@ pub struct NodeConfig {
     /// Workers: an HTTP CONNECT proxy's HOST:PORT.
     pub proxy: Option<String>,
     /// Who makes the quotes.
-    pub provider: Provider,
+    #[serde(default)]
+    pub provider: Option<Provider>,
     /// The node's datasets by their names in the policy.
     #[serde(default)]
     pub data: BTreeMap<String, DataFile>,
@@ -337,7 +342,12 @@ impl NodeConfig {
         if !(1..=256).contains(&config.engine.threads) {
             return meaning("`engine.threads` must lie between 1 and 256");
         }
-        if config.provider == Provider::Simulated && config.simulated.is_none() {
+        if config.provider.is_some_and(|provider| provider != Provider::Simulated) && config.simulated.is_some() {
+            return meaning(
+                "a section [simulated] is there, and `provider` names another one: take one of the two out",
+            );
+        }
+        if config.provider == Some(Provider::Simulated) && config.simulated.is_none() {
             return meaning("`provider = \"simulated\"` wants a section [simulated] with the authority's folder");
         }
         Ok(config)
@@ -451,6 +461,7 @@ authority = "authority"
                 "wants a section [simulated]",
             ),
             ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
+            ("\"simulated\"", "\"coco\"", "names another one"),
             ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
             ("name = \"worker-a\"", "name = 7", "invalid type"),
         ] {

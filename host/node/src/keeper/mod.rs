@@ -5,6 +5,7 @@ pub mod config;
 pub mod contents;
 pub mod measured;
 pub mod models;
+pub mod provider;
 pub mod runner;
 pub mod trust;
 
@@ -13,8 +14,8 @@ use std::sync::Arc;
 
 use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, Role};
 use cloister_attestation::measurement::{Entry, EntryRole};
-use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, reissue_if_stale};
-use cloister_attestation::{Collateral, NodeIdentity, RaTlsIdentity, State, TrustRoot, Verifier};
+use cloister_attestation::simulated::reissue_if_stale;
+use cloister_attestation::{Collateral, NodeIdentity, QuoteProvider, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, Signatures, SignedPolicy};
 use cloister_session::collateral::Refresher;
 use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMemory};
@@ -22,7 +23,7 @@ use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMe
 use crate::files;
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
-use config::{NodeConfig, Simulated};
+use config::NodeConfig;
 use measured::Loaded;
 
 /// No policy or file of signatures is larger than this.
@@ -44,7 +45,7 @@ pub struct Keeper {
     host_files: Vec<Entry>,
     /// Where OpenVINO's libraries lie, if they are used.
     pub openvino_dir: Option<PathBuf>,
-    provider: Arc<SimulatedTd>,
+    provider: Arc<dyn QuoteProvider>,
     clock: Clock,
     /// Renews the verifier's collateral for as long as the keeper lives.
     _refresher: Option<Refresher>,
@@ -65,33 +66,13 @@ impl Keeper {
         let identity = Arc::new(load_identity(&config)?);
         check_own_place(&config, &policy, &identity, role)?;
         let now = now_unix_s();
-        let simulated = config.simulated.as_ref().ok_or_else(|| {
-            failed(
-                Exit::Usage,
-                "this node file names no quote provider that this machine has",
-                Some("add [simulated]".into()),
-            )
-        })?;
-        if !policy.attestation.simulated {
-            return Err(failed(
-                Exit::Denied,
-                "the policy demands Intel's root, and this node's quotes are simulated",
-                Some("run the node in a TD, or agree on a policy with `simulated = true` for trials".into()),
-            ));
-        }
-        let authority = simulated.authority.as_path();
-        reissue_if_stale(authority, now).map_err(|error| fail(Exit::Failed, error))?;
-        let mut verifier = load_verifier(authority, &policy)?;
-        let fetched = config
-            .collateral
-            .as_ref()
-            .map(|source| trust::fetch(source, &config, &policy, verifier.root()))
-            .transpose()?;
-        let mut floor_unix_s = newest_issue(&verifier, now);
-        if let Some(fetched) = &fetched {
-            verifier = fetched.verifier.clone();
-            floor_unix_s = fetched.store.floor_unix_s();
-        }
+        let provider = provider::choose(&config)?;
+        check_root(&policy, provider.as_ref())?;
+        let (verifier, fetched) = own_verifier(&config, &policy, now)?;
+        let floor_unix_s = match &fetched {
+            Some(fetched) => fetched.store.floor_unix_s(),
+            None => newest_issue(&verifier, now),
+        };
         let clock = trust::clock(floor_unix_s, policy.attestation.max_clock_skew_s)?;
         let policy = match &config.references {
             Some(path) => {
@@ -101,7 +82,6 @@ impl Keeper {
             }
             None => policy,
         };
-        let provider = Arc::new(simulated_td(simulated)?);
         let openvino_dir = runner::openvino_folder(&config.engine)?;
         let host_files = process::host_files(openvino_dir.as_deref())
             .map_err(|error| fail(Exit::Failed, error))?
@@ -111,7 +91,7 @@ impl Keeper {
         Ok(Self {
             config,
             identity,
-            quotes: QuoteService::new(Arc::clone(&provider) as Arc<_>),
+            quotes: QuoteService::new(Arc::clone(&provider)),
             verifier: Arc::new(verifier),
             policy,
             host_files,
@@ -161,6 +141,53 @@ impl Keeper {
             memory: SessionMemory::default(),
         }
     }
+}
+
+/// A simulated TD under Intel's root, and the other way round, would be refused by every peer.
+fn check_root(policy: &Policy, provider: &dyn QuoteProvider) -> Result<(), miette::Report> {
+    let (message, help) = match (policy.attestation.simulated, provider.simulated()) {
+        (false, true) => (
+            "the policy demands Intel's root, and this node's quotes are simulated",
+            "run the node in a TD, or agree on a policy with `simulated = true` for trials",
+        ),
+        (true, false) => (
+            "the policy is for simulated TDs, and this node's quotes are a real TD's",
+            "add [simulated] to the node file for a trial, or agree on a policy with `simulated = false`",
+        ),
+        _ => return Ok(()),
+    };
+    Err(failed(Exit::Denied, message, Some(help.into())))
+}
+
+/// What peers are verified with: the simulated authority's root and collateral, or Intel's root and what was fetched.
+fn own_verifier(
+    config: &NodeConfig,
+    policy: &Policy,
+    now: u64,
+) -> Result<(Verifier, Option<trust::Fetched>), miette::Report> {
+    let simulated = config.simulated.as_ref().filter(|_| policy.attestation.simulated);
+    let beside = match simulated {
+        Some(simulated) => {
+            reissue_if_stale(&simulated.authority, now).map_err(|error| fail(Exit::Failed, error))?;
+            Some(load_verifier(&simulated.authority, policy)?)
+        }
+        None => None,
+    };
+    let intel = TrustRoot::intel().map_err(|error| fail(Exit::Failed, error))?;
+    let root = beside.as_ref().map_or(&intel, Verifier::root);
+    let fetched = match &config.collateral {
+        Some(source) => Some(trust::fetch(source, config, policy, root)?),
+        None => None,
+    };
+    let verifier = fetched.as_ref().map(|fetched| fetched.verifier.clone()).or(beside);
+    let verifier = verifier.ok_or_else(|| {
+        failed(
+            Exit::Usage,
+            "the node file names no source of collateral, without which no peer's quote can be verified",
+            Some("add [collateral] with `url` (a PCCS, or Intel's PCS) and `cache`".into()),
+        )
+    })?;
+    Ok((verifier, fetched))
 }
 
 /// The newest issue date in a verifier's collateral, if that verifies: no honest clock is before it.
@@ -276,47 +303,6 @@ fn check_own_place(
             ),
             "have the participant endorse this key: cloister identity endorse",
         );
-    }
-    Ok(())
-}
-
-fn simulated_td(simulated: &Simulated) -> Result<SimulatedTd, miette::Report> {
-    let authority = SimulatedAuthority::load(&simulated.authority).map_err(unreadable)?;
-    let mut values = TdValues::default();
-    for (key, text, register) in [
-        ("mrtd", &simulated.mrtd, &mut values.mrtd),
-        ("mrseam", &simulated.mrseam, &mut values.mrseam),
-        ("mrconfigid", &simulated.mrconfigid, &mut values.mrconfigid),
-    ] {
-        set_register(key, text.as_deref(), register)?;
-    }
-    let texts = [&simulated.rtmr0, &simulated.rtmr1, &simulated.rtmr2, &simulated.rtmr3];
-    for ((key, text), register) in ["rtmr0", "rtmr1", "rtmr2", "rtmr3"]
-        .into_iter()
-        .zip(texts)
-        .zip(&mut values.rtmr)
-    {
-        set_register(key, text.as_deref(), register)?;
-    }
-    set_register("attributes", simulated.attributes.as_deref(), &mut values.attributes)?;
-    let td = SimulatedTd::new(&authority, values).map_err(|error| fail(Exit::Failed, error))?;
-    Ok(td.with_latency_ms(simulated.quote_latency_ms))
-}
-
-fn set_register<const N: usize>(key: &str, text: Option<&str>, register: &mut [u8; N]) -> Result<(), miette::Report> {
-    let Some(text) = text else { return Ok(()) };
-    let bad = || {
-        failed(
-            Exit::Usage,
-            format!("[simulated] {key}: {N} bytes in hexadecimal are wanted"),
-            None,
-        )
-    };
-    if text.len() != 2 * N || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
-        return Err(bad());
-    }
-    for (at, byte) in register.iter_mut().enumerate() {
-        *byte = u8::from_str_radix(&text[2 * at..2 * at + 2], 16).map_err(|_| bad())?;
     }
     Ok(())
 }
