@@ -13,7 +13,7 @@ use crate::error::DataError;
 use crate::limits::DataLimits;
 use crate::source::Source;
 use crate::table::{Input, Table};
-use crate::{csv_reader, parquet_reader};
+use crate::{arrays, csv_reader, parquet_reader};
 
 /// The format of a dataset's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -22,13 +22,25 @@ pub enum Format {
     Csv,
     /// Apache Parquet, flat numeric columns.
     Parquet,
+    /// NumPy arrays in an archive: `label` or `x0..x783` for arrays `label [N]` and `x [N, 784]`.
+    Npz,
+    /// IDX (MNIST): an array of images (columns `p0..`), one of labels (`label`), or one after the other.
+    Idx,
+    /// CIFAR-10's binary files, one or several after another: columns `label` and `p0..p3071` (`[3, 32, 32]`).
+    Cifar10,
 }
 
 impl Format {
-    /// The format that a file's name ends with (`.csv`, `.parquet`), upper or lower case.
+    /// The format that a file's name ends with (`.csv`, `.parquet`, `.npz`, `.idx` or `-ubyte`, `.bin`), upper or lower case.
     pub fn of_name(name: &str) -> Option<Self> {
-        name.rsplit_once('.')
-            .and_then(|(_, extension)| extension.to_ascii_lowercase().parse().ok())
+        let name = name.to_ascii_lowercase();
+        if name.ends_with("-ubyte") {
+            return Some(Self::Idx);
+        }
+        match name.rsplit_once('.')?.1 {
+            "bin" => Some(Self::Cifar10),
+            extension => extension.parse().ok(),
+        }
     }
 }
 
@@ -37,6 +49,9 @@ impl fmt::Display for Format {
         f.write_str(match self {
             Self::Csv => "csv",
             Self::Parquet => "parquet",
+            Self::Npz => "npz",
+            Self::Idx => "idx",
+            Self::Cifar10 => "cifar10",
         })
     }
 }
@@ -48,6 +63,9 @@ impl FromStr for Format {
         match text {
             "csv" => Ok(Self::Csv),
             "parquet" => Ok(Self::Parquet),
+            "npz" => Ok(Self::Npz),
+            "idx" => Ok(Self::Idx),
+            "cifar10" => Ok(Self::Cifar10),
             other => Err(UnknownFormat(other.chars().take(40).collect())),
         }
     }
@@ -55,7 +73,7 @@ impl FromStr for Format {
 
 /// A word that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("seen the format {0:?}, wanted csv or parquet")]
+#[error("seen the format {0:?}, wanted csv, parquet, npz, idx or cifar10")]
 pub struct UnknownFormat(String);
 
 /// The rows of a dataset as its inputs have them, shared by all that read it; cloning is cheap.
@@ -79,6 +97,9 @@ impl Dataset {
         let table = match format {
             Format::Csv => csv_reader::read(source, table, limits)?,
             Format::Parquet => parquet_reader::read(source, table, limits)?,
+            Format::Npz => arrays::read_npz(source, table, limits)?,
+            Format::Idx => arrays::read_idx(source, table, limits)?,
+            Format::Cifar10 => arrays::read_cifar10(source, table, limits)?,
         };
         let count = u32::try_from(table.rows).map_err(|_| DataError::TooMuch {
             file: source.name().to_owned(),

@@ -1,6 +1,6 @@
 //! Datasets: a file of numbers in, typed batches out.
 //!
-//! A [`Dataset`] is read once from an open file ([`Source`]; CSV or Parquet), by the `inputs` that the policy gives it
+//! A [`Dataset`] is read once from an open file ([`Source`]; CSV, Parquet, NPZ, IDX or CIFAR-10's binary files), by the `inputs` that the policy gives it
 //! ([`DatasetSpec`](cloister_policy::dataset::DatasetSpec)), and held in memory as the tensors' own bytes. From it come
 //!
 //! - [batches](Dataset::batches) in file order or in the order that a seed gives ([`order`]): two runs, same bytes;
@@ -13,6 +13,7 @@
 //! shows another cell. Every size is bounded by [`DataLimits`].
 #![forbid(unsafe_code)]
 
+mod arrays;
 mod batches;
 pub mod commitment;
 mod csv_reader;
@@ -21,6 +22,7 @@ mod error;
 mod limits;
 mod number;
 pub mod order;
+mod parquet_images;
 mod parquet_reader;
 pub mod salt;
 mod source;

@@ -36,6 +36,15 @@ impl Raw {
     }
 }
 
+impl std::fmt::Display for Raw {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Whole(whole) => write!(f, "{whole}"),
+            Self::Real(real) => write!(f, "{real}"),
+        }
+    }
+}
+
 /// The dtype of an input's tensors.
 pub(crate) fn dtype_of(kind: InputType) -> Dtype {
     match kind {

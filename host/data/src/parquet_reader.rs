@@ -1,7 +1,8 @@
 //! Parquet: flat numeric columns, read column by column without Arrow.
 //!
 //! Read are BOOLEAN, INT32 and INT64 (signed or unsigned, any width), FLOAT and DOUBLE. Decimals, dates and times are
-//! refused, since their integers mean something else than they say; so are lists, maps, bytes and nulls.
+//! refused, since their integers mean something else than they say; so are lists, maps, other bytes and nulls.
+//! JPEG images are read as one column a number (see [`parquet_images`](crate::parquet_images)).
 
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -17,13 +18,15 @@ use parquet::schema::types::ColumnDescriptor;
 use crate::error::{DataError, Place, shown};
 use crate::limits::DataLimits;
 use crate::number::Raw;
+use crate::parquet_images::{self, ImageJob, ImageSize};
 use crate::source::{Source, SourceReader};
 use crate::summary::{ColumnKind, ColumnSummary, FileSummary};
 use crate::table::{Table, Target, bad_cell};
 
 /// Values decoded at a time.
 const CHUNK_ROWS: usize = 8192;
-const WANTED_TYPES: &str = "a flat column of BOOLEAN, INT32, INT64, FLOAT or DOUBLE that is a plain number";
+const WANTED_TYPES: &str =
+    "a flat column of BOOLEAN, INT32, INT64, FLOAT or DOUBLE that is a plain number, or a group of JPEG `bytes`";
 
 /// Fills a table from a Parquet file.
 pub(crate) fn read(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
@@ -35,19 +38,22 @@ pub(crate) fn summary(source: &Source, limits: &DataLimits) -> Result<FileSummar
     guarded(source, || {
         let reader = open(source, limits)?;
         let metadata = reader.metadata().file_metadata();
-        let columns = metadata.schema_descr().columns().iter().map(|column| ColumnSummary {
-            name: column.path().string(),
-            kind: match (kind_of(column), column.physical_type()) {
-                (Err(seen), _) => ColumnKind::Other(seen),
-                (Ok(_), Type::FLOAT | Type::DOUBLE) => ColumnKind::Real,
-                (Ok(_), _) => ColumnKind::Whole,
-            },
-        });
+        let mut columns = Vec::new();
+        for leaf in leaves(&reader, limits)? {
+            let column = metadata.schema_descr().column(leaf.index);
+            let kind = match (kind_of(&column), column.physical_type(), leaf.image) {
+                (_, _, Some(_)) => ColumnKind::Whole,
+                (Err(seen), _, None) => ColumnKind::Other(seen),
+                (Ok(_), Type::FLOAT | Type::DOUBLE, None) => ColumnKind::Real,
+                (Ok(_), _, None) => ColumnKind::Whole,
+            };
+            columns.extend(leaf.names().map(|name| ColumnSummary {
+                name,
+                kind: kind.clone(),
+            }));
+        }
         let rows = u64::try_from(metadata.num_rows()).unwrap_or(0);
-        Ok(FileSummary {
-            columns: columns.collect(),
-            rows,
-        })
+        Ok(FileSummary { columns, rows })
     })
 }
 
@@ -74,11 +80,75 @@ fn open(source: &Source, limits: &DataLimits) -> Result<SerializedFileReader<Chu
     Ok(reader)
 }
 
+/// An element of a column that inputs want, and where it goes.
+pub(crate) type Part<'a> = (usize, &'a [Target]);
+
+/// A column of the file, and the columns that it is read as.
+struct Leaf {
+    index: usize,
+    /// Its path; for images the name of their group.
+    name: String,
+    image: Option<ImageSize>,
+}
+
+impl Leaf {
+    fn count(&self) -> usize {
+        self.image.map_or(1, ImageSize::elements)
+    }
+
+    fn names(&self) -> impl Iterator<Item = String> {
+        let (name, image) = (self.name.clone(), self.image.is_some());
+        (0..self.count()).map(move |at| if image { format!("{name}{at}") } else { name.clone() })
+    }
+}
+
+/// The file's columns, within the limit on what they are read as.
+fn leaves(reader: &SerializedFileReader<Chunks>, limits: &DataLimits) -> Result<Vec<Leaf>, DataError> {
+    let schema = reader.metadata().file_metadata().schema_descr();
+    let mut left = limits.columns;
+    let mut leaves = Vec::with_capacity(schema.num_columns());
+    for (index, column) in schema.columns().iter().enumerate() {
+        let mut leaf = Leaf {
+            index,
+            name: column.path().string(),
+            image: None,
+        };
+        if let Some(name) = parquet_images::group_name(column)
+            && reader.num_row_groups() > 0
+            && let Ok(group) = reader.get_row_group(0)
+            && let Ok(ColumnReader::ByteArrayColumnReader(values)) = group.get_column_reader(index)
+            && let Some(size) = parquet_images::first_size(values, left)
+        {
+            leaf.name = name.to_owned();
+            leaf.image = Some(size);
+        }
+        left = left.saturating_sub(leaf.count());
+        leaves.push(leaf);
+    }
+    Ok(leaves)
+}
+
 fn read_columns(source: &Source, mut table: Table, limits: &DataLimits) -> Result<Table, DataError> {
     let reader = open(source, limits)?;
     let schema = reader.metadata().file_metadata().schema_descr();
-    let header: Vec<String> = schema.columns().iter().map(|column| column.path().string()).collect();
+    let leaves = leaves(&reader, limits)?;
+    let header: Vec<String> = leaves.iter().flat_map(Leaf::names).collect();
     let wanted = table.resolve(source.name(), &header)?;
+    // What inputs want of each column of the file: its elements and where they go.
+    let mut first = 0;
+    let mut parts: Vec<(&Leaf, Vec<Part<'_>>)> = Vec::new();
+    for leaf in &leaves {
+        let own = first..first + leaf.count();
+        first = own.end;
+        let targets: Vec<Part<'_>> = wanted
+            .iter()
+            .filter(|(column, _)| own.contains(column))
+            .map(|(column, targets)| (column - own.start, &targets[..]))
+            .collect();
+        if !targets.is_empty() {
+            parts.push((leaf, targets));
+        }
+    }
     let mut first_row = 0_u64;
     for index in 0..reader.num_row_groups() {
         let group = reader
@@ -86,25 +156,44 @@ fn read_columns(source: &Source, mut table: Table, limits: &DataLimits) -> Resul
             .map_err(|error| broken(source, &format!("row group {index}"), &error))?;
         let rows = u64::try_from(group.metadata().num_rows())
             .map_err(|_| malformed(source, format!("row group {index}: seen a negative number of rows")))?;
-        for (column, targets) in &wanted {
-            let descriptor = schema.column(*column);
+        for (leaf, parts) in &parts {
+            let descriptor = schema.column(leaf.index);
+            let values = group.get_column_reader(leaf.index).map_err(|error| {
+                let place = format!("column {}, rows from {}", shown(leaf.name.as_bytes()), first_row + 1);
+                broken(source, &place, &error)
+            })?;
+            if let Some(size) = leaf.image {
+                let mut job = ImageJob {
+                    file: source.name(),
+                    table: &mut table,
+                    name: &leaf.name,
+                    size,
+                    wanted: parts,
+                    level: descriptor.max_def_level(),
+                    first_row,
+                    rows,
+                };
+                let ColumnReader::ByteArrayColumnReader(values) = values else {
+                    let problem = format!("column {}: it holds no bytes", shown(leaf.name.as_bytes()));
+                    return Err(malformed(source, problem));
+                };
+                job.fill(values)?;
+                continue;
+            }
             let signed = kind_of(&descriptor).map_err(|seen| DataError::ColumnType {
                 file: source.name().to_owned(),
-                column: header[*column].clone(),
+                column: leaf.name.clone(),
                 seen,
                 wanted: WANTED_TYPES,
             })?;
             let mut job = ColumnJob {
                 source,
                 table: &mut table,
-                name: &header[*column],
-                targets,
+                name: &leaf.name,
+                targets: parts.first().map_or(&[], |(_, targets)| targets),
                 first_row,
                 rows,
             };
-            let values = group
-                .get_column_reader(*column)
-                .map_err(|error| broken(source, &job.place(), &error))?;
             match values {
                 ColumnReader::BoolColumnReader(values) => job.fill(values, |value| Raw::Whole(i128::from(value)))?,
                 ColumnReader::Int32ColumnReader(values) if signed => {

@@ -2,6 +2,7 @@
 
 use std::fmt;
 
+use crate::arrays;
 use crate::csv_reader::CsvLines;
 use crate::dataset::Format;
 use crate::error::DataError;
@@ -55,6 +56,9 @@ impl FileSummary {
         match format {
             Format::Csv => of_csv(source, limits),
             Format::Parquet => parquet_reader::summary(source, limits),
+            Format::Npz => arrays::npz_summary(source, limits),
+            Format::Idx => arrays::idx_summary(source, limits),
+            Format::Cifar10 => arrays::cifar10_summary(source, limits),
         }
     }
 }

@@ -77,6 +77,57 @@ pub fn cnn(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Ve
     sample.finish(logits)
 }
 
+/// Residual network for small square images of three channels (ResNet v2 of He et al. 2016, in the form that TensorFlow's
+/// models made common): `x` [N, 3, side, side], with `inputs = 3 * side * side`, to `logits` [N, classes].
+/// A convolution, three stages of `(depth - 2) / 6` blocks with `hidden`, twice and four times as many channels, each block
+/// two 3x3 convolutions behind batch norm (decay 0.997) and rectifier, the first of a stage with a 1x1 convolution beside it;
+/// then batch norm, rectifier, mean over the image and a linear layer. `resnet(1728, 16, 10, 56, seed)` has 855,834 parameters.
+///
+/// # Errors
+/// [`GraphError::Option`] when a size is out of range, `inputs` is not three squares, or `depth` is not 6 n + 2.
+pub fn resnet(inputs: usize, hidden: usize, classes: usize, depth: usize, seed: u64) -> Result<Vec<u8>, GraphError> {
+    let sizes = [
+        ("--inputs", inputs, 48),
+        ("--hidden", hidden, 1),
+        ("--classes", classes, 2),
+    ];
+    let mut sample = Sample::new(&sizes, seed)?;
+    let side = (inputs / 3).isqrt();
+    if 3 * side * side != inputs {
+        let problem = format!(
+            "{inputs} was given; a residual network takes square images of three channels, so three times a square number \
+             is wanted, such as 3072 for 32x32"
+        );
+        return Err(GraphError::Option {
+            option: "--inputs",
+            problem,
+        });
+    }
+    if !(8..=1202).contains(&depth) || depth % 6 != 2 {
+        let problem = format!("{depth} was given; 6 n + 2 is wanted, 8 to 1202, such as 20 or 56");
+        return Err(GraphError::Option {
+            option: "--depth",
+            problem,
+        });
+    }
+    let x = sample.builder.input("x", Dtype::F32, &[ROWS, 3, side, side])?;
+    let mut value = sample.convolution("conv", x, hidden, 3, 1)?;
+    for stage in 0..3 {
+        for block in 0..(depth - 2) / 6 {
+            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
+            let name = format!("stage{}.block{}", stage + 1, block + 1);
+            value = sample.residual(&name, value, hidden << stage, stride, block == 0)?;
+        }
+    }
+    value = sample.batch_norm("bn", value, 0.997)?;
+    value = sample.builder.unary(Operator::Relu, value)?;
+    value = sample.builder.unary(Operator::GlobalAveragePool, value)?;
+    let features = sample.builder.shape(value)[1];
+    let flat = sample.builder.reshape(value, &[ROWS, features])?;
+    let logits = sample.linear("fc", flat, classes, Init::Last)?;
+    sample.finish(logits)
+}
+
 /// Reads a sample that was just written.
 ///
 /// # Errors
@@ -148,31 +199,69 @@ impl Sample {
         )
     }
 
-    fn block(&mut self, number: &str, x: ValueId, channels: usize) -> Result<ValueId, GraphError> {
+    fn convolution(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        channels: usize,
+        size: usize,
+        stride: usize,
+    ) -> Result<ValueId, GraphError> {
         let inputs = self.builder.shape(x)[1];
-        let weight = self.weight(
-            &format!("conv{number}.weight"),
-            &[channels, inputs, 3, 3],
-            Init::Rectified,
-        )?;
-        let same = Attributes::none()
-            .with_ints("kernel_shape", &[3, 3])
-            .with_ints("pads", &[1, 1, 1, 1]);
-        let mut value = self.builder.node(Operator::Conv, &[x, weight], same)?;
-        let mut operands = vec![value];
+        let shape = [channels, inputs, size, size];
+        let weight = self.weight(&format!("{name}.weight"), &shape, Init::Rectified)?;
+        let mut attributes = Attributes::none()
+            .with_ints("kernel_shape", &[size, size])
+            .with_ints("pads", &[size / 2; 4]);
+        if stride != 1 {
+            attributes = attributes.with_ints("strides", &[stride, stride]);
+        }
+        self.builder.node(Operator::Conv, &[x, weight], attributes)
+    }
+
+    fn batch_norm(&mut self, name: &str, x: ValueId, momentum: f32) -> Result<ValueId, GraphError> {
+        let channels = self.builder.shape(x)[1];
+        let mut operands = vec![x];
         for (part, start) in [
             ("weight", 1.0),
             ("bias", 0.0),
             ("running_mean", 0.0),
             ("running_var", 1.0),
         ] {
-            operands.push(self.filled(&format!("bn{number}.{part}"), channels, start)?);
+            operands.push(self.filled(&format!("{name}.{part}"), channels, start)?);
         }
-        let usual = Attributes::none()
+        let attributes = Attributes::none()
             .with("epsilon", Attribute::Float(1e-5))
-            .with("momentum", Attribute::Float(0.9));
-        value = self.builder.node(Operator::BatchNormalization, &operands, usual)?;
-        value = self.builder.unary(Operator::Relu, value)?;
+            .with("momentum", Attribute::Float(momentum));
+        self.builder.node(Operator::BatchNormalization, &operands, attributes)
+    }
+
+    fn residual(
+        &mut self,
+        name: &str,
+        x: ValueId,
+        channels: usize,
+        stride: usize,
+        projects: bool,
+    ) -> Result<ValueId, GraphError> {
+        let normal = self.batch_norm(&format!("{name}.bn1"), x, 0.997)?;
+        let active = self.builder.unary(Operator::Relu, normal)?;
+        let beside = if projects {
+            self.convolution(&format!("{name}.shortcut"), active, channels, 1, stride)?
+        } else {
+            x
+        };
+        let first = self.convolution(&format!("{name}.conv1"), active, channels, 3, stride)?;
+        let normal = self.batch_norm(&format!("{name}.bn2"), first, 0.997)?;
+        let active = self.builder.unary(Operator::Relu, normal)?;
+        let second = self.convolution(&format!("{name}.conv2"), active, channels, 3, 1)?;
+        self.builder.add(second, beside)
+    }
+
+    fn block(&mut self, number: &str, x: ValueId, channels: usize) -> Result<ValueId, GraphError> {
+        let value = self.convolution(&format!("conv{number}"), x, channels, 3, 1)?;
+        let value = self.batch_norm(&format!("bn{number}"), value, 0.9)?;
+        let value = self.builder.unary(Operator::Relu, value)?;
         let halves = Attributes::none()
             .with_ints("kernel_shape", &[2, 2])
             .with_ints("strides", &[2, 2]);

@@ -447,4 +447,9 @@ fn sample_models() {
     check(&crate::samples::mlp(5, 4, 2, 1).unwrap(), 3);
     check(&crate::samples::logistic(5, 2, 1).unwrap(), 3);
     check(&crate::samples::cnn(16, 2, 2, 1).unwrap(), 3);
+    check_form(
+        &crate::samples::resnet(48, 1, 2, 8, 1).unwrap(),
+        2,
+        WeightGradient::Auto,
+    );
 }

@@ -266,6 +266,23 @@ fn exported_models_give_the_logits_of_the_evaluation_for_any_batch() {
 }
 
 #[test]
+fn the_residual_network_is_the_one_of_the_reference_workload() {
+    let model = parsed(&samples::resnet(3 * 24 * 24, 16, 10, 56, 1).unwrap());
+    let count: usize = model
+        .parameters()
+        .iter()
+        .map(|(_, dims)| dims.iter().product::<usize>())
+        .sum();
+    assert_eq!(count, 855_834);
+    let graphs = train(&model, &TrainOptions::new(Optimizer::Momentum { momentum: 0.9 }, 4)).unwrap();
+    assert_eq!(graphs.evaluation.outputs()[2].shape, [4, 10]);
+    for (inputs, depth, option) in [(3072, 57, "--depth"), (3072, 2, "--depth"), (3071, 56, "--inputs")] {
+        let error = samples::resnet(inputs, 16, 10, depth, 1).unwrap_err().to_string();
+        assert!(error.contains(option), "{error}");
+    }
+}
+
+#[test]
 fn a_scalar_parameter_passes_as_one_element() {
     let file = model(|builder| {
         let x = builder.input("x", Dtype::F32, &[2, 2]).unwrap();

@@ -97,7 +97,7 @@ class ResNet18(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """The pre-activation block of ResNet v2, as the reference workload has it."""
+    """The pre-activation bottleneck block of ResNet v2."""
 
     def __init__(self, inputs, inner, outputs, stride, first):
         super().__init__()

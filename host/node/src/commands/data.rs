@@ -32,12 +32,13 @@ enum DataCommand {
 const COMMIT_EXAMPLES: &str = "Examples:
   cloister data commit digits.csv --name train --input 'x=p0..p63:f32:0.0625' --input 'labels=label:i64'
   cloister data commit images.parquet --name train --input 'x=p0..p63' --shape x=1x8x8 --input 'labels=label:i64'
+  cloister data commit train.bin --name train --input 'x=p0..p3071:f32:0.00392' --shape x=3x32x32 --input 'labels=label:i64'
   cloister data commit ward.csv --spec train.toml
   cloister data commit ward.csv --policy federation.toml --dataset train";
 
 #[derive(clap::Args, Debug)]
 struct CommitArgs {
-    /// The data: CSV or Parquet.
+    /// The data: CSV, Parquet, NPZ, IDX (MNIST) or CIFAR-10's binary files.
     file: PathBuf,
     /// The dataset's name in the policy.
     #[arg(long, required_unless_present_any = ["spec", "policy"], conflicts_with_all = ["spec", "policy"])]
@@ -61,7 +62,7 @@ struct CommitArgs {
     #[arg(long, value_name = "FILE")]
     salt: Option<PathBuf>,
     /// The file's format, where its name does not end with it.
-    #[arg(id = "data_format", long = "format", value_name = "csv|parquet")]
+    #[arg(id = "data_format", long = "format", value_name = "csv|parquet|npz|idx|cifar10")]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
@@ -69,10 +70,10 @@ struct CommitArgs {
 
 #[derive(clap::Args, Debug)]
 struct ShowArgs {
-    /// The data: CSV or Parquet.
+    /// The data: CSV, Parquet, NPZ, IDX (MNIST) or CIFAR-10's binary files.
     file: PathBuf,
     /// The file's format, where its name does not end with it.
-    #[arg(id = "data_format", long = "format", value_name = "csv|parquet")]
+    #[arg(id = "data_format", long = "format", value_name = "csv|parquet|npz|idx|cifar10")]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
@@ -187,10 +188,10 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 fn open(path: &Path, format: Option<Format>) -> Result<(Source, Format), miette::Report> {
     let shown = path.display().to_string();
     let format = format.or_else(|| Format::of_name(&shown)).ok_or_else(|| {
-        let help = "name the format: --format csv or --format parquet".to_owned();
+        let help = "name the format: --format csv, parquet, npz, idx or cifar10".to_owned();
         failed(
             Exit::Usage,
-            format!("{shown}: the name ends with neither .csv nor .parquet"),
+            format!("{shown}: the name ends with none of .csv, .parquet, .npz, .idx, -ubyte and .bin"),
             Some(help),
         )
     })?;

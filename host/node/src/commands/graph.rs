@@ -426,6 +426,8 @@ enum SampleName {
     Mlp,
     /// Two blocks of convolution, batch norm and max pool on square images: x [N, 1, side, side]
     Cnn,
+    /// Residual network (v2) on square images of three channels: x [N, 3, side, side]
+    Resnet,
 }
 
 /// Write a small model with seeded weights to begin with.
@@ -436,20 +438,24 @@ enum SampleName {
 Examples:
   cloister graph sample mlp --inputs 64 --hidden 64 --classes 10 --seed 7 -o mlp.onnx
   cloister graph sample logistic --inputs 30 --classes 2 -o logistic.onnx
-  cloister graph sample cnn --inputs 64 --hidden 8 --classes 10 -o cnn.onnx")]
+  cloister graph sample cnn --inputs 64 --hidden 8 --classes 10 -o cnn.onnx
+  cloister graph sample resnet --inputs 3072 --hidden 16 --depth 56 --classes 10 -o resnet56.onnx")]
 struct SampleArgs {
     /// Kind of model
     #[arg(value_enum)]
     kind: SampleName,
-    /// Numbers in a row of data; for cnn a square, such as 64 for images of 8x8
+    /// Numbers in a row of data; for cnn a square, such as 64 for images of 8x8; for resnet three of them
     #[arg(long, value_name = "N")]
     inputs: usize,
     /// Classes
     #[arg(long, value_name = "N")]
     classes: usize,
-    /// Hidden units (mlp) or channels of the first convolution (cnn)
+    /// Hidden units (mlp) or channels of the first convolution (cnn, resnet)
     #[arg(long, value_name = "N", default_value_t = 32)]
     hidden: usize,
+    /// Layers (resnet): 6 n + 2
+    #[arg(long, value_name = "N", default_value_t = 20)]
+    depth: usize,
     /// Seed of the weights
     #[arg(long, value_name = "N", default_value_t = 0)]
     seed: u64,
@@ -463,6 +469,7 @@ fn run_sample(args: &SampleArgs, out: &mut Ui) -> Result<Exit, Report> {
         SampleName::Logistic => samples::logistic(args.inputs, args.classes, args.seed),
         SampleName::Mlp => samples::mlp(args.inputs, args.hidden, args.classes, args.seed),
         SampleName::Cnn => samples::cnn(args.inputs, args.hidden, args.classes, args.seed),
+        SampleName::Resnet => samples::resnet(args.inputs, args.hidden, args.classes, args.depth, args.seed),
     };
     let file = file.map_err(|error| fail(Exit::Usage, error))?;
     files::write(&args.out, &file)?;

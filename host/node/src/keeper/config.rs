@@ -135,7 +135,7 @@ pub enum ConfigError {
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct DataFile {
-    /// The file: CSV or Parquet.
+    /// The file: CSV, Parquet, NPZ, IDX or CIFAR-10's binary form, by the end of its name.
     pub path: PathBuf,
     /// The salt of its commitment; by default the data file's path with `.salt` behind it.
     pub salt: Option<PathBuf>,

@@ -121,7 +121,7 @@ impl Keeper {
             let format = Format::of_name(&shown).ok_or_else(|| {
                 failed(
                     Exit::Usage,
-                    format!("{shown}: a name that ends in .csv or .parquet is wanted"),
+                    format!("{shown}: a name that ends in .csv, .parquet, .npz, .idx (or -ubyte) or .bin (CIFAR-10) is wanted"),
                     None,
                 )
             })?;
