@@ -37,6 +37,28 @@ pub struct Agreement {
     pub attestation: AttestationRules,
     /// Who gets the model.
     pub release: Release,
+    /// How many sign, and whether a successor may follow.
+    pub consent: Consent,
+}
+
+/// With how many signatures the policy takes effect, and whether another may follow it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Consent {
+    /// Participants who have to sign it, and its successor; more than half, so that two successors of one policy can't
+    /// both be complete unless a participant signed both.
+    pub threshold: u32,
+    /// Whether successors are forbidden.
+    pub immutable: bool,
+}
+
+impl Consent {
+    /// What a policy has that says nothing: everybody signs, and a successor may follow.
+    pub fn of_all(participants: usize) -> Self {
+        Self {
+            threshold: u32::try_from(participants).unwrap_or(u32::MAX),
+            immutable: false,
+        }
+    }
 }
 
 /// An organisation.

@@ -35,6 +35,14 @@ fn render(agreement: &Agreement) -> String {
     if let Some(predecessor) = agreement.predecessor {
         out.key("predecessor", quoted(predecessor));
     }
+    let consent = agreement.consent;
+    out.section("When it takes effect, and what may follow it.", "[agreement]");
+    out.explained(
+        "threshold",
+        consent.threshold,
+        "participants who have to sign it, and its successor",
+    );
+    out.explained("immutable", consent.immutable, "true: no successor may follow it");
     parties(&mut out, agreement);
     work(&mut out, agreement);
     data(&mut out, agreement);

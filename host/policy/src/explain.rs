@@ -19,6 +19,10 @@ pub enum WarningKind {
     Remainder,
     /// No hardware stands behind the evidence.
     Simulated,
+    /// It takes effect though some did not sign.
+    NotAllSign,
+    /// No successor may follow.
+    Immutable,
     /// Aggregates of two workers.
     TwoWorkerAggregate,
     /// A module may read or write values.
@@ -87,6 +91,8 @@ impl WarningKind {
             Self::Placeholder => "placeholder",
             Self::Remainder => "remainder",
             Self::Simulated => "simulated",
+            Self::NotAllSign => "not-all-sign",
+            Self::Immutable => "immutable",
             Self::TwoWorkerAggregate => "two-worker-aggregate",
             Self::TensorAccess => "tensor-access",
             Self::AnyPlatform => "any-platform",
@@ -121,6 +127,19 @@ pub fn warnings(policy: &Policy) -> Vec<Warning> {
     if rules.simulated {
         let text = "SIMULATED: whoever has the authority's keys can make up any TD; nothing here is proven by hardware";
         warn(WarningKind::Simulated, text.to_owned());
+    }
+    let participants = policy.participants.len();
+    if (policy.consent.threshold as usize) < participants {
+        let text = format!(
+            "{} of {participants} signatures suffice, for this policy and for the one that follows it: some may be bound by what \
+             they did not sign",
+            policy.consent.threshold
+        );
+        warn(WarningKind::NotAllSign, text);
+    }
+    if policy.consent.immutable {
+        let text = "no successor may follow: a mistake in it, or a host that turns out weak, can only be left with a new federation";
+        warn(WarningKind::Immutable, text.to_owned());
     }
     if policy.rounds.min_workers_per_aggregate < 3 {
         let text = "an aggregate may come from two workers: each of them can subtract its own part and has the other's";
@@ -273,6 +292,9 @@ pub(crate) fn placeholders(policy: &Agreement) -> Vec<String> {
     let zero = |digest: &Digest| *digest.as_bytes() == [0; 32];
     let rules = &policy.attestation;
     let mut found = Vec::new();
+    if policy.predecessor.as_ref().is_some_and(zero) {
+        found.push("predecessor".to_owned());
+    }
     if zero(&policy.model.weights) {
         found.push("model.weights".to_owned());
     }
@@ -378,6 +400,16 @@ pub fn explain(policy: &Policy) -> Vec<String> {
             .predecessor
             .map_or_else(String::new, |before| format!(", after {}", before.short()))
     )];
+    lines.push(format!(
+        "It takes effect when {} of {} participants have signed it; {}.",
+        policy.consent.threshold,
+        policy.participants.len(),
+        if policy.consent.immutable {
+            "no other may follow it"
+        } else {
+            "as many of them have to sign what follows it"
+        }
+    ));
     for participant in &policy.participants {
         let nodes = policy.nodes.iter().filter(|node| node.participant == participant.name);
         let nodes: Vec<_> = nodes.map(|node| format!("{} {}", node.role, node.name)).collect();

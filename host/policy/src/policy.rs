@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::Deref;
 
 use cloister_attestation::State;
+use cloister_attestation::encoding::Layout;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_tensor::Digest;
@@ -57,6 +58,24 @@ impl Policy {
     /// What it says.
     pub fn agreement(&self) -> &Agreement {
         &self.agreement
+    }
+
+    /// What identifies a federation across its policies: SHA-256 over the founders' keys and how many of them sign,
+    /// `cloister/anchor/v1` | lp(federation) | threshold (4 bytes, big endian) | for each participant, sorted by name:
+    /// lp(name) | lp(public key). `None` for a policy that follows another.
+    pub fn anchor(&self) -> Option<Digest> {
+        if self.predecessor.is_some() {
+            return None;
+        }
+        let mut founders: Vec<_> = self.participants.iter().collect();
+        founders.sort_by(|a, b| a.name.cmp(&b.name));
+        let head = Layout::new("cloister/anchor/v1")
+            .lp(self.name.as_bytes())
+            .raw(&self.consent.threshold.to_be_bytes());
+        let layout = founders.into_iter().fold(head, |layout, founder| {
+            layout.lp(founder.name.as_bytes()).lp(founder.public_key.as_bytes())
+        });
+        Some(Digest::of(&layout.into_bytes()))
     }
 
     /// What that node has to measure in that state, the host's own files apart: the policy, its datasets and, as a

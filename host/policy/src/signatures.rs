@@ -41,7 +41,9 @@ pub enum SignatureError {
         participant: String,
     },
     /// A participant signed with another key than the policy's.
-    #[error("the key of {participant:?} is {seen}, but the policy says {wanted}")]
+    #[error(
+        "{participant:?} signed with the key {seen}, but the policy says {wanted}; sign with that one and remove this signature"
+    )]
     OtherKey {
         /// The participant.
         participant: String,
@@ -72,9 +74,13 @@ pub enum SignatureError {
         /// What is zeros.
         what: Vec<String>,
     },
-    /// Under Intel's root all participants have to sign.
-    #[error("not signed by {}; every participant signs with `cloister policy sign` (unsigned policies run under a simulated root only)", missing.join(", "))]
+    /// Under Intel's root as many have to sign as the policy says.
+    #[error("{signed} of the {wanted} signatures that it takes are there, none by {}; participants sign with `cloister policy sign` (unsigned policies run under a simulated root only)", missing.join(", "))]
     Missing {
+        /// How many good signatures there are.
+        signed: usize,
+        /// How many the policy asks for.
+        wanted: u32,
         /// Those whose signature is wanted.
         missing: Vec<String>,
     },
@@ -86,8 +92,21 @@ impl Signature {
     /// # Errors
     /// [`SignatureError::Stranger`] or [`SignatureError::OtherKey`] if the policy does not know participant or key.
     pub fn sign(policy: &Policy, participant: &str, key: &SigningKey) -> Result<Self, SignatureError> {
+        Self::sign_as(policy, policy, participant, key)
+    }
+
+    /// Signs a policy as a participant of `electorate`, the policy before it: who leaves, or changes its key, agrees to that.
+    ///
+    /// # Errors
+    /// [`SignatureError::Stranger`] or [`SignatureError::OtherKey`] if `electorate` does not know participant or key.
+    pub fn sign_as(
+        policy: &Policy,
+        electorate: &Policy,
+        participant: &str,
+        key: &SigningKey,
+    ) -> Result<Self, SignatureError> {
         let public_key = key.public();
-        known(policy, participant, public_key)?;
+        known(electorate, participant, public_key)?;
         let signature = key.sign(&message(policy, participant));
         Ok(Self {
             participant: participant.to_owned(),
@@ -96,18 +115,10 @@ impl Signature {
         })
     }
 
-    fn verify(&self, policy: &Policy) -> Result<(), SignatureError> {
-        known(policy, &self.participant, self.public_key)?;
-        if self
-            .public_key
+    /// Whether it is over that policy, by the key that stands beside it.
+    pub(crate) fn is_over(&self, policy: &Policy) -> bool {
+        self.public_key
             .verify(&message(policy, &self.participant), &self.signature)
-        {
-            return Ok(());
-        }
-        Err(SignatureError::Wrong {
-            participant: self.participant.clone(),
-            policy: policy.digest(),
-        })
     }
 }
 
@@ -156,11 +167,20 @@ impl Signatures {
         self.signatures.iter()
     }
 
-    /// Adds a signature; it takes the place of an older one by the same participant.
+    /// Adds a signature; it takes the place of an older one by the same participant and key.
     pub fn add(&mut self, signature: Signature) {
         self.signatures
-            .retain(|other| other.participant != signature.participant);
+            .retain(|other| other.participant != signature.participant || other.public_key != signature.public_key);
         self.signatures.push(signature);
+    }
+
+    /// Adds those of another copy of the file that this one has not.
+    pub fn merge(&mut self, other: &Self) {
+        for signature in &other.signatures {
+            if !self.signatures.contains(signature) && self.signatures.len() < MAX_SIGNATURES {
+                self.signatures.push(signature.clone());
+            }
+        }
     }
 
     /// The file's text.
@@ -197,7 +217,7 @@ fn read_signature(node: &Node<'_>) -> Result<Signature, Problem> {
     })
 }
 
-/// A policy that nodes may run: signed by every participant, or simulated.
+/// A policy that nodes may run: signed by as many participants as it says, or simulated.
 #[derive(Clone, Debug)]
 pub struct SignedPolicy {
     policy: Arc<Policy>,
@@ -205,26 +225,48 @@ pub struct SignedPolicy {
 }
 
 impl SignedPolicy {
-    /// Verifies every signature given. Under Intel's root all participants must have signed; under a simulated root
-    /// nobody has to.
+    /// Verifies every signature given. Under Intel's root as many participants must have signed as the policy says; under a
+    /// simulated root nobody has to. A policy that follows another may carry signatures by keys of that one: they have to be
+    /// over this policy, and count for nothing here (see [`crate::Ballot`]).
     ///
     /// # Errors
-    /// [`SignatureError`] for a wrong signature or a missing one.
+    /// [`SignatureError`] for a wrong signature or for too few.
     pub fn new(policy: Policy, signatures: &Signatures) -> Result<Self, SignatureError> {
         let mut signers: Vec<String> = Vec::new();
+        let mut seen: Vec<(&str, PublicKey)> = Vec::new();
         for signature in signatures.iter() {
-            signature.verify(&policy)?;
-            if signers.contains(&signature.participant) {
-                return Err(SignatureError::Twice {
-                    participant: signature.participant.clone(),
+            let participant = || signature.participant.clone();
+            let ours = known(&policy, &signature.participant, signature.public_key);
+            let counts = ours.is_ok();
+            if policy.predecessor.is_none() {
+                ours?;
+            }
+            if !signature.is_over(&policy) {
+                return Err(SignatureError::Wrong {
+                    participant: participant(),
+                    policy: policy.digest(),
                 });
             }
-            signers.push(signature.participant.clone());
+            let who = (signature.participant.as_str(), signature.public_key);
+            if seen.contains(&who) {
+                return Err(SignatureError::Twice {
+                    participant: participant(),
+                });
+            }
+            seen.push(who);
+            if counts {
+                signers.push(participant());
+            }
         }
         let names = policy.participants.iter().map(|participant| participant.name.clone());
         let missing: Vec<_> = names.filter(|name| !signers.contains(name)).collect();
-        if !missing.is_empty() && !policy.attestation.simulated {
-            return Err(SignatureError::Missing { missing });
+        let wanted = policy.consent.threshold;
+        if signers.len() < wanted as usize && !policy.attestation.simulated {
+            return Err(SignatureError::Missing {
+                signed: signers.len(),
+                wanted,
+                missing,
+            });
         }
         let what = placeholders(&policy);
         if !what.is_empty() && !policy.attestation.simulated {

@@ -35,7 +35,8 @@ fn a_draft_comes_back_as_it_was() {
     let mut agreement = common::digits(&alpha, &beta);
     agreement.modules[0].nodes = Some(vec!["worker-a".into(), "worker-b".into()]);
     agreement.modules[0].tensor_access = TensorAccess::ReadWrite;
-    agreement.predecessor = Some(Digest::of(b"before"));
+    (agreement.version, agreement.predecessor) = (2, Some(Digest::of(b"before")));
+    agreement.consent.immutable = true;
     let rules = &mut agreement.attestation;
     rules.mrtd = vec![[1; 48], [2; 48]];
     rules.rtmr3_any = true;
@@ -100,6 +101,15 @@ fn broken_policies_say_where_and_what() {
     let whole = sample();
     for (from, to, wanted) in [
         ("format = 1", "format = 2", "is not 1"),
+        ("version = 1", "version = 2", "`predecessor` is missing"),
+        (
+            "version = 1",
+            "version = 1\npredecessor = \"0000000000000000000000000000000000000000000000000000000000000000\"",
+            "is the founding policy",
+        ),
+        ("threshold = 2", "threshold = 1", "more than half have to sign"),
+        ("threshold = 2", "threshold = 3", "is 3 of 2 participants"),
+        ("immutable = false", "imutable = false", "did you mean `immutable`?"),
         ("[rounds]", "[runds]", "unknown key `runds`; did you mean `rounds`?"),
         (
             "quorum = 2",

@@ -12,6 +12,7 @@ pub mod policy;
 mod policy_draft;
 mod policy_graphs;
 mod policy_reference;
+mod policy_succession;
 pub mod quote;
 mod quote_collateral;
 mod quote_shown;

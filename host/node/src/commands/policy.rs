@@ -3,18 +3,21 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use cloister_policy::{Policy, Signature, SignatureError, Signatures, SignedPolicy, explain, warnings};
+use cloister_policy::{
+    Policy, Signature, SignatureError, Signatures, SignedPolicy, broken_rules, diff, explain, warnings,
+};
 use serde_json::json;
 
 use super::policy_draft::{self, DraftArgs};
 use super::policy_reference::{self, FromQuoteArgs, ReferenceArgs};
+use super::policy_succession::{self, DiffArgs, HistoryArgs, StatusArgs};
 use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// No policy, file of signatures or description of a dataset is larger than this.
 pub(super) const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
-/// Draft, check and sign the agreement of a federation.
+/// Draft, check and sign the agreement of a federation, and follow it from version to version.
 #[derive(Args, Debug)]
 pub struct PolicyArgs {
     #[command(subcommand)]
@@ -29,6 +32,9 @@ enum Command {
     FromQuote(FromQuoteArgs),
     Reference(ReferenceArgs),
     Sign(SignArgs),
+    Status(StatusArgs),
+    Diff(DiffArgs),
+    History(HistoryArgs),
 }
 
 /// Say in plain words what a policy means, and warn of what deserves a second thought.
@@ -50,7 +56,9 @@ struct CheckArgs {
 
 /// Sign a policy as one of its participants; the signature goes to FILE.sigs, beside those of the others.
 #[derive(Args, Debug)]
-#[command(after_help = "Example:\n  cloister policy sign digits.toml --key keys/alpha.key --participant alpha")]
+#[command(after_help = "Examples:
+  cloister policy sign digits.toml --key keys/alpha.key --participant alpha
+  cloister policy sign digits-2.toml --key keys/gamma.key --participant gamma --predecessor digits.toml")]
 struct SignArgs {
     /// The policy.
     file: PathBuf,
@@ -60,6 +68,10 @@ struct SignArgs {
     /// The participant that signs.
     #[arg(long, value_name = "NAME")]
     participant: String,
+    /// The policy that this one follows: what changes is told, and a participant that leaves or changes its key signs as
+    /// that policy knows it.
+    #[arg(long, value_name = "FILE")]
+    predecessor: Option<PathBuf>,
 }
 
 /// Runs the command.
@@ -70,6 +82,9 @@ pub fn run(args: PolicyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         Command::FromQuote(args) => policy_reference::from_quote(&args, out),
         Command::Reference(args) => policy_reference::run(args, out),
         Command::Sign(args) => sign(&args, out),
+        Command::Status(args) => policy_succession::status(&args, out),
+        Command::Diff(args) => policy_succession::compare(&args, out),
+        Command::History(args) => policy_succession::history(&args, out),
     }
 }
 
@@ -81,7 +96,7 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let missing = match SignedPolicy::new(policy.clone(), &signatures) {
         Ok(_) => Vec::new(),
         // Drafts and templates are there to be read before they can run.
-        Err(SignatureError::Missing { missing }) => missing,
+        Err(SignatureError::Missing { missing, .. }) => missing,
         Err(SignatureError::Placeholder { .. }) => Vec::new(),
         Err(error) => return Err(ui::fail(Exit::Denied, error)),
     };
@@ -114,7 +129,11 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         signers => format!("Signed by {}.", signers.join(", ")),
     });
     if !missing.is_empty() {
-        out.data(format_args!("Nodes refuse it until {} sign it.", missing.join(", ")));
+        let threshold = policy.consent.threshold;
+        out.data(format_args!(
+            "Nodes refuse it until {threshold} participants signed it; not yet: {}.",
+            missing.join(", ")
+        ));
     }
     for warning in warnings(&policy) {
         out.data(format_args!("WARNING: {warning}."));
@@ -131,7 +150,21 @@ fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     } else {
         Signatures::default()
     };
-    signatures.add(Signature::sign(&policy, &args.participant, &key).map_err(|error| ui::fail(Exit::Denied, error))?);
+    let predecessor = args.predecessor.as_deref().map(read_policy).transpose()?;
+    let mut signature = Signature::sign(&policy, &args.participant, &key);
+    if let Some(before) = &predecessor {
+        if let Some(failed) = broken_rules(before, &policy).first() {
+            let text = format!("{} can't follow that policy: {failed}", args.file.display());
+            return Err(ui::failed(Exit::Denied, text, None));
+        }
+        for change in diff(before, &policy) {
+            if let Some(concern) = change.concern {
+                out.note(format_args!("WARNING: {}: {concern}.", change.text));
+            }
+        }
+        signature = signature.or_else(|_| Signature::sign_as(&policy, before, &args.participant, &key));
+    }
+    signatures.add(signature.map_err(|error| ui::fail(Exit::Denied, error))?);
     files::write(&path, signatures.to_text().as_bytes())?;
     for warning in warnings(&policy) {
         out.note(format_args!("WARNING: {warning}."));
@@ -156,6 +189,6 @@ pub(super) fn read_signatures(path: &Path) -> Result<Signatures, miette::Report>
 }
 
 /// Where a policy's signatures stand: `.sigs` behind its whole name.
-fn signatures_path(policy: &Path) -> PathBuf {
+pub(super) fn signatures_path(policy: &Path) -> PathBuf {
     files::with_suffix(policy, ".sigs")
 }

@@ -11,13 +11,13 @@ use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::from_hex;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release, RoundMode,
-    Rounds, ScalarRange,
+    Agreement, AttestationRules, Consent, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release,
+    RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 use cloister_tensor::{Digest, Digester};
 
-use super::policy::MAX_FILE_BYTES;
+use super::policy::{MAX_FILE_BYTES, read_policy};
 use super::policy_graphs::GraphsArgs;
 use crate::drafting::Parties;
 use crate::files;
@@ -46,12 +46,15 @@ pub(super) struct DraftArgs {
     /// The federation's name.
     #[arg(long)]
     name: String,
-    /// Version of the agreement.
-    #[arg(long, default_value_t = 1)]
-    version: u64,
-    /// The policy that this one follows.
+    /// The policy that this one follows; the version counts up from it.
     #[arg(long, value_name = "FILE")]
     predecessor: Option<PathBuf>,
+    /// Participants who have to sign it, and its successor; more than half. By default all.
+    #[arg(long, value_name = "COUNT")]
+    threshold: Option<u32>,
+    /// No successor may follow it.
+    #[arg(long)]
+    immutable: bool,
     /// A participant and its public key, or the file that has it (repeat).
     #[arg(long = "participant", value_name = "NAME=KEY", required = true)]
     participants: Vec<String>,
@@ -178,10 +181,16 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
     };
     let (weights, graphs) = args.graphs.obtain(parties, out)?;
     let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();
+    let before = args.predecessor.as_deref().map(read_policy).transpose()?;
+    let all = Consent::of_all(participants.len());
     Ok(Agreement {
         name: args.name.clone(),
-        version: args.version,
-        predecessor: args.predecessor.as_deref().map(digest_of).transpose()?,
+        version: before.as_ref().map_or(1, |before| before.version + 1),
+        predecessor: before.map(|before| before.digest()),
+        consent: Consent {
+            threshold: args.threshold.unwrap_or(all.threshold),
+            immutable: args.immutable,
+        },
         participants,
         nodes,
         model: Model {

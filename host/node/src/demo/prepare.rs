@@ -12,7 +12,7 @@ use cloister_data::{DataLimits, Dataset as Rows, Format, Source, salt};
 use cloister_exchange::content::ContentKind;
 use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
+    Agreement, AttestationRules, Consent, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
     ReleasedModel, RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
@@ -96,6 +96,7 @@ pub fn prepare(
         name: plan.federation.clone(),
         version: 1,
         predecessor: None,
+        consent: Consent::of_all(plan.participants.len()),
         participants: plan
             .participants
             .iter()

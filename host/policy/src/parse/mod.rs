@@ -8,10 +8,11 @@ mod coherence;
 use std::collections::BTreeMap;
 
 use cloister_attestation::identity::Role;
+use cloister_tensor::Digest;
 
 use crate::agreement::{
-    Agreement, Dataset, Graph, Limits, Model, Module, ModuleRole, Node, Participant, Release, ReleasedModel, RoundMode,
-    Rounds, ScalarRange, TensorAccess,
+    Agreement, Consent, Dataset, Graph, Limits, Model, Module, ModuleRole, Node, Participant, Release, ReleasedModel,
+    RoundMode, Rounds, ScalarRange, TensorAccess,
 };
 use crate::dataset::DatasetSpec;
 use crate::reader::{self, Fields, PolicyError, Problem, Scalar, all, read_document};
@@ -26,11 +27,12 @@ const MAX_GRAPHS: usize = 64;
 const MAX_DATASETS: usize = 2048;
 const MAX_SETTINGS: usize = 64;
 
-const SECTIONS: [&str; 14] = [
+const SECTIONS: [&str; 15] = [
     "format",
     "name",
     "version",
     "predecessor",
+    "agreement",
     "participant",
     "node",
     "model",
@@ -57,10 +59,12 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<Agreement, PolicyError> 
         let participants = participants(top)?;
         let nodes = nodes(top, &participants)?;
         let rounds = rounds(top, &nodes)?;
+        let (version, predecessor) = lineage(top)?;
         let agreement = Agreement {
             name: top.required("name")?.party_name()?,
-            version: top.required("version")?.integer(1..=u64::from(u32::MAX))?,
-            predecessor: top.optional("predecessor").map(|node| node.digest()).transpose()?,
+            version,
+            predecessor,
+            consent: consent(top, &participants)?,
             model: model(top)?,
             modules: modules(top, &nodes)?,
             graphs: graphs(top, &nodes)?,
@@ -103,6 +107,48 @@ fn participants(top: &Fields<'_>) -> Result<Vec<Participant>, Vec<Problem>> {
         seen.push(participant.clone());
         Ok(participant)
     }))
+}
+
+/// The version, and the digest of the policy before it: the founding policy is version 1 and follows none.
+fn lineage(top: &Fields<'_>) -> Result<(u64, Option<Digest>), Problem> {
+    let node = top.required("version")?;
+    let version = node.integer(1..=u64::from(u32::MAX))?;
+    match top.optional("predecessor") {
+        Some(before) if version == 1 => {
+            Err(before.problem("is given, but version 1 is the founding policy and follows none; count `version` up"))
+        }
+        None if version > 1 => Err(node.problem(format_args!(
+            "is {version}, but `predecessor` is missing: the SHA-256 of the file of version {}",
+            version - 1
+        ))),
+        before => Ok((version, before.map(|node| node.digest()).transpose()?)),
+    }
+}
+
+fn consent(top: &Fields<'_>, participants: &[Participant]) -> Result<Consent, Problem> {
+    let all = Consent::of_all(participants.len());
+    let Some(node) = top.optional("agreement") else {
+        return Ok(all);
+    };
+    let fields = node.fields(&["threshold", "immutable"])?;
+    let immutable = fields.optional("immutable").map(|node| node.boolean()).transpose()?;
+    let threshold = match fields.optional("threshold") {
+        Some(node) => {
+            let threshold = node.integer_u32(1..=1024)?;
+            if threshold > all.threshold || threshold * 2 <= all.threshold {
+                return Err(node.problem(format_args!(
+                    "is {threshold} of {} participants; more than half have to sign, or two policies could follow one",
+                    all.threshold
+                )));
+            }
+            threshold
+        }
+        None => all.threshold,
+    };
+    Ok(Consent {
+        threshold,
+        immutable: immutable.unwrap_or(all.immutable),
+    })
 }
 
 fn nodes(top: &Fields<'_>, participants: &[Participant]) -> Result<Vec<Node>, Vec<Problem>> {

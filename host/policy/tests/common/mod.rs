@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cloister_attestation::identity::{Role, SigningKey};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Dataset, Graph, Limits, Model, Module, Node, Participant, Release, RoundMode, Rounds,
-    ScalarRange,
+    Agreement, AttestationRules, Consent, Dataset, Graph, Limits, Model, Module, Node, Participant, Release, RoundMode,
+    Rounds, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, InputSpec, InputType, ModuleRole, Scalar, TensorAccess};
 use cloister_tensor::Digest;
@@ -25,6 +25,7 @@ pub(crate) fn digits(alpha: &SigningKey, beta: &SigningKey) -> Agreement {
         name: "digits".to_owned(),
         version: 1,
         predecessor: None,
+        consent: Consent::of_all(2),
         participants: vec![participant("alpha", alpha), participant("beta", beta)],
         nodes: vec![
             node("hub", Role::Aggregator, "alpha"),
