@@ -51,6 +51,9 @@ enum Command {
     Peer(commands::peer::PeerArgs),
     /// Look into a sealed vault.
     Vault(commands::vault::VaultArgs),
+    Audit(commands::audit::AuditArgs),
+    Seal(commands::seal::SealArgs),
+    Unseal(commands::seal::UnsealArgs),
     /// Print shell completions.
     Completions {
         /// For which shell.
@@ -80,6 +83,9 @@ fn main() -> ExitCode {
         Command::Quote(args) => commands::quote::run(args, &mut out),
         Command::Peer(args) => commands::peer::run(args, &mut out),
         Command::Vault(args) => commands::vault::run(args, &mut out),
+        Command::Audit(args) => commands::audit::run(&args, &mut out),
+        Command::Seal(args) => commands::seal::seal(&args, &mut out),
+        Command::Unseal(args) => commands::seal::unseal(&args, &mut out),
         Command::Completions { shell } => {
             clap_complete::generate(shell, &mut Cli::command(), "cloister", &mut std::io::stdout());
             Ok(Exit::Done)

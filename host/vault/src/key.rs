@@ -39,6 +39,16 @@ impl VaultKey {
         Ok(key)
     }
 
+    /// A fresh salt for a file.
+    ///
+    /// # Errors
+    /// The operating system gives no randomness.
+    pub fn salt() -> Result<[u8; 32], VaultError> {
+        let mut salt = [0; 32];
+        getrandom::fill(&mut salt).map_err(|error| VaultError::Randomness(error.to_string()))?;
+        Ok(salt)
+    }
+
     /// Reads a key file.
     ///
     /// # Errors

@@ -15,6 +15,7 @@ mod format;
 mod index;
 mod key;
 mod name;
+mod parcel;
 mod reader;
 mod seal;
 mod seen;
@@ -26,6 +27,7 @@ pub use format::{HEADER_BYTES, Header, READ_AHEAD_BYTES, SEGMENT_BYTES, VaultId}
 pub use index::{Entry, Index};
 pub use key::VaultKey;
 pub use name::FileName;
+pub use parcel::{PARCEL_HEADER_BYTES, ParcelError, ParcelKind, open_parcel, seal_parcel};
 pub use reader::SealedReader;
 pub use seal::{Subject, seal};
 pub use seen::{CommitCounter, LastSeenFile, Seen};

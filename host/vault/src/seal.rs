@@ -58,7 +58,7 @@ pub fn seal(
         subject.version,
         subject.epoch,
     );
-    let mut sealer = Sealer::new(&file_key, cipher);
+    let sealer = Sealer::new(&file_key, cipher);
     let failed = |error| match error {
         SealError::Source(cause) | SealError::Sink(cause) => VaultError::Source {
             name: subject.name.to_owned(),
@@ -68,11 +68,7 @@ pub fn seal(
     };
     sink.write_all(&header.encode())
         .map_err(|cause| failed(SealError::Sink(cause)))?;
-    let mut block = Block::of(SEGMENTS_AT_ONCE);
-    while sealer.next_block(source, &mut block).map_err(failed)? {
-        sink.write_all(block.sealed())
-            .map_err(|cause| failed(SealError::Sink(cause)))?;
-    }
+    sealer.pump(source, sink).map_err(failed)?;
     Ok(header)
 }
 
@@ -142,7 +138,7 @@ impl Block {
     }
 }
 
-struct Sealer {
+pub(crate) struct Sealer {
     cipher: SegmentCipher,
     segment: u64,
     plain_bytes: u64,
@@ -150,13 +146,22 @@ struct Sealer {
 }
 
 impl Sealer {
-    fn new(key: &FileKey, cipher: Cipher) -> Self {
+    pub(crate) fn new(key: &FileKey, cipher: Cipher) -> Self {
         Self {
             cipher: SegmentCipher::new(cipher, key),
             segment: 0,
             plain_bytes: 0,
             done: false,
         }
+    }
+
+    /// Seals all of `source` into `sink` on this thread, and gives the content's size.
+    pub(crate) fn pump(mut self, source: &mut dyn BufRead, sink: &mut dyn Write) -> Result<u64, SealError> {
+        let mut block = Block::of(SEGMENTS_AT_ONCE);
+        while self.next_block(source, &mut block)? {
+            sink.write_all(block.sealed()).map_err(SealError::Sink)?;
+        }
+        Ok(self.plain_bytes)
     }
 
     /// Fills `block` with sealed segments; false when there is nothing left.

@@ -1,5 +1,6 @@
 //! One file a subcommand: parse, call the crate that does it, render.
 
+pub mod audit;
 pub mod data;
 pub mod graph;
 pub mod graph_run;
@@ -17,4 +18,5 @@ pub mod quote;
 mod quote_collateral;
 mod quote_shown;
 mod quote_verify;
+pub mod seal;
 pub mod vault;

@@ -300,7 +300,7 @@ fn copy_out(mut reader: SealedReader, to: &mut dyn Write, shown: &str) -> Result
     }
 }
 
-fn bar(bytes: u64, what: &'static str) -> ProgressBar {
+pub(super) fn bar(bytes: u64, what: &'static str) -> ProgressBar {
     let style = ProgressStyle::with_template("{msg} {wide_bar} {bytes}/{total_bytes} {bytes_per_sec}");
     let bar = if bytes == 0 {
         ProgressBar::no_length()

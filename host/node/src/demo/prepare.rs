@@ -361,7 +361,7 @@ pub fn write_node_file(
     };
     let text = format!(
         "name = \"{name}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n{reach}\
-         provider = \"simulated\"\n\n[content]\ndir = \"content\"\n\n[data.{dataset}]\npath = \"data.csv\"\n{vault}\n\
+         provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[content]\ndir = \"content\"\n\n[data.{dataset}]\npath = \"data.csv\"\n{vault}\n\
          [simulated]\nauthority = \"../../authority\"\n",
         name = node.name,
         dataset = node.dataset,

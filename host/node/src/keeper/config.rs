@@ -8,6 +8,7 @@
 //! aggregator = "127.0.0.1:7700"     # workers dial out; aggregators `listen` instead
 //! proxy = "proxy.example.org:3128"  # optional HTTP CONNECT proxy
 //! provider = "simulated"            # or "coco", "configfs"; left out: what this machine has
+//! audit = "audit.jsonl"             # optional: what happened here, in lines that the node signs
 //!
 //! [data.train]
 //! path = "train.csv"                # the salt of its commitment lies in train.csv.salt
@@ -44,7 +45,7 @@ use serde::Deserialize;
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 40] = [
+const KNOWN_KEYS: [&str; 41] = [
     "name",
     "policy",
     "credential",
@@ -80,6 +81,7 @@ const KNOWN_KEYS: [&str; 40] = [
     "rtmr3",
     "quote_latency_ms",
     "references",
+    "audit",
     "collateral",
     "url",
     "cache",
@@ -302,6 +304,8 @@ pub struct NodeConfig {
     pub collateral: Option<CollateralSource>,
     /// Reference values that the policy takes besides, with their signatures in FILE.sigs.
     pub references: Option<PathBuf>,
+    /// The audit log. Without it nothing is written down.
+    pub audit: Option<PathBuf>,
 }
 
 impl NodeConfig {
@@ -373,6 +377,7 @@ impl NodeConfig {
         }
         self.engine.openvino_dir.iter_mut().for_each(fix);
         self.references.iter_mut().for_each(fix);
+        self.audit.iter_mut().for_each(fix);
         if let Some(collateral) = &mut self.collateral {
             fix(&mut collateral.cache);
             collateral.authorities.iter_mut().for_each(fix);

@@ -1,6 +1,7 @@
 //! The keeper: a node's process with keys, evidence, vault and network. It reads the node file and the policy, shows who the
 //! node is, and starts the runner, which has the modules, the engine and the rows, and nothing else.
 
+pub mod audit;
 pub mod config;
 pub mod contents;
 pub mod measured;
@@ -23,6 +24,7 @@ use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMe
 use crate::files;
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
+use audit::Audit;
 use config::NodeConfig;
 use measured::Loaded;
 
@@ -47,6 +49,8 @@ pub struct Keeper {
     pub openvino_dir: Option<PathBuf>,
     provider: Arc<dyn QuoteProvider>,
     clock: Clock,
+    /// What happened here, written down.
+    pub audit: Audit,
     /// Renews the verifier's collateral for as long as the keeper lives.
     _refresher: Option<Refresher>,
 }
@@ -88,7 +92,19 @@ impl Keeper {
             .into_iter()
             .map(|(name, digest)| Entry::new(EntryRole::Host, name, digest))
             .collect();
+        let audit = Audit::open(&config, &identity, Arc::clone(&clock))?;
+        audit.must(
+            "agreement",
+            serde_json::json!({
+                "policy": policy.digest(),
+                "name": policy.name,
+                "version": policy.version,
+                "signed_by": signed.signers(),
+                "simulated": policy.attestation.simulated,
+            }),
+        )?;
         Ok(Self {
+            audit,
             config,
             identity,
             quotes: QuoteService::new(Arc::clone(&provider)),
@@ -120,6 +136,9 @@ impl Keeper {
             now_unix_s(),
         )
         .map_err(|error| fail(Exit::Failed, error))?;
+        let (state, root) = (state.as_str(), identity.node.measurement.root().to_string());
+        self.audit
+            .must("measured", serde_json::json!({ "state": state, "measurement": root }))?;
         Ok(Arc::new(identity))
     }
 

@@ -27,6 +27,7 @@ use tokio_util::sync::CancellationToken;
 use super::checkpoint::{self, Found};
 use super::watch::Watch;
 use crate::events::{Event, Teller};
+use crate::keeper::audit::Audit;
 use crate::keeper::contents::{self, Contents};
 use crate::keeper::measured::Loaded;
 use crate::keeper::models::SharedModels;
@@ -166,8 +167,12 @@ async fn listen(
     certificate: &Arc<cloister_attestation::RaTlsIdentity>,
 ) -> Result<Listener, miette::Report> {
     let root = root_in_words(keeper.quotes.simulated());
+    let audit = keeper.audit.clone();
     let refused: cloister_session::OnRefused = Arc::new(move |error| match error.refusal() {
-        Some(_) => tracing::warn!("not let in{root}: {error}"),
+        Some(_) => {
+            tracing::warn!("not let in{root}: {error}");
+            audit.refused(&error.to_string());
+        }
         None => tracing::warn!("not let in: {error}"),
     });
     Listener::bind(
@@ -445,8 +450,12 @@ impl AggregatorWork for Work {
     }
 
     fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError> {
+        let written = |audit: &Audit| {
+            let written = audit.round(record);
+            written.map_err(|error| WorkError::new("writing the round down", error))
+        };
         let Some(vault) = &mut self.vault else {
-            return Ok(());
+            return written(&self.keeper.audit);
         };
         let last = record.receipt.round == u64::from(self.keeper.policy.rounds.count);
         let onnx = match &self.evaluation {
@@ -456,7 +465,8 @@ impl AggregatorWork for Work {
             ),
             _ => None,
         };
-        checkpoint::keep(vault, record, model, onnx.as_deref())
+        checkpoint::keep(vault, record, model, onnx.as_deref())?;
+        written(&self.keeper.audit)
     }
 }
 

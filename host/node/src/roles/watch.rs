@@ -2,15 +2,18 @@
 
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_rounds::DropReason;
+use serde_json::json;
 
 use crate::events::{Event, Teller};
 use crate::keeper::Keeper;
+use crate::keeper::audit::Audit;
 use crate::ui::root_in_words;
 
 /// Turns happenings into events.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone)]
 pub struct Watch {
     teller: Teller,
+    audit: Audit,
     simulated: bool,
 }
 
@@ -19,6 +22,7 @@ impl Watch {
     pub fn new(teller: Teller, keeper: &Keeper) -> Self {
         Self {
             teller,
+            audit: keeper.audit.clone(),
             simulated: keeper.quotes.simulated(),
         }
     }
@@ -34,13 +38,17 @@ impl Progress for Watch {
                 role,
                 measurement,
                 simulated,
-            } => self.teller.tell(&Event::Peer {
-                name: node.clone(),
-                role: role.clone(),
-                verdict: "accepted".into(),
-                measurement: measurement.clone(),
-                simulated: *simulated,
-            }),
+            } => {
+                let what = json!({ "node": node, "role": role, "measurement": measurement, "simulated": simulated });
+                self.audit.note("attested", what);
+                self.teller.tell(&Event::Peer {
+                    name: node.clone(),
+                    role: role.clone(),
+                    verdict: "accepted".into(),
+                    measurement: measurement.clone(),
+                    simulated: *simulated,
+                });
+            }
             Happening::RoundDone(line) => {
                 let metric = |wanted: &str| {
                     line.metrics
@@ -61,6 +69,8 @@ impl Progress for Watch {
                 });
             }
             Happening::Dropped { node, reason } => {
+                let what = json!({ "node": node, "code": reason.code(), "reason": reason.to_string() });
+                self.audit.note("dropped", what);
                 self.teller.tell(&Event::Dropped {
                     node: node.clone(),
                     reason: match reason {

@@ -74,7 +74,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         let fetched = match runtime.block_on(fetch_all(&local, &dial, &missing, limit, backoff, &progress, &cancel)) {
             Ok(fetched) => fetched,
             Err(ExchangeError::Cancelled) => return Ok(Exit::Done),
-            Err(error) => return Err(refused_or_failed(error, keeper.quotes.simulated())),
+            Err(error) => return Err(refused_or_failed(error, &keeper)),
         };
         for item in missing {
             if let Some(bytes) = fetched.get(&item.digest) {
@@ -106,7 +106,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     };
     let end = runtime
         .block_on(take_part(options, Box::new(work)))
-        .map_err(|error| refused_or_failed(error, keeper.quotes.simulated()))?;
+        .map_err(|error| refused_or_failed(error, &keeper))?;
     if end.finished {
         tracing::info!("the federation has come to its end after {} rounds", end.rounds);
     } else {
@@ -138,9 +138,10 @@ fn dial(keeper: &Keeper) -> Result<DialOptions, miette::Report> {
 }
 
 /// The exit code of an exchange that ended: 3 where evidence was refused, 4 where the policy denied, else 1.
-fn refused_or_failed(error: ExchangeError, simulated: bool) -> miette::Report {
+fn refused_or_failed(error: ExchangeError, keeper: &Keeper) -> miette::Report {
     if error.refusal().is_some() {
-        return refused(error, simulated);
+        keeper.audit.refused(&error.to_string());
+        return refused(error, keeper.quotes.simulated());
     }
     fail(if error.denied() { Exit::Denied } else { Exit::Failed }, error)
 }
@@ -219,6 +220,7 @@ impl WorkerWork for Work {
 
     fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
         tracing::debug!("receipt of round {}: {}", record.receipt.round, record.receipt.digest());
-        Ok(())
+        let written = self.keeper.audit.round(record);
+        written.map_err(|error| WorkError::new("writing the round down", error))
     }
 }
