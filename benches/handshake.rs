@@ -33,6 +33,10 @@ async fn attested(node: WorldNode) -> String {
             burst: u32::MAX,
             every: Duration::from_nanos(1),
         },
+        arrivals: Rate {
+            burst: u32::MAX,
+            every: Duration::from_nanos(1),
+        },
         ..ListenLimits::default()
     };
     let mut listener = Listener::bind(node.local, "127.0.0.1:0", limits, refused)

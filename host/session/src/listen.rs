@@ -6,7 +6,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloister_attestation::PeerEvidence;
 use cloister_attestation::session::Side;
@@ -17,7 +17,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 use tokio_rustls::TlsAcceptor;
 
 use crate::connection::AttestedConnection;
-use crate::crowd::{Crowd, CrowdPlace};
+use crate::crowd::{Crowd, CrowdPlace, network};
 use crate::dial::finish;
 use crate::error::SessionError;
 use crate::local::{Local, SelfSide};
@@ -35,6 +35,8 @@ pub struct ListenLimits {
     pub arriving: usize,
     /// Of these, by address (of IPv6, by /64); more are closed at once.
     pub arriving_by_address: usize,
+    /// How often an address (of IPv6, a /64) may arrive; more are closed at once. A TLS handshake costs before it is known whose.
+    pub arrivals: Rate,
     /// Handshakes that run.
     pub handshakes: usize,
     /// Attested connections of nodes that live; more are closed at once.
@@ -50,6 +52,10 @@ impl Default for ListenLimits {
         Self {
             arriving: 256,
             arriving_by_address: 16,
+            arrivals: Rate {
+                burst: 256,
+                every: Duration::from_millis(20),
+            },
             handshakes: 64,
             nodes: 512,
             visitors: 64,
@@ -105,6 +111,7 @@ impl Listener {
             handshakes: Arc::new(Semaphore::new(limits.handshakes.max(1))),
             nodes: Arc::new(Semaphore::new(limits.nodes.max(1))),
             visitors: Arc::new(Semaphore::new(limits.visitors.max(1))),
+            arrivals: Arc::new(Rates::new(limits.arrivals)),
             rates: Arc::new(Rates::new(limits.sessions)),
             on_refused,
         };
@@ -172,6 +179,7 @@ struct Acceptor {
     handshakes: Arc<Semaphore>,
     nodes: Arc<Semaphore>,
     visitors: Arc<Semaphore>,
+    arrivals: Arc<Rates>,
     rates: Arc<Rates>,
     on_refused: OnRefused,
 }
@@ -183,6 +191,9 @@ impl Acceptor {
                 return;
             };
             match listener.accept().await {
+                Ok((_, address)) if self.too_often(address) => {
+                    tracing::debug!(%address, "closed at once: it arrives more often than an address may");
+                }
                 Ok((stream, address)) => match self.crowd.enter(address.ip()) {
                     Ok(place) => drop(tokio::spawn(self.clone().receive(stream, address, (arrival, place)))),
                     Err(crowded) if crowded.first => tracing::warn!(
@@ -198,6 +209,11 @@ impl Acceptor {
                 }
             }
         }
+    }
+
+    fn too_often(&self, address: SocketAddr) -> bool {
+        let whose = Identity::Address(network(address.ip()));
+        self.arrivals.take(&whose, Instant::now()).is_err()
     }
 
     /// Lets a connection in, or says why not. `arrival` is given back with the last verdict.
@@ -256,10 +272,7 @@ impl Acceptor {
             ..Expected::default()
         };
         let appraiser = Arc::new(Appraiser::new(Arc::clone(&self.local.policy)).expecting(expected));
-        let admit = |peer: &PeerEvidence| {
-            self.rates
-                .take(&Identity::of(peer, address.ip()), std::time::Instant::now())
-        };
+        let admit = |peer: &PeerEvidence| self.rates.take(&Identity::of(peer, address.ip()), Instant::now());
         let shown = address.to_string();
         finish(&self.local, stream.into(), Side::Server, appraiser, (&shown, &admit)).await
     }

@@ -191,8 +191,8 @@ impl QuoteService {
     }
 }
 
-/// The one thread's turn at the device. Should the provider panic, those who wait are told by their dropped channels, and the
-/// next request begins anew.
+/// The one thread's turn at the device. Should the provider panic, those whom it worked for are told by their dropped channels,
+/// and another thread takes over for those who wait.
 struct Turn<'a> {
     service: &'a QuoteService,
     over: bool,
@@ -200,10 +200,21 @@ struct Turn<'a> {
 
 impl Drop for Turn<'_> {
     fn drop(&mut self) {
-        if !self.over {
-            let mut queue = self.service.lock();
-            queue.working = false;
-            queue.waiting.clear();
+        if self.over {
+            return;
+        }
+        let mut queue = self.service.lock();
+        let successor = tokio::runtime::Handle::try_current()
+            .ok()
+            .filter(|_| !queue.waiting.is_empty());
+        queue.working = successor.is_some();
+        match successor {
+            Some(runtime) => {
+                let service = self.service.clone();
+                runtime.spawn_blocking(move || service.work());
+            }
+            // Nobody is left who could: their dropped channels tell them.
+            None => queue.waiting.clear(),
         }
     }
 }

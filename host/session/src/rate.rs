@@ -1,4 +1,5 @@
-//! How often one identity may have a session: each costs this node a quote.
+//! How often an address may arrive, and one identity may have a session: the first costs this node a TLS handshake, the second
+//! a quote.
 //!
 //! A bucket an identity, of tokens that come back with time. Identities are nodes by their node key, once their evidence
 //! verified, and visitors by the participant that signed or, for nobody's, by address. So whoever floods spends its own

@@ -3,7 +3,7 @@
 
 use std::net::SocketAddr;
 
-use cloister_session::{SessionError, connect};
+use cloister_session::{ListenLimits, Rate, SessionError, connect};
 use cloister_testkit::world::{World, WorldOptions, dial};
 use tokio::io::AsyncWriteExt;
 use tokio::net::{TcpSocket, TcpStream};
@@ -66,4 +66,28 @@ async fn what_says_nothing_is_closed_long_before_a_handshake_would_be() {
         }
         tokio::task::yield_now().await;
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_address_that_arrives_too_often_is_closed_at_once_and_others_are_not() {
+    let world = World::new(WorldOptions::default());
+    let limits = ListenLimits {
+        arrivals: Rate {
+            burst: 3,
+            every: std::time::Duration::from_secs(3600),
+        },
+        ..ListenLimits::default()
+    };
+    let aggregator = world.serve_within(world.node("aggregator").local, None, limits).await;
+    let mut held = Vec::new();
+    for _ in 0..3 {
+        held.push(stranger(&aggregator.address, &[22, 3, 1, 2, 0]).await);
+    }
+    let one_more = stranger(&aggregator.address, b"").await;
+    one_more.readable().await.unwrap();
+    assert_eq!(one_more.try_read(&mut [0; 1]).unwrap(), 0, "closed without a byte");
+    let said = aggregator.refused.lock().unwrap().clone();
+    assert!(said.is_empty(), "before its first byte was due: {said:?}");
+    let worker = world.node("worker-a");
+    connect(&worker.local, &dial(&aggregator.address)).await.unwrap();
 }
