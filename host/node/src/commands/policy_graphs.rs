@@ -21,7 +21,8 @@ const BATCH: &str = "batch";
 #[command(next_help_heading = "Graphs and weights")]
 pub(super) struct GraphsArgs {
     /// A forward model: `train`, `evaluate` and the initial weights are made from it, and graphs such as `train@23` for the
-    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true).
+    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true). Dropouts are left
+    /// out: their masks would have to come from a module (`cloister graph train` makes graphs that take them).
     #[arg(long, value_name = "MODEL.onnx", requires_all = ["optimizer", "batch", "graphs_out"])]
     onnx: Option<PathBuf>,
     /// The optimizer that becomes part of the training graphs.
@@ -33,7 +34,7 @@ pub(super) struct GraphsArgs {
     /// Rows of a batch in evaluation; by default those of --batch.
     #[arg(long, value_name = "N", requires = "onnx", value_parser = value_parser!(u32).range(1..))]
     evaluation_batch: Option<u32>,
-    /// Share of the momentum buffer that is kept, with --optimizer momentum; by default 0.9.
+    /// Share of the momentum buffer that is kept, with --optimizer momentum or nesterov; by default 0.9.
     #[arg(long, value_name = "X", requires = "onnx")]
     momentum: Option<f64>,
     /// L2: this times the parameter is added to its gradient; by default 0.
@@ -139,6 +140,7 @@ impl GraphsArgs {
         }
         let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
         options.weight_decay = self.weight_decay.unwrap_or_default();
+        options.dropout = false;
         options.freeze.clone_from(&self.freeze);
         options.logits.clone_from(&self.logits);
         Ok(Some(Recipe {
