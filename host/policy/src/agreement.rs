@@ -1,5 +1,6 @@
 //! What a policy says: the types that the parser fills and that [`crate::draft`] writes down.
 
+use crate::anchor::Anchor;
 use std::collections::BTreeMap;
 
 use cloister_attestation::identity::{PublicKey, Role};
@@ -401,6 +402,8 @@ pub struct AttestationRules {
     pub mrseam: Vec<Register>,
     /// What the owner configured: in Confidential Containers, the hash of the pod's initdata.
     pub mrconfigid: Vec<Register>,
+    /// What the accepted values of MRCONFIGID are the hashes of.
+    pub anchors: Vec<Anchor>,
     /// The owner. Empty: zero alone.
     pub mrowner: Vec<Register>,
     /// What the owner set. Empty: zero alone.
@@ -464,6 +467,7 @@ impl AttestationRules {
             rtmr3_any: false,
             mrseam: Vec::new(),
             mrconfigid: Vec::new(),
+            anchors: Vec::new(),
             mrowner: Vec::new(),
             mrownerconfig: Vec::new(),
             attributes: DEFAULT_ATTRIBUTES,

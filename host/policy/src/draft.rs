@@ -468,6 +468,10 @@ fn attestation(out: &mut Out, rules: &AttestationRules, participants: &[Particip
             format_args!("[\n    {},\n]", hosts.collect::<Vec<_>>().join(",\n    ")),
         );
     }
+    for anchor in &rules.anchors {
+        out.line("");
+        out.line(anchor.to_toml().trim_end());
+    }
 }
 
 fn registers_line(out: &mut Out, key: &str, values: &[[u8; 48]], comment: &str, otherwise: &str) {

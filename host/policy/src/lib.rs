@@ -11,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod agreement;
+pub mod anchor;
 mod appraise;
 pub mod dataset;
 mod diff;

@@ -12,6 +12,7 @@ pub mod peer;
 pub mod policy;
 mod policy_draft;
 mod policy_graphs;
+mod policy_image;
 mod policy_reference;
 mod policy_succession;
 pub mod quote;

@@ -9,6 +9,7 @@ use cloister_policy::{
 use serde_json::json;
 
 use super::policy_draft::{self, DraftArgs};
+use super::policy_image::{self, FromImageArgs};
 use super::policy_reference::{self, FromQuoteArgs, ReferenceArgs};
 use super::policy_succession::{self, DiffArgs, HistoryArgs, StatusArgs};
 use crate::files;
@@ -29,6 +30,7 @@ pub struct PolicyArgs {
 enum Command {
     Check(CheckArgs),
     Draft(DraftArgs),
+    FromImage(FromImageArgs),
     FromQuote(FromQuoteArgs),
     Reference(ReferenceArgs),
     Sign(SignArgs),
@@ -79,6 +81,7 @@ pub fn run(args: PolicyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     match args.command {
         Command::Check(args) => check(&args, out),
         Command::Draft(args) => policy_draft::run(&args, out),
+        Command::FromImage(args) => policy_image::run(&args, out),
         Command::FromQuote(args) => policy_reference::from_quote(&args, out),
         Command::Reference(args) => policy_reference::run(args, out),
         Command::Sign(args) => sign(&args, out),

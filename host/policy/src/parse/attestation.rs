@@ -6,6 +6,7 @@ use cloister_attestation::encoding::hex;
 use crate::agreement::{
     AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, TcbStatus,
 };
+use crate::anchor::{Anchor, Workload};
 use crate::reader::{Fields, Node, Problem, all};
 
 const MAX_VALUES: usize = 64;
@@ -22,7 +23,8 @@ const TCB_STATUSES: [&str; 8] = [
     "TDRelaunchAdvisedConfigurationNeeded",
 ];
 
-const KEYS: [&str; 27] = [
+const KEYS: [&str; 28] = [
+    "anchor",
     "simulated",
     "root_key_id",
     "mrtd",
@@ -57,14 +59,18 @@ pub(super) fn read(top: &Fields<'_>, participants: &[Participant]) -> Result<Att
     let fields = section.fields(&KEYS)?;
     let simulated = fields.required("simulated")?.boolean()?;
     let default = AttestationRules::with_root(simulated, root_key_id(&fields, simulated)?);
+    let shown = anchor_tables(&fields)?;
+    let hashes: Vec<Register> = shown.iter().map(Anchor::mrconfigid).collect();
+    let listed = registers(&fields, "mrconfigid")?;
     let rules = AttestationRules {
+        mrconfigid: if listed.is_empty() { hashes } else { listed },
+        anchors: shown,
         mrtd: registers(&fields, "mrtd")?,
         rtmr0: registers(&fields, "rtmr0")?,
         rtmr1: registers(&fields, "rtmr1")?,
         rtmr2: registers(&fields, "rtmr2")?,
         rtmr3_any: rtmr3(&fields)?,
         mrseam: registers(&fields, "mrseam")?,
-        mrconfigid: registers(&fields, "mrconfigid")?,
         mrowner: registers(&fields, "mrowner")?,
         mrownerconfig: registers(&fields, "mrownerconfig")?,
         attributes: attributes(&fields, default.attributes)?,
@@ -92,12 +98,57 @@ pub(super) fn read(top: &Fields<'_>, participants: &[Participant]) -> Result<Att
         hosts: hosts(&fields)?,
         ..default
     };
-    let problems = if simulated {
-        Vec::new()
-    } else {
-        anchors(&section, &rules)
-    };
+    let mut problems = explained(&section, &rules);
+    if !simulated {
+        problems.extend(anchors(&section, &rules));
+    }
     if problems.is_empty() { Ok(rules) } else { Err(problems) }
+}
+
+/// Each accepted MRCONFIGID has to be the hash of an anchor that the policy shows, and the other way round: a hash alone does
+/// not say whether other containers may start beside the host. In simulation hashes may stand alone, since nothing is proven.
+fn explained(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
+    if rules.simulated && rules.anchors.is_empty() {
+        return Vec::new();
+    }
+    let hashes: Vec<Register> = rules.anchors.iter().map(Anchor::mrconfigid).collect();
+    let bare = rules.mrconfigid.iter().filter(|value| !hashes.contains(value));
+    let bare = bare.map(|value| {
+        section.problem(format_args!(
+            "lists the `mrconfigid` {}, but no [[attestation.anchor]] whose initdata has this hash: whether other containers may \
+             start beside the host is left open; `cloister policy from-image` prints the anchor",
+            hex(value)
+        ))
+    });
+    let idle = hashes.iter().filter(|hash| !rules.mrconfigid.contains(hash));
+    let idle = idle.map(|hash| {
+        section.problem(format_args!(
+            "has an `anchor` whose initdata has the hash {}, which `mrconfigid` does not list; leave `mrconfigid` out, or add it",
+            hex(hash)
+        ))
+    });
+    bare.chain(idle).collect()
+}
+
+fn anchor_tables(fields: &Fields<'_>) -> Result<Vec<Anchor>, Vec<Problem>> {
+    all(fields.list("anchor", MAX_VALUES)?.iter().map(|node| {
+        let table = node.fields(&["image", "arguments", "environment", "aa", "cdh"])?;
+        let texts = |key: &str| -> Result<Vec<String>, Problem> {
+            let nodes = table.list(key, 256)?;
+            nodes.iter().map(|node| Ok(node.text(4096)?.to_owned())).collect()
+        };
+        let lines = |key: &str| -> Result<String, Problem> {
+            let text = table
+                .optional(key)
+                .map(|node| node.document(64 * 1024).map(str::to_owned));
+            text.transpose().map(Option::unwrap_or_default)
+        };
+        let image = table.required("image")?.text(4096)?.to_owned();
+        let (aa, cdh) = (lines("aa")?, lines("cdh")?);
+        let workload = Workload::new(image, texts("arguments")?, texts("environment")?);
+        let anchor = workload.and_then(|workload| Anchor::new(workload, aa, cdh));
+        anchor.map_err(|error| node.problem(format_args!("is no anchor: {error}")))
+    }))
 }
 
 /// Outside simulation nothing may be left open, and something has to fix which host runs.

@@ -160,6 +160,18 @@ impl<'t> Node<'t> {
         Ok(text)
     }
 
+    /// A text of several lines, of at most `max` bytes.
+    pub(crate) fn document(&self, max: usize) -> Result<&'t str, Problem> {
+        let text = self
+            .value()
+            .and_then(Value::as_str)
+            .ok_or_else(|| self.wanted("a string"))?;
+        if text.len() > max {
+            return Err(self.problem(format_args!("has {} bytes; at most {max} are allowed", text.len())));
+        }
+        Ok(text)
+    }
+
     /// A name: 1 to 64 characters of `a-z A-Z 0-9 . _ - @`, beginning with a letter or a digit.
     pub(crate) fn name(&self) -> Result<String, Problem> {
         let text = self.text(64)?;
