@@ -4,6 +4,7 @@ use cloister_attestation::encoding::hex;
 
 use super::{Area, Changes, sorted};
 use crate::agreement::{AttestationRules, Masked, ReferenceRules, TcbStatus};
+use crate::anchor::Anchor;
 
 const MORE: &str = "TDs are let in that were refused before: find out what they are";
 const LONGER: &str = "what Intel revoked, or a machine that fell behind, is let in for longer";
@@ -20,6 +21,7 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
         rtmr3_any: _,
         mrseam: _,
         mrconfigid: _,
+        anchors,
         mrowner: _,
         mrownerconfig: _,
         attributes: _,
@@ -88,6 +90,7 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
             _ => {}
         }
     }
+    pods(out, &old.anchors, anchors);
     statuses(out, &old.tcb_statuses, &new.tcb_statuses);
     let (gone, fresh, _) = sorted(&old.advisories_denied, &new.advisories_denied, String::as_str);
     for advisory in gone {
@@ -266,5 +269,20 @@ fn statuses(out: &mut Changes, old: &[TcbStatus], new: &[TcbStatus]) {
         };
         let concern = weaker.filter(|_| longer && after.status != "UpToDate");
         out.add(Area::Attestation, text, concern);
+    }
+}
+
+/// What pods run, in words: the change of their MRCONFIGID alone says nothing to a reader.
+fn pods(out: &mut Changes, old: &[Anchor], new: &[Anchor]) {
+    let shown = |anchor: &Anchor| {
+        let workload = anchor.workload();
+        format!("{} with the words {:?}", workload.image(), workload.arguments())
+    };
+    for anchor in old.iter().filter(|anchor| !new.contains(anchor)) {
+        out.say(Area::Attestation, format!("no more: pods run {}", shown(anchor)));
+    }
+    for anchor in new.iter().filter(|anchor| !old.contains(anchor)) {
+        let concern = Some("another program speaks for nodes: find out who built it, and from what");
+        out.add(Area::Attestation, format!("pods may run {}", shown(anchor)), concern);
     }
 }
