@@ -4,6 +4,9 @@
 //! - [`fakes`]: work that needs no runner, and a progress that remembers.
 //! - [`link`]: links that delay and cut, and a CONNECT proxy.
 //! - [`raw`]: a member that says whatever a test wants it to say.
+//! - [`configfs`]: a file system that behaves as the kernel's configfs-tsm.
+//! - [`device`]: what makes quotes behind both.
+//! - [`coco`]: a server that behaves as the API server of Confidential Containers.
 //! - [`pccs`]: a server with the shape of a PCCS, honest or not.
 //! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
 //!
@@ -12,10 +15,14 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
+    clippy::print_stderr,
     reason = "test code: a broken set-up ends the test"
 )]
 
 pub mod attacker;
+pub mod coco;
+pub mod configfs;
+pub mod device;
 pub mod fakes;
 pub mod link;
 pub mod pccs;

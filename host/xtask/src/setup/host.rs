@@ -23,7 +23,8 @@ const NEXT: &str =
 pub fn build(workspace: &Workspace, profile: Profile) -> Outcome<PathBuf> {
     say("[setup] building the cloister binary (some minutes the first time)");
     let mut command = workspace.cargo();
-    command.args(["build", "--package", "cloister", "--bin", "cloister"]);
+    // The whole workspace is selected, as the tests do: then both stand on the same dependencies with the same features.
+    command.args(["build", "--workspace", "--bin", "cloister"]);
     if profile == Profile::Release {
         command.arg("--release");
     }

@@ -1,16 +1,12 @@
-//! Fakes of what quotes come from: the kernel's configfs and the API server of Confidential Containers.
-#![allow(dead_code, reason = "each test file uses its part")]
-
-pub(crate) mod coco;
-pub(crate) mod configfs;
+//! What makes quotes in the real format behind the fakes of the kernel and of Confidential Containers.
 
 use std::sync::Arc;
 
 use cloister_attestation::QuoteProvider as _;
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
 
-/// What makes quotes in the real format behind the fakes.
-pub(crate) fn td() -> Arc<SimulatedTd> {
+/// A simulated TD under an authority of its own.
+pub fn td() -> Arc<SimulatedTd> {
     let dir = tempfile::tempdir().unwrap();
     create_authority(&dir.path().join("sim"), 1_790_000_000).unwrap();
     let authority = SimulatedAuthority::load(&dir.path().join("sim")).unwrap();
@@ -18,7 +14,7 @@ pub(crate) fn td() -> Arc<SimulatedTd> {
 }
 
 /// A quote over what was written, zero-padded as the real ones pad it.
-pub(crate) fn quote(td: &SimulatedTd, data: &[u8]) -> Vec<u8> {
+pub fn quote(td: &SimulatedTd, data: &[u8]) -> Vec<u8> {
     let mut report_data = [0; 64];
     report_data[..data.len()].copy_from_slice(data);
     td.quote(&report_data).unwrap()

@@ -8,15 +8,14 @@
     reason = "tests"
 )]
 
-mod fakes;
-
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloister_attestation::providers::{Coco, Configfs, Places, find};
 use cloister_attestation::{ProviderError, Quote, QuoteProvider};
-use fakes::coco::Manner;
-use fakes::configfs::{Fault, mount};
+use cloister_testkit::coco::Manner;
+use cloister_testkit::configfs::{Fault, mount};
+use cloister_testkit::device;
 
 const DATA: [u8; 64] = [0x5a; 64];
 
@@ -84,7 +83,7 @@ fn another_kind_of_machine_gives_no_quote() {
 
 #[test]
 fn what_is_no_quote_or_over_other_data_is_refused() {
-    let other = fakes::quote(&fakes::td(), &[1; 64]);
+    let other = device::quote(&device::td(), &[1; 64]);
     for (bytes, wanted) in [
         (other, "asked for 5a5a"),
         (b"not a quote".to_vec(), "is no TDX quote"),
@@ -123,7 +122,7 @@ fn without_rights_or_configfs_it_is_said_what_to_do() {
 
 #[test]
 fn the_pods_server_gives_a_quote() {
-    let (server, seen) = fakes::coco::serve(Manner::Honest);
+    let (server, seen) = cloister_testkit::coco::serve(Manner::Honest);
     let provider = Coco::new(server);
     assert_eq!((provider.name(), provider.simulated()), ("coco", false));
     assert_eq!(report_data(&provider.quote(&DATA).unwrap()), DATA);
@@ -136,7 +135,7 @@ fn the_pods_server_gives_a_quote() {
 
 #[test]
 fn an_older_server_that_takes_the_text_for_the_data_is_found_out() {
-    let (server, _) = fakes::coco::serve(Manner::WithoutEncoding);
+    let (server, _) = cloister_testkit::coco::serve(Manner::WithoutEncoding);
     let error = Coco::new(server).quote(&DATA).unwrap_err();
     assert!(words(&error).contains("asked for 5a5a"), "{error}");
 }
@@ -183,7 +182,7 @@ fn every_wrong_answer_is_an_error_that_says_what() {
         (Manner::Drips, "no answer in"),
     ] {
         let shown = format!("{manner:?}").chars().take(80).collect::<String>();
-        let (server, _) = fakes::coco::serve(manner);
+        let (server, _) = cloister_testkit::coco::serve(manner);
         let provider = Coco::new(server).with_wait(Duration::from_millis(500));
         let error = provider.quote(&DATA).unwrap_err();
         assert!(words(&error).contains(wanted), "{shown}: wanted {wanted:?} in {error}");
@@ -199,7 +198,7 @@ fn the_pods_server_goes_before_the_kernel_and_nothing_is_an_error() {
         .unwrap()
         .local_addr()
         .unwrap();
-    let (server, _) = fakes::coco::serve(Manner::Honest);
+    let (server, _) = cloister_testkit::coco::serve(Manner::Honest);
     let name = |places: &Places| find(places).map(|provider: Arc<dyn QuoteProvider>| provider.name());
     let mut places = Places {
         configfs: folder.path().to_owned(),

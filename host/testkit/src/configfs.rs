@@ -20,7 +20,8 @@ const STRIDE: u64 = 16;
 
 /// What goes wrong.
 #[derive(Clone, Debug)]
-pub(crate) enum Fault {
+pub enum Fault {
+    /// Nothing.
     None,
     /// Somebody else writes to the first so many entries while the quote is made.
     Raced(usize),
@@ -44,7 +45,8 @@ struct Entry {
     generation: u64,
 }
 
-pub(crate) struct Entries {
+/// What was made in it.
+pub struct Entries {
     made: BTreeMap<u64, Entry>,
     count: u64,
     faults: usize,
@@ -52,12 +54,12 @@ pub(crate) struct Entries {
 
 impl Entries {
     /// Entries that were made, ever.
-    pub(crate) fn made(&self) -> u64 {
+    pub fn made(&self) -> u64 {
         self.count
     }
 
     /// Entries that are there.
-    pub(crate) fn left(&self) -> usize {
+    pub fn left(&self) -> usize {
         self.made.len()
     }
 }
@@ -69,7 +71,7 @@ struct Configfs {
 }
 
 /// The mounted file system; unmounted when dropped.
-pub(crate) struct Mounted {
+pub struct Mounted {
     _session: BackgroundSession,
     folder: tempfile::TempDir,
     entries: Arc<Mutex<Entries>>,
@@ -88,17 +90,19 @@ impl Drop for Mounted {
 }
 
 impl Mounted {
-    pub(crate) fn path(&self) -> &Path {
+    /// Where it is mounted.
+    pub fn path(&self) -> &Path {
         self.folder.path()
     }
 
-    pub(crate) fn entries<T>(&self, look: impl FnOnce(&Entries) -> T) -> T {
+    /// A look at what was made in it.
+    pub fn entries<T>(&self, look: impl FnOnce(&Entries) -> T) -> T {
         look(&self.entries.lock().unwrap())
     }
 }
 
 /// Mounts it; nothing (and a line on stderr) where that can't be.
-pub(crate) fn mount(fault: Fault) -> Option<Mounted> {
+pub fn mount(fault: Fault) -> Option<Mounted> {
     let folder = tempfile::tempdir().unwrap();
     let entries = Arc::new(Mutex::new(Entries {
         made: BTreeMap::new(),
@@ -106,7 +110,7 @@ pub(crate) fn mount(fault: Fault) -> Option<Mounted> {
         faults: 0,
     }));
     let configfs = Configfs {
-        td: super::td(),
+        td: crate::device::td(),
         fault,
         entries: Arc::clone(&entries),
     };
@@ -289,7 +293,7 @@ impl Filesystem for Configfs {
                     }
                     entry.outblob = match &self.fault {
                         Fault::Gives(bytes) => bytes.clone(),
-                        _ => super::quote(&self.td, &entry.inblob),
+                        _ => crate::device::quote(&self.td, &entry.inblob),
                     };
                 }
                 entry.outblob.clone()

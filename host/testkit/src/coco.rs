@@ -11,7 +11,8 @@ use cloister_attestation::simulated::SimulatedTd;
 
 /// How it answers.
 #[derive(Clone, Debug)]
-pub(crate) enum Manner {
+pub enum Manner {
+    /// As it should.
     Honest,
     /// As versions that know no `encoding`: the text itself is the data.
     WithoutEncoding,
@@ -28,12 +29,12 @@ pub(crate) enum Manner {
 }
 
 /// Serves until the process ends; gives its address and the request lines that it saw.
-pub(crate) fn serve(manner: Manner) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
+pub fn serve(manner: Manner) -> (SocketAddr, Arc<Mutex<Vec<String>>>) {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let address = listener.local_addr().unwrap();
     let seen = Arc::new(Mutex::new(Vec::new()));
     let requests = Arc::clone(&seen);
-    let td = super::td();
+    let td = crate::device::td();
     std::thread::spawn(move || {
         for stream in listener.incoming().flatten() {
             // The client may hang up at any time: that is what is tested.
@@ -72,7 +73,7 @@ fn answer(mut stream: TcpStream, manner: &Manner, td: &SimulatedTd, seen: &Mutex
             };
             let evidence = format!(
                 "{{\"cc_eventlog\":null,\"quote\":\"{}\"}}",
-                STANDARD.encode(super::quote(td, &data))
+                STANDARD.encode(crate::device::quote(td, &data))
             );
             send(&mut stream, 200, evidence.as_bytes())
         }
