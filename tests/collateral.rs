@@ -141,7 +141,7 @@ fn a_known_good_quote_drafts_a_section_and_a_patched_kernel_needs_reference_valu
         .good(&with(&["policy", "from-quote", "DIR/good.quote"], &[]))
         .stdout;
     for key in ["alpha", "beta"] {
-        bench.good(&["identity", "new", &format!("DIR/{key}")]);
+        bench.good(&["identity", "new", "--participant", "--out", &format!("DIR/{key}")]);
     }
     let public = |key: &str| {
         fs::read_to_string(bench.path(&format!("{key}.pub")))

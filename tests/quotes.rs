@@ -261,3 +261,48 @@ fn a_machine_that_gives_no_quotes_says_what_was_looked_for() {
         );
     }
 }
+
+#[test]
+fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
+    let Some((folder, vectors)) = vectors() else { return };
+    let dir = tempfile::tempdir().unwrap();
+    let first = &vectors[0];
+    let drafted = cloister([
+        "policy",
+        "from-quote",
+        folder.join(text(&first["quote"])).to_str().unwrap(),
+        "--collateral",
+        folder.join(text(&first["collateral"])).to_str().unwrap(),
+        "--at",
+        &first["now"].to_string(),
+    ])
+    .unwrap();
+    assert_eq!(drafted.code, 0, "{}", drafted.stderr);
+    assert!(drafted.stdout.contains("simulated = false"), "{}", drafted.stdout);
+    let strict = fs::read_to_string(cloister_tests::root().join("policies/strict.toml")).unwrap();
+    let begin = strict.find("[attestation]").unwrap();
+    let end = begin + strict[begin..].find("\n[release]").unwrap();
+    let hosts = format!(
+        "hosts = [{{ name = \"cloister\", sha256 = \"{}\" }}]\n",
+        "ab".repeat(32)
+    );
+    let policy = dir.path().join("policy.toml");
+    let whole = format!("{}{}\n{hosts}{}", &strict[..begin], drafted.stdout, &strict[end..]);
+    fs::write(&policy, whole).unwrap();
+    let checked = cloister(["policy", "check", policy.to_str().unwrap()]).unwrap();
+    assert_eq!(checked.code, 0, "{}", checked.stderr);
+    let judged = |vector| verify_vector(&folder, vector, &["--policy", policy.to_str().unwrap()]);
+    assert_eq!(judged(first).code, 0, "{}", judged(first).stderr);
+    for vector in vectors.iter().filter(|vector| vector["sha256"] != first["sha256"]) {
+        let run = judged(vector);
+        assert_eq!(run.code, 3, "{}", vector["id"]);
+        assert!(
+            run.stdout.contains("attestation.mrtd") || run.stdout.contains("attestation.rtmr0"),
+            "{}",
+            vector["id"]
+        );
+    }
+    // Its out-of-date neighbour is told so by the policy, beside everything else.
+    let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
+    assert!(judged(old).stdout.contains("attestation.tcb_statuses"));
+}

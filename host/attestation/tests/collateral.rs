@@ -9,9 +9,12 @@
 
 use std::io::Write as _;
 use std::path::PathBuf;
+use std::sync::Arc;
 
-use cloister_attestation::simulated::{create_authority, reissue_collateral};
-use cloister_attestation::{Collateral, TrustRoot, Watermarks};
+use cloister_attestation::simulated::{
+    SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
+};
+use cloister_attestation::{Collateral, QuoteProvider as _, TrustRoot, VerdictCache, Verifier, Watermarks};
 
 const NOW: u64 = 1_795_132_800;
 const DAY: u64 = 86_400;
@@ -151,4 +154,28 @@ fn real_collateral_verifies_at_its_time_alone() {
     let back = Collateral::from_file(&folder.join("collateral/coll_00806F_eval18_2026-01.json")).unwrap();
     let refusal = marks.admit(&back.verify(&root, 1_769_510_999).unwrap()).unwrap_err();
     assert!(refusal.names("collateral.evaluation_number"), "{refusal}");
+}
+
+#[test]
+fn renewed_collateral_counts_for_every_clone_of_a_verifier_and_forgets_its_verdicts() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let old = parse(&authority.issued(NOW));
+    let verifier = Arc::new(Verifier::new(root.clone(), old));
+    let made = SimulatedAuthority::load(&authority.dir.path().join("sim")).unwrap();
+    let quote = SimulatedTd::new(&made, TdValues::default())
+        .unwrap()
+        .quote(&[1; 64])
+        .unwrap();
+    let cache = VerdictCache::default();
+    let verify = |now| cache.verify(&verifier, &[0; 32], &quote, &[1; 64], now);
+    assert!(verify(NOW).is_ok());
+    let later = NOW + 35 * DAY;
+    assert!(verify(later).is_err(), "expired");
+    assert!(verify(NOW).is_ok());
+    let renewed = parse(&authority.issued(later)).verify(&root, later).unwrap();
+    (*verifier).clone().replace_collateral(&renewed);
+    assert!(verify(later).is_ok());
+    assert_eq!(cache.len(), 1, "what the older collateral said is forgotten");
+    assert!(verify(NOW).unwrap_err().names("collateral.tcb_info"));
 }

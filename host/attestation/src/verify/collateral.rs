@@ -164,7 +164,7 @@ impl Collateral {
     /// # Errors
     /// [`CollateralError`] if it can't be read or is none.
     pub fn from_file(path: &Path) -> Result<Self, CollateralError> {
-        let path = if path.is_dir() && path.join("root.der").exists() {
+        let path = if path.is_dir() {
             &path.join("collateral.json")
         } else {
             path
