@@ -27,12 +27,19 @@ pub enum KeyError {
         /// What the parser said.
         cause: String,
     },
-    /// The text is no public key.
-    #[error("{seen:?} is no public key, wanted an Ed25519 key: 32 bytes as base64 or 64 hexadecimal digits")]
+    /// The text is no public key. It is not quoted: who mixes files up may have given a secret.
+    #[error(
+        "{length} bytes that are no public key, wanted an Ed25519 key: 32 bytes as base64 or 64 hexadecimal digits"
+    )]
     Public {
-        /// The text, cut.
-        seen: String,
+        /// Length of the text in bytes.
+        length: usize,
     },
+    /// A secret key stands where a public one is wanted.
+    #[error(
+        "this is the secret key, which nobody else may see; give the public one (`cloister identity new` wrote it beside, as .pub)"
+    )]
+    SecretForPublic,
     /// The system gave no randomness.
     #[error("the system gave no randomness for a new key")]
     Random,
@@ -166,10 +173,11 @@ impl FromStr for PublicKey {
 
     fn from_str(text: &str) -> Result<Self, KeyError> {
         let text = text.trim();
+        if text.contains("PRIVATE KEY") {
+            return Err(KeyError::SecretForPublic);
+        }
         let bytes = from_hex::<32>(text).or_else(|| STANDARD.decode(text).ok()?.try_into().ok());
-        bytes.map(Self).ok_or_else(|| KeyError::Public {
-            seen: text.chars().take(64).collect(),
-        })
+        bytes.map(Self).ok_or(KeyError::Public { length: text.len() })
     }
 }
 
@@ -221,6 +229,20 @@ mod tests {
         let key = SigningKey::generate().unwrap();
         let shown = format!("{key:?}");
         assert!(shown.contains(&key.public().to_string()) && shown.len() < 80);
+    }
+
+    #[test]
+    fn a_text_that_is_no_public_key_is_never_quoted() {
+        let key = SigningKey::generate().unwrap();
+        let pem = key.to_pem();
+        assert_eq!(pem.parse::<PublicKey>(), Err(KeyError::SecretForPublic));
+        let body: String = pem.lines().filter(|line| !line.starts_with("---")).collect();
+        for text in [pem.as_str(), &body, &pem[..80]] {
+            let error = text.parse::<PublicKey>().unwrap_err();
+            for shown in [error.to_string(), format!("{error:?}")] {
+                assert!(!shown.contains(&body[..12]), "{shown}");
+            }
+        }
     }
 
     #[test]
