@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::str::FromStr;
 
+use cloister_tensor::Dtype;
 use serde::{Deserialize, Serialize};
 
 /// What a trainer may do with tensors. By default it may hold handles, pass them on, and nothing more.
@@ -89,6 +90,27 @@ impl ScalarRange {
     pub fn contains(&self, value: f64) -> bool {
         self.min <= value && value <= self.max
     }
+
+    /// The range as a port of that type has it: both ends rounded to the type, as a module's own number is before it is compared.
+    /// In f32 the number 0.1 is more than 0.1; it still is the end of `0..0.1`. No end becomes infinite by rounding.
+    #[must_use]
+    pub fn rounded_to(self, dtype: Dtype) -> Self {
+        if dtype != Dtype::F32 {
+            return self;
+        }
+        let round = |end: f64| {
+            let rounded = end as f32;
+            f64::from(if end.is_finite() {
+                rounded.clamp(f32::MIN, f32::MAX)
+            } else {
+                rounded
+            })
+        };
+        Self {
+            min: round(self.min),
+            max: round(self.max),
+        }
+    }
 }
 
 /// All that the policy grants a trainer.
@@ -114,6 +136,22 @@ mod tests {
         }
         assert!("all".parse::<TensorAccess>().is_err());
         assert_eq!(TensorAccess::default(), TensorAccess::HANDLES);
+    }
+
+    #[test]
+    fn the_end_of_a_range_is_in_it_in_the_ports_type() {
+        let range = ScalarRange { min: 0.0, max: 0.1 };
+        let seen = f64::from(0.1_f32);
+        assert!(!range.contains(seen), "in 64 bits the two differ");
+        let rounded = range.rounded_to(Dtype::F32);
+        assert!(rounded.contains(seen) && !rounded.contains(f64::from(0.1_f32.next_up())));
+        assert_eq!(range.rounded_to(Dtype::I64), range);
+        let wide = ScalarRange {
+            min: -1e300,
+            max: 1e300,
+        }
+        .rounded_to(Dtype::F32);
+        assert!(wide.contains(f64::from(f32::MAX)) && !wide.contains(f64::INFINITY));
     }
 
     #[test]

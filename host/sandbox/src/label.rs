@@ -119,7 +119,7 @@ fn admit_scalar(graph: &str, port: &Port, given: &GuestTensor, grants: &Grants) 
         ));
     };
     match given.tensor.first_f64() {
-        Some(value) if range.contains(value) => Ok(()),
+        Some(value) if range.rounded_to(port.dtype).contains(value) => Ok(()),
         seen => refuse(format!(
             "{place}: seen {}, wanted {} to {} (the policy's `scalars`)",
             seen.map_or_else(|| "no number".to_owned(), |value| value.to_string()),
