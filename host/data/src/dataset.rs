@@ -5,7 +5,7 @@ use std::str::FromStr;
 use std::sync::Arc;
 
 use cloister_policy::dataset::DatasetSpec;
-use cloister_tensor::Digest;
+use cloister_tensor::{Digest, Dtype};
 
 use crate::batches::{BatchOrder, Batches};
 use crate::commitment;
@@ -141,6 +141,23 @@ impl Dataset {
     /// The salted commitment that the policy names; see [`commitment`] for its bytes.
     pub fn commitment(&self, salt: &[u8; commitment::SALT_BYTES]) -> Digest {
         commitment::commit(&self.spec, &self.rows, salt)
+    }
+
+    /// The first value of an input of whole numbers that is outside of `0..count`, and its row, counted from 1. `None` if all are in it,
+    /// or if the dataset has no such input.
+    pub fn first_outside(&self, input: &str, count: usize) -> Option<(u64, i64)> {
+        let input = self
+            .rows
+            .inputs
+            .iter()
+            .find(|known| known.name == input && known.dtype == Dtype::I64)?;
+        let per_row = (input.row_bytes / size_of::<i64>()).max(1);
+        let (values, _) = input.bytes.as_chunks::<8>();
+        let values = values.iter().map(|bytes| i64::from_le_bytes(*bytes));
+        let (at, value) = values
+            .enumerate()
+            .find(|(_, value)| usize::try_from(*value).map_or(true, |value| value >= count))?;
+        Some(((at / per_row) as u64 + 1, value))
     }
 
     /// All rows once, in batches.

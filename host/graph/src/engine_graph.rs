@@ -4,15 +4,15 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use cloister_tensor::Digest;
+use cloister_tensor::{Digest, Dtype};
 
 use crate::bind::{self, Bound, Initializers};
 use crate::document::Document;
 use crate::error::GraphError;
-use crate::ir::{Graph, Operator};
+use crate::ir::{Graph, Operator, ValueId};
 use crate::limits::Limits;
 use crate::onnx::{self, Batch};
-use crate::port::{self, Port};
+use crate::port::{self, Port, PortKind};
 use crate::roles::Roles;
 
 /// A graph with typed ports and fixed shapes, as canonical ONNX. It can be made by this crate alone: whatever a file holds
@@ -127,6 +127,32 @@ impl EngineGraph {
     /// The entries `cloister.*` of the metadata: the loss, the optimizer and its constants, the kinds of the ports.
     pub fn metadata(&self) -> &BTreeMap<String, String> {
         &self.graph.metadata
+    }
+
+    /// The number of classes that labels `i64 [N]` choose from: a label outside of `0..classes` makes the loss NaN. `None` for graphs
+    /// without such labels.
+    pub fn classes(&self) -> Option<usize> {
+        let labels = self
+            .inputs
+            .iter()
+            .position(|port| port.kind == PortKind::Labels && port.dtype == Dtype::I64)?;
+        let labels = *self.graph.inputs.get(labels)?;
+        let rows = *self.graph.value(labels).shape.first()?;
+        let same = |id: &ValueId| *id == labels;
+        // As the loss is written: the labels as a column, compared with a row of all classes.
+        let columns = self
+            .graph
+            .nodes
+            .iter()
+            .filter(|node| node.inputs.iter().flatten().any(same));
+        let columns: Vec<ValueId> = columns.flat_map(|node| node.outputs.iter().copied()).collect();
+        let compared = self.graph.nodes.iter().find(|node| {
+            node.operator == Operator::Equal && node.inputs.iter().flatten().any(|id| columns.contains(id))
+        })?;
+        match self.graph.value(*compared.outputs.first()?).shape[..] {
+            [seen, classes] if seen == rows => Some(classes),
+            _ => None,
+        }
     }
 
     /// How often each operator occurs.

@@ -213,6 +213,28 @@ fn an_evaluation_sums_over_all_rows() {
 }
 
 #[test]
+fn a_label_that_names_no_class_is_named_by_row_and_value() {
+    let mut runner = furnished();
+    let mut text = csv(ROWS);
+    text = format!(
+        "{}7\n",
+        text.trim_end()
+            .strip_suffix(|last: char| last.is_ascii_digit())
+            .unwrap()
+    );
+    runner
+        .open_dataset("rows.csv", file(&text), Format::Csv, &spec(), &SALT)
+        .unwrap();
+    let Err(RunnerError::Dataset { message, .. }) = runner.evaluate(&evaluate_request()) else {
+        panic!("a dataset is refused that has a label outside of the classes");
+    };
+    assert!(
+        message.contains(&format!("row {ROWS},")) && message.contains("label 7"),
+        "{message}"
+    );
+}
+
+#[test]
 fn a_model_that_does_not_fit_is_refused() {
     let mut runner = furnished();
     let mut request = evaluate_request();

@@ -14,7 +14,7 @@ use super::workshop::bad_request;
 use crate::message::Failure;
 
 /// Name of the dataset's input that goes to a graph's labels.
-const LABELS: &str = "labels";
+pub(super) const LABELS: &str = "labels";
 
 /// Sums over the rows.
 #[derive(Clone, Copy, Debug, Default)]

@@ -12,7 +12,7 @@ use cloister_sandbox::{AggregateCall, AggregateOutcome, Module, Rows, Sandbox, S
 use cloister_tensor::TensorMap;
 
 use super::engine::Engine;
-use super::evaluate::{Evaluation, evaluate};
+use super::evaluate::{Evaluation, LABELS, evaluate};
 use crate::blob::SealedBlob;
 use crate::message::{AggregateOrder, EvaluateOrder, Failure, Reply, TrainOrder};
 use crate::options::RunnerLimits;
@@ -28,6 +28,8 @@ pub(super) struct Workshop {
     limits: RunnerLimits,
     modules: BTreeMap<String, Module>,
     graphs: BTreeMap<String, SharedGraph>,
+    /// Classes that the labels of a graph choose from, for graphs that have such labels.
+    classes: BTreeMap<String, usize>,
     datasets: BTreeMap<String, Dataset>,
 }
 
@@ -46,6 +48,7 @@ impl Workshop {
             limits,
             modules: BTreeMap::new(),
             graphs: BTreeMap::new(),
+            classes: BTreeMap::new(),
             datasets: BTreeMap::new(),
         }
     }
@@ -78,6 +81,10 @@ impl Workshop {
         let reply = Reply::GraphLoaded {
             digest: graph.digest(),
             source_digest: graph.source_digest(),
+        };
+        match graph.classes() {
+            Some(classes) => self.classes.insert(name.clone(), classes),
+            None => self.classes.remove(&name),
         };
         self.graphs.insert(name, Arc::new(Mutex::new(compiled)));
         Ok(reply)
@@ -117,6 +124,7 @@ impl Workshop {
     }
 
     pub(super) fn train(&self, order: TrainOrder, model: OwnedFd) -> Result<TrainOutcome, Failure> {
+        self.check_labels(&order.datasets, &order.graphs)?;
         let call = TrainCall {
             module: self.module(&order.module)?,
             settings: order.settings,
@@ -152,8 +160,40 @@ impl Workshop {
             .datasets
             .get(&order.dataset)
             .ok_or_else(|| unknown("dataset", &order.dataset, self.datasets.keys()))?;
+        self.check_labels(std::iter::once(&order.dataset), &order.graphs)?;
         let model = self.tensors(model, order.model.clone())?;
         evaluate(&self.graphs(&order.graphs)?, dataset, &model, order.compute)
+    }
+
+    /// Refuses labels that name no class of a graph: its loss would be NaN, and look as if the training had diverged.
+    fn check_labels<'a>(
+        &self,
+        datasets: impl IntoIterator<Item = &'a String>,
+        graphs: &BTreeSet<String>,
+    ) -> Result<(), Failure> {
+        let fewest = graphs
+            .iter()
+            .filter_map(|name| Some((self.classes.get(name)?, name)))
+            .min();
+        let Some((classes, graph)) = fewest else {
+            return Ok(());
+        };
+        for name in datasets {
+            let outside = self
+                .datasets
+                .get(name)
+                .and_then(|dataset| dataset.first_outside(LABELS, *classes));
+            if let Some((row, label)) = outside {
+                let last = classes.saturating_sub(1);
+                return Err(Failure::Dataset {
+                    name: name.clone(),
+                    message: format!(
+                        "row {row}, counted from 1: seen the label {label}, wanted 0 to {last}: graph {graph:?} has {classes} classes"
+                    ),
+                });
+            }
+        }
+        Ok(())
     }
 
     /// Tensors that came from the keeper, in place.
