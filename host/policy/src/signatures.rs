@@ -40,6 +40,14 @@ pub enum SignatureError {
         /// The name that stands at the signature.
         participant: String,
     },
+    /// Somebody wants to sign who is not in the policy.
+    #[error("the policy has no participant {participant:?}; it has {}", known.join(", "))]
+    NoParticipant {
+        /// The name that was given.
+        participant: String,
+        /// The policy's participants.
+        known: Vec<String>,
+    },
     /// A participant signed with another key than the policy's.
     #[error(
         "{participant:?} signed with the key {seen}, but the policy says {wanted}; sign with that one and remove this signature"
@@ -90,7 +98,7 @@ impl Signature {
     /// Signs a policy as one of its participants.
     ///
     /// # Errors
-    /// [`SignatureError::Stranger`] or [`SignatureError::OtherKey`] if the policy does not know participant or key.
+    /// [`SignatureError::NoParticipant`] or [`SignatureError::OtherKey`] if the policy does not know participant or key.
     pub fn sign(policy: &Policy, participant: &str, key: &SigningKey) -> Result<Self, SignatureError> {
         Self::sign_as(policy, policy, participant, key)
     }
@@ -98,7 +106,7 @@ impl Signature {
     /// Signs a policy as a participant of `electorate`, the policy before it: who leaves, or changes its key, agrees to that.
     ///
     /// # Errors
-    /// [`SignatureError::Stranger`] or [`SignatureError::OtherKey`] if `electorate` does not know participant or key.
+    /// [`SignatureError::NoParticipant`] or [`SignatureError::OtherKey`] if `electorate` does not know participant or key.
     pub fn sign_as(
         policy: &Policy,
         electorate: &Policy,
@@ -106,6 +114,12 @@ impl Signature {
         key: &SigningKey,
     ) -> Result<Self, SignatureError> {
         let public_key = key.public();
+        if electorate.participant_key(participant).is_none() {
+            return Err(SignatureError::NoParticipant {
+                participant: participant.to_owned(),
+                known: electorate.participants.iter().map(|known| known.name.clone()).collect(),
+            });
+        }
         known(electorate, participant, public_key)?;
         let signature = key.sign(&message(policy, participant));
         Ok(Self {

@@ -314,7 +314,7 @@ fn signatures_are_over_these_bytes_by_these_keys() {
     ));
     assert!(matches!(
         Signature::sign(&policy, "gamma", &beta),
-        Err(SignatureError::Stranger { .. })
+        Err(SignatureError::NoParticipant { .. })
     ));
     assert!(
         SignedPolicy::new(policy, &Signatures::default())
