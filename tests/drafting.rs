@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cloister_tensor::{Digest, ReadLimits, safetensors};
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, cloister, guests};
 use tempfile::TempDir;
 
 /// A public key: that of the first test vector in RFC 8032, section 7.1.
@@ -38,8 +38,11 @@ fn folder() -> TempDir {
     assert_eq!(made.code, 0, "{}", made.stderr);
     let authority = cloister(["quote", "authority", &path("authority")]).unwrap();
     assert_eq!(authority.code, 0, "{}", authority.stderr);
-    for module in ["train.wasm", "average.wasm"] {
-        std::fs::write(path(module), module).unwrap();
+    for (guest, module) in [
+        ("train-sgd.wasm", "train.wasm"),
+        ("aggregate-fedavg.wasm", "average.wasm"),
+    ] {
+        std::fs::copy(guests().join(guest), path(module)).expect("`cargo xtask setup` builds the guests");
     }
     for (node, rows) in [("worker-a", 599), ("worker-b", 599), ("hub", 120)] {
         dataset(folder.path(), node, &format!("rows = {rows}"));
@@ -88,6 +91,10 @@ fn draft(folder: &Path, more: &[&str]) -> Run {
         "DIR/authority",
         "--min-workers",
         "2",
+        "--scalar",
+        "train-sgd.learning_rate=0..0.1",
+        "--reads",
+        "train-sgd.loss",
         "-o",
         "DIR/policy.toml",
     ];
@@ -96,7 +103,9 @@ fn draft(folder: &Path, more: &[&str]) -> Run {
     cloister(arguments.map(|argument| argument.replace("KEY", KEY).replace("DIR", &folder))).unwrap()
 }
 
-const MADE: [&str; 8] = [
+const MADE: [&str; 10] = [
+    "--scalar",
+    "train-sgd.step=1..1e9",
     "--onnx",
     "DIR/mlp.onnx",
     "--optimizer",
@@ -168,12 +177,32 @@ fn drop_last_leaves_the_training_remainder_out() {
 #[test]
 fn given_graphs_and_weights_are_taken_as_they_are() {
     let folder = folder();
-    let graphs = ["--weights", "DIR/train.wasm", "--graph", "train:32=DIR/mlp.onnx"];
+    let at = |name: &str| folder.path().join(name).display().to_string();
+    let made = cloister([
+        "graph",
+        "train",
+        &at("mlp.onnx"),
+        "--optimizer",
+        "sgd",
+        "--batch",
+        "32",
+        "-o",
+        &at("step.onnx"),
+    ]);
+    assert_eq!(made.unwrap().code, 0);
+    let graphs = [
+        "--weights",
+        "DIR/train.wasm",
+        "--graph",
+        "train:32=DIR/step.onnx",
+        "--scalar",
+        "train-sgd.step=1..1e9",
+    ];
     let run = draft(folder.path(), &graphs);
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("add train@23"), "{}", run.stderr);
     let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
-    let model = Digest::of(&std::fs::read(folder.path().join("mlp.onnx")).unwrap());
+    let model = Digest::of(&std::fs::read(folder.path().join("step.onnx")).unwrap());
     assert!(policy.contains(&model.to_string()), "{policy}");
 }
 
@@ -219,4 +248,77 @@ fn what_is_missing_or_contradicts_itself_ends_with_2() {
         !folder.path().join("made").exists(),
         "nothing is written by what is refused"
     );
+}
+
+#[test]
+fn parts_that_do_not_fit_are_refused_before_anybody_signs() {
+    let folder = folder();
+    let cases: [(&[&str], [&str; 2]); 5] = [
+        (&MADE[2..], ["graph train takes step", "--scalar train-sgd.step=1..1e9"]),
+        (
+            &["--setting", "train-sgd.learnig_rate=0.1"],
+            ["learnig_rate", "did you mean `learning_rate`"],
+        ),
+        (&["--setting", "train-sgd.epochs=many"], ["`epochs`", "wanted integer"]),
+        (
+            &["--setting", "train-sgd.learning_rate=0.5"],
+            ["learning_rate = 0.5", "0 to 0.1"],
+        ),
+        (
+            &["--scalar", "train-sgd.speed=0..1"],
+            ["names speed", "learning_rate, step"],
+        ),
+    ];
+    for (more, words) in cases {
+        let first = if more.contains(&"--onnx") { &[][..] } else { &MADE[..] };
+        let run = draft(folder.path(), &[first, more].concat());
+        assert_eq!(run.code, 2, "{more:?}: {}", run.stderr);
+        let said = run
+            .stderr
+            .split_whitespace()
+            .filter(|word| *word != "│")
+            .collect::<Vec<_>>()
+            .join(" ");
+        assert!(words.iter().all(|word| said.contains(word)), "{words:?}: {said}");
+    }
+    let at = folder.path().join("worker-b.toml");
+    let text = std::fs::read_to_string(&at).unwrap();
+    std::fs::write(&at, text.replace("p0..p3", "p0..p4").replace("[4]", "[5]")).unwrap();
+    let run = draft(folder.path(), &MADE);
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(
+        run.stderr.contains("worker-b") && run.stderr.contains("[5]"),
+        "{}",
+        run.stderr
+    );
+    assert!(
+        !folder.path().join("policy.toml").exists(),
+        "nothing to sign is written"
+    );
+}
+
+#[test]
+fn the_end_of_a_range_is_a_setting_that_fits() {
+    let folder = folder();
+    let run = draft(
+        folder.path(),
+        &[&MADE[..], &["--setting", "train-sgd.learning_rate=0.1"]].concat(),
+    );
+    assert_eq!(run.code, 0, "{}", run.stderr);
+}
+
+#[test]
+fn a_signed_policy_is_not_replaced_unless_told() {
+    let folder = folder();
+    assert_eq!(draft(folder.path(), &MADE).code, 0);
+    let policy = folder.path().join("policy.toml");
+    let before = std::fs::read(&policy).unwrap();
+    std::fs::write(folder.path().join("policy.toml.sigs"), "").unwrap();
+    let run = draft(folder.path(), &[&MADE[..], &["--rounds", "3"]].concat());
+    assert_eq!(run.code, 2, "{}", run.stderr);
+    assert!(run.stderr.contains("--force"), "{}", run.stderr);
+    assert_eq!(std::fs::read(&policy).unwrap(), before);
+    let run = draft(folder.path(), &[&MADE[..], &["--rounds", "3", "--force"]].concat());
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    assert_ne!(std::fs::read(&policy).unwrap(), before);
 }

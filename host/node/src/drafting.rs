@@ -100,13 +100,15 @@ pub enum DraftingError {
     /// A dataset keeps its row count to itself.
     #[error(
         "dataset {dataset:?} of {node} does not say how many rows it has, so the size of its last batch is not known: add \
-         `rows` to it, set drop_last = true for the trainer, or give graphs of your own"
+         `rows` to it, {}or give graphs of your own", if *training { "set drop_last = true for the trainer, " } else { "" }
     )]
     RowsUnknown {
         /// The dataset.
         dataset: String,
         /// Whose it is.
         node: String,
+        /// Whether it is for training; an evaluation leaves no rows out, whatever modules are set to.
+        training: bool,
     },
     /// All rows of a dataset would be left out.
     #[error(
@@ -225,7 +227,7 @@ impl Parties<'_> {
             if self.drops_last(&dataset.node) {
                 some_batch(dataset, batch)?;
             } else {
-                sizes.extend(remainder(dataset, batch)?);
+                sizes.extend(remainder(dataset, batch, true)?);
             }
         }
         if sizes.is_empty() {
@@ -239,7 +241,7 @@ impl Parties<'_> {
         let mut sizes = BTreeSet::new();
         for dataset in self.datasets_on(Role::Aggregator) {
             sizes.insert(batch);
-            sizes.extend(remainder(dataset, batch)?);
+            sizes.extend(remainder(dataset, batch, false)?);
         }
         Ok(sizes)
     }
@@ -266,10 +268,11 @@ impl Parties<'_> {
 }
 
 /// Rows of the dataset's last batch, if it is smaller than the others.
-fn remainder(dataset: &Dataset, batch: u32) -> Result<Option<u32>, DraftingError> {
+fn remainder(dataset: &Dataset, batch: u32, training: bool) -> Result<Option<u32>, DraftingError> {
     let rows = dataset.rows.ok_or_else(|| DraftingError::RowsUnknown {
         dataset: dataset.name().to_owned(),
         node: dataset.node.clone(),
+        training,
     })?;
     // Below a u32, hence one.
     let rest = u32::try_from(rows % u64::from(batch.max(1))).unwrap_or_default();
@@ -415,6 +418,12 @@ mod tests {
         assert!(unknown.contains("worker-0") && unknown.contains("`rows`"), "{unknown}");
         let none = Case::new(&[Some(31)], &[], vec![trainer(Some(true))]).refusal();
         assert!(none.contains("31 rows") && none.contains("batch of 32"), "{none}");
+        let held_out = Case::new(&[Some(64)], &[None], vec![trainer(Some(true))]);
+        let held_out = held_out.parties().evaluation_sizes(32).unwrap_err().to_string();
+        assert!(
+            !held_out.contains("drop_last"),
+            "it is set, and would not help: {held_out}"
+        );
         let nobody = Case::new(&[], &[Some(10)], vec![trainer(None)]).refusal();
         assert!(nobody.contains("no worker"), "{nobody}");
     }

@@ -2,16 +2,19 @@
 
 use std::fs::{File, OpenOptions, Permissions};
 use std::io::{Error, ErrorKind, Read as _, Write as _};
-use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::os::unix::fs::{FileTypeExt as _, MetadataExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::{Path, PathBuf};
 
 use cloister_attestation::identity::SigningKey;
+use cloister_tensor::{Digest, Digester};
 use zeroize::Zeroizing;
 
 use crate::ui::{Exit, failed};
 
 /// No file with a key is larger than this.
 const MAX_KEY_BYTES: u64 = 16 * 1024;
+/// Most that is read from a device.
+const MAX_DEVICE_BYTES: u64 = 16 << 20;
 
 /// What to do about an error of the system, where there is something.
 pub fn help(kind: ErrorKind) -> Option<String> {
@@ -49,19 +52,33 @@ fn unwritable(path: &Path, error: &Error) -> miette::Report {
 }
 
 fn read_from(file: File, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, miette::Report> {
+    let found = file.metadata().map_err(|error| unreadable(path, &error))?;
+    // Before a byte is read; devices and pipes tell no size, or a wrong one.
+    if found.len() > limit_bytes {
+        return Err(too_long(path, limit_bytes));
+    }
+    // A device such as /dev/zero has no end, and would fill the memory up to any limit.
+    let limit_bytes = if found.file_type().is_char_device() || found.file_type().is_block_device() {
+        limit_bytes.min(MAX_DEVICE_BYTES)
+    } else {
+        limit_bytes
+    };
     let mut bytes = Vec::new();
-    // Not by the size that the system tells: devices and pipes have none.
     file.take(limit_bytes.saturating_add(1))
         .read_to_end(&mut bytes)
         .map_err(|error| unreadable(path, &error))?;
     if bytes.len() as u64 > limit_bytes {
-        return Err(failed(
-            Exit::Usage,
-            format!("{} has more than the {limit_bytes} bytes that are read", path.display()),
-            Some("is it the right file?".into()),
-        ));
+        return Err(too_long(path, limit_bytes));
     }
     Ok(bytes)
+}
+
+fn too_long(path: &Path, limit_bytes: u64) -> miette::Report {
+    failed(
+        Exit::Usage,
+        format!("{} has more than the {limit_bytes} bytes that are read", path.display()),
+        Some("is it the right file?".into()),
+    )
 }
 
 /// Reads a whole file of at most that many bytes; errors name it and end with exit code 2.
@@ -166,6 +183,43 @@ pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), miette::Rep
         })
 }
 
+/// SHA-256 of a file of any size.
+pub fn digest_of(path: &Path) -> Result<Digest, miette::Report> {
+    let mut file = File::open(path).map_err(|error| unreadable(path, &error))?;
+    let kind = file.metadata().map_err(|error| unreadable(path, &error))?.file_type();
+    if kind.is_char_device() || kind.is_block_device() {
+        // It might have no end.
+        let message = format!("{} is a device, wanted a file", path.display());
+        return Err(failed(Exit::Usage, message, None));
+    }
+    let mut digester = Digester::new();
+    std::io::copy(&mut file, &mut digester).map_err(|error| unreadable(path, &error))?;
+    Ok(digester.finish())
+}
+
+/// Refuses an output that is one of the inputs, by whatever path or link: writing it would destroy what the user has.
+pub fn not_an_input<'p>(output: &Path, inputs: impl IntoIterator<Item = &'p Path>) -> Result<(), miette::Report> {
+    // A device such as /dev/null loses nothing; a name that is not there is nothing yet.
+    let Some(found) = std::fs::metadata(output).ok().filter(std::fs::Metadata::is_file) else {
+        return Ok(());
+    };
+    let same = |input: &&Path| {
+        std::fs::metadata(input).is_ok_and(|seen| (seen.dev(), seen.ino()) == (found.dev(), found.ino()))
+    };
+    match inputs.into_iter().find(same) {
+        None => Ok(()),
+        Some(input) => Err(failed(
+            Exit::Usage,
+            format!(
+                "{} would be written over, which is the input {}",
+                output.display(),
+                input.display()
+            ),
+            Some("name another file for the output; nothing was written".into()),
+        )),
+    }
+}
+
 /// `path` with `suffix` behind its whole name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -177,6 +231,24 @@ pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_output_is_no_input_by_any_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        std::fs::write(at("model"), b"weights of months").unwrap();
+        std::fs::write(at("other"), b"").unwrap();
+        std::os::unix::fs::symlink(at("model"), at("link")).unwrap();
+        std::fs::hard_link(at("model"), at("hard")).unwrap();
+        let input = at("model");
+        for output in [at("model"), at("link"), at("hard"), folder.path().join("./model")] {
+            let error = not_an_input(&output, [input.as_path()]).unwrap_err();
+            assert!(error.to_string().contains("written over"), "{error:?}");
+        }
+        not_an_input(&at("other"), [input.as_path()]).unwrap();
+        not_an_input(&at("new"), [input.as_path()]).unwrap();
+        not_an_input(Path::new("/dev/null"), [Path::new("/dev/null")]).unwrap();
+    }
 
     fn help_of(report: &miette::Report) -> String {
         report.help().map(|help| help.to_string()).unwrap_or_default()

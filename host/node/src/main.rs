@@ -6,6 +6,7 @@
 )]
 
 mod commands;
+mod consistency;
 mod demo;
 mod drafting;
 mod events;
@@ -87,21 +88,27 @@ fn main() -> ExitCode {
         Command::Seal(args) => commands::seal::seal(&args, &mut out),
         Command::Unseal(args) => commands::seal::unseal(&args, &mut out),
         Command::Completions { shell } => {
-            clap_complete::generate(shell, &mut Cli::command(), "cloister", &mut std::io::stdout());
+            let mut script = Vec::new();
+            clap_complete::generate(shell, &mut Cli::command(), "cloister", &mut script);
+            out.bytes(&script);
             Ok(Exit::Done)
         }
         Command::Runner => Ok(Exit::Failed), // ran above, before the log was started
     };
-    match result {
-        Ok(exit) => ExitCode::from(exit.code()),
-        Err(report) => {
-            let exit = report
-                .downcast_ref::<ui::Failure>()
-                .map_or(Exit::Failed, |failure| failure.exit);
-            out.note(format!("{report:?}"));
-            ExitCode::from(exit.code())
-        }
-    }
+    let told = |report: miette::Report| {
+        let exit = report
+            .downcast_ref::<ui::Failure>()
+            .map_or(Exit::Failed, |failure| failure.exit);
+        Ui::default().note(format!("{report:?}"));
+        exit
+    };
+    // A failure's own code says more than that its data were lost besides.
+    let exit = result.unwrap_or_else(told);
+    let exit = match out.finish().map_err(told) {
+        Err(lost) if exit == Exit::Done => lost,
+        _ => exit,
+    };
+    ExitCode::from(exit.code())
 }
 
 #[cfg(test)]

@@ -1,7 +1,8 @@
 //! How the command line speaks: data on stdout, everything else on stderr, one meaning an exit code.
 
 use std::fmt;
-use std::io::Write;
+use std::io::{ErrorKind, Write};
+use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use crate::files;
@@ -64,17 +65,44 @@ impl OutputArgs {
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Ui {}
 
+/// Why data did not come to stdout, the first time that they did not: the process has one stdout, whoever writes to it.
+static LOST: OnceLock<std::io::Error> = OnceLock::new();
+
 impl Ui {
     /// Prints a line of data on stdout.
     pub fn data(&mut self, text: impl fmt::Display) {
-        // A closed pipe (`cloister ... | head`) is the reader's choice and no failure of ours.
-        let _ = writeln!(std::io::stdout().lock(), "{text}");
+        self.bytes(format!("{text}\n").as_bytes());
+    }
+
+    /// Writes data on stdout as it is. What fails is kept for [`Self::finish`].
+    pub fn bytes(&mut self, bytes: &[u8]) {
+        let mut stdout = std::io::stdout().lock();
+        let written = stdout.write_all(bytes).and_then(|()| stdout.flush());
+        if let Err(error) = written {
+            LOST.get_or_init(|| error);
+        }
+    }
+
+    /// Whether all data came to stdout. A closed pipe (`cloister ... | head`) is the reader's choice and no failure of ours; a full
+    /// disk is one.
+    pub fn finish(self) -> Result<(), miette::Report> {
+        match LOST.get() {
+            Some(error) if error.kind() != ErrorKind::BrokenPipe => Err(failed(
+                Exit::Failed,
+                format!("standard output cannot be written: {error}; data are missing there"),
+                files::help(error.kind()),
+            )),
+            _ => Ok(()),
+        }
     }
 
     /// Prints a value as one JSON document on stdout.
     pub fn json(&mut self, value: &impl serde::Serialize) {
-        if let Ok(text) = serde_json::to_string_pretty(value) {
-            self.data(text);
+        match serde_json::to_string_pretty(value) {
+            Ok(text) => self.data(text),
+            Err(error) => {
+                LOST.get_or_init(|| error.into());
+            }
         }
     }
 

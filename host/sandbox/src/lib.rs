@@ -40,4 +40,4 @@ pub use grant::{Grants, ScalarRange, TensorAccess, UnknownTensorAccess};
 pub use inspect::{InspectError, Inspection, PACKAGE, VERSIONS, World, inspect};
 pub use limits::{CallLimits, SandboxLimits};
 pub use sandbox::{Module, Sandbox, SetUpError};
-pub use settings::{SettingDeclaration, SettingType, SettingValue};
+pub use settings::{SettingDeclaration, SettingError, SettingType, SettingValue, resolve as resolve_settings};

@@ -130,20 +130,20 @@ struct TrainArgs {
     /// Rows of a batch; the graph is fixed to it
     #[arg(long, value_name = "N")]
     batch: usize,
-    /// Share of the momentum buffer that is kept (momentum, nesterov)
-    #[arg(long, value_name = "X", default_value_t = 0.9)]
-    momentum: f64,
-    /// Share of the first moment that is kept (adam, adamw)
-    #[arg(long, value_name = "X", default_value_t = 0.9)]
-    beta1: f64,
-    /// Share of the second moment that is kept (adam, adamw)
-    #[arg(long, value_name = "X", default_value_t = 0.999)]
-    beta2: f64,
-    /// Added to the denominator (adam, adamw)
-    #[arg(long, value_name = "X", default_value_t = 1e-8)]
-    epsilon: f64,
+    /// Share of the momentum buffer that is kept (momentum, nesterov); by default 0.9
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    momentum: Option<f64>,
+    /// Share of the first moment that is kept (adam, adamw); by default 0.9
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    beta1: Option<f64>,
+    /// Share of the second moment that is kept (adam, adamw); by default 0.999
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    beta2: Option<f64>,
+    /// Added to the denominator (adam, adamw); by default 1e-8
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
+    epsilon: Option<f64>,
     /// L2: this times the parameter is added to its gradient; with adamw this times the learning rate is the share that decays
-    #[arg(long, value_name = "X", default_value_t = 0.0)]
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
     /// Parameter without weight decay; a beginning followed by * names several. May be repeated
     #[arg(long, value_name = "NAME")]
@@ -152,7 +152,7 @@ struct TrainArgs {
     #[arg(long)]
     no_decay_norm: bool,
     /// Scale all gradients down together to this L2 norm at most, before weight decay
-    #[arg(long, value_name = "X")]
+    #[arg(long, value_name = "X", allow_negative_numbers = true)]
     clip_norm: Option<f64>,
     /// Leave dropouts out instead of taking their masks as inputs
     #[arg(long)]
@@ -178,25 +178,47 @@ struct TrainArgs {
 }
 
 impl TrainArgs {
+    /// Refuses a constant that the optimizer does not have: it would be left out in silence.
+    fn constants(&self) -> Result<(), Report> {
+        let (with_momentum, with_moments) = (
+            matches!(self.optimizer, OptimizerName::Momentum | OptimizerName::Nesterov),
+            matches!(self.optimizer, OptimizerName::Adam | OptimizerName::Adamw),
+        );
+        let constants = [
+            ("--momentum", self.momentum, with_momentum, "momentum or nesterov"),
+            ("--beta1", self.beta1, with_moments, "adam or adamw"),
+            ("--beta2", self.beta2, with_moments, "adam or adamw"),
+            ("--epsilon", self.epsilon, with_moments, "adam or adamw"),
+        ];
+        match constants.into_iter().find(|(_, given, has, _)| given.is_some() && !has) {
+            None => Ok(()),
+            Some((name, _, _, wanted)) => Err(failed(
+                Exit::Usage,
+                format!("{name} goes with --optimizer {wanted}"),
+                Some("leave it out or choose one of these".into()),
+            )),
+        }
+    }
+
     fn options(&self) -> TrainOptions {
         let optimizer = match self.optimizer {
             OptimizerName::None => Optimizer::None,
             OptimizerName::Sgd => Optimizer::Sgd,
             OptimizerName::Momentum => Optimizer::Momentum {
-                momentum: self.momentum,
+                momentum: self.momentum.unwrap_or(0.9),
             },
             OptimizerName::Nesterov => Optimizer::Nesterov {
-                momentum: self.momentum,
+                momentum: self.momentum.unwrap_or(0.9),
             },
             OptimizerName::Adam => Optimizer::Adam {
-                beta1: self.beta1,
-                beta2: self.beta2,
-                epsilon: self.epsilon,
+                beta1: self.beta1.unwrap_or(0.9),
+                beta2: self.beta2.unwrap_or(0.999),
+                epsilon: self.epsilon.unwrap_or(1e-8),
             },
             OptimizerName::Adamw => Optimizer::AdamW {
-                beta1: self.beta1,
-                beta2: self.beta2,
-                epsilon: self.epsilon,
+                beta1: self.beta1.unwrap_or(0.9),
+                beta2: self.beta2.unwrap_or(0.999),
+                epsilon: self.epsilon.unwrap_or(1e-8),
             },
         };
         TrainOptions {
@@ -221,7 +243,19 @@ impl TrainArgs {
 }
 
 fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
+    args.constants()?;
     let file = read(&args.model)?;
+    files::not_an_input(&args.out, [args.model.as_path()])?;
+    if let Some(evaluation) = &args.evaluation {
+        files::not_an_input(evaluation, [args.model.as_path()])?;
+        if *evaluation == args.out {
+            return Err(failed(
+                Exit::Usage,
+                format!("{} is named for both graphs", evaluation.display()),
+                Some("give --out and --evaluation different files".into()),
+            ));
+        }
+    }
     let about = |error: GraphError| refused(&args.model, &error);
     let model = Model::parse(&file, &Limits::default()).map_err(about)?;
     let graphs = train(&model, &args.options()).map_err(about)?;

@@ -71,6 +71,10 @@ pub enum BackendName {
 /// Runs the command.
 pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
     let writer = args.output.as_deref().map(Format::of).transpose()?;
+    if let Some(output) = &args.output {
+        let inputs = [&args.graph].into_iter().chain(&args.feed).chain(&args.weights);
+        files::not_an_input(output, inputs.map(PathBuf::as_path))?;
+    }
     let mut feed = TensorMap::new();
     for path in &args.feed {
         for (name, tensor) in read_tensors(path)? {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cloister_attestation::identity::{Credential, CredentialFields, PublicKey, Role, SigningKey, endorse};
+use cloister_attestation::identity::{Credential, CredentialFields, KeyError, PublicKey, Role, SigningKey, endorse};
 
 use crate::files;
 use crate::ui::{self, Exit, Ui};
@@ -40,15 +40,16 @@ enum Command {
 }
 
 #[derive(clap::Args, Debug)]
+#[command(group = clap::ArgGroup::new("kind").required(true))]
 struct NewArgs {
     /// Where to write: PATH.key and PATH.pub.
     #[arg(long, value_name = "DIR/NAME")]
     out: PathBuf,
     /// The key of a participant.
-    #[arg(long, conflicts_with = "node", required_unless_present = "node")]
+    #[arg(long, group = "kind")]
     participant: bool,
     /// The key of a node.
-    #[arg(long)]
+    #[arg(long, group = "kind")]
     node: bool,
     #[command(flatten)]
     output: ui::OutputArgs,
@@ -144,6 +145,15 @@ fn new(args: &NewArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 fn write_credential(args: EndorseArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let key = files::read_key(&args.participant_key)?;
     let node_key = public_key(&args.node_key)?;
+    if node_key == key.public() {
+        return Err(ui::failed(
+            Exit::Usage,
+            "--node-key is the participant's own key: the node would hold the key that signs policies",
+            Some("give the node a key of its own: `cloister identity new --node`, and its .pub here".into()),
+        ));
+    }
+    let given = [args.participant_key.as_path(), Path::new(&args.node_key)];
+    files::not_an_input(&args.output, given)?;
     let not_after_unix_s = ui::now_unix_s().saturating_add(args.days * DAY_S);
     let EndorseArgs {
         federation,
@@ -207,7 +217,11 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         ));
         out.data(format!("  endorsed by  {}", fields.participant));
         out.data(format!("  node key     {}", fields.node_key));
-        out.data(format!("  holds until  {} s since 1970", fields.not_after_unix_s));
+        out.data(format!(
+            "  holds until  {} ({} s since 1970)",
+            cloister_attestation::time::format(fields.not_after_unix_s),
+            fields.not_after_unix_s
+        ));
         match &failed {
             None => out.data("  signature    not checked; give --participant-key"),
             Some(failed) if failed.is_empty() => out.data("  signature    the participant's, and in force"),
@@ -233,10 +247,16 @@ fn show_key(kind: &str, key: PublicKey, args: &ShowArgs, out: &mut Ui) -> Exit {
 }
 
 /// A public key: itself, or the file that holds it.
-fn public_key(text: &str) -> Result<PublicKey, miette::Report> {
+pub(super) fn public_key(text: &str) -> Result<PublicKey, miette::Report> {
     match text.parse() {
         Ok(key) => Ok(key),
-        Err(_) => read_text(Path::new(text))?.parse().map_err(ui::unreadable),
+        Err(secret @ KeyError::SecretForPublic) => Err(ui::unreadable(secret)),
+        Err(_) => {
+            let content = zeroize::Zeroizing::new(read_text(Path::new(text))?);
+            content
+                .parse()
+                .map_err(|error| ui::failed(Exit::Usage, format!("{text}: {error}"), None))
+        }
     }
 }
 

@@ -12,6 +12,7 @@ use super::policy_draft::{self, DraftArgs};
 use super::policy_image::{self, FromImageArgs};
 use super::policy_reference::{self, FromQuoteArgs, ReferenceArgs};
 use super::policy_succession::{self, DiffArgs, HistoryArgs, StatusArgs};
+use crate::consistency::{self, AtHand};
 use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
@@ -44,7 +45,7 @@ enum Command {
 /// Ends with 2 if the file is no sound policy (with line and column of what is wrong), and with 4 if a signature is not good.
 #[derive(Args, Debug)]
 #[command(
-    after_help = "Examples:\n  cloister policy check digits.toml\n  cloister policy check digits.toml --sigs digits.toml.sigs -o json"
+    after_help = "Examples:\n  cloister policy check digits.toml\n  cloister policy check digits.toml --content submissions\n  cloister policy check digits.toml --sigs digits.toml.sigs -o json"
 )]
 struct CheckArgs {
     /// The policy.
@@ -52,6 +53,10 @@ struct CheckArgs {
     /// Its signatures; by default FILE.sigs, if there is one.
     #[arg(long, value_name = "FILE")]
     sigs: Option<PathBuf>,
+    /// A folder with modules and graphs of the policy: those that it names by their SHA-256 are compared with its settings, grants
+    /// and datasets.
+    #[arg(long, value_name = "DIR")]
+    content: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -93,6 +98,19 @@ pub fn run(args: PolicyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let policy = read_policy(&args.file)?;
+    if let Some(folder) = &args.content {
+        let mut at_hand = AtHand::default();
+        let missing = at_hand.folder(folder, &policy)?;
+        consistency::refuse(&at_hand.problems(&policy), Exit::Failed)?;
+        out.note(match missing.as_slice() {
+            [] => format!("its modules and graphs in {} fit it", folder.display()),
+            missing => format!(
+                "what {} holds of it fits; not there, hence not compared: {}",
+                folder.display(),
+                missing.join(", ")
+            ),
+        });
+    }
     let beside = signatures_path(&args.file);
     let sigs = args.sigs.clone().or_else(|| beside.exists().then_some(beside));
     let signatures = sigs.as_deref().map(read_signatures).transpose()?.unwrap_or_default();

@@ -1,26 +1,25 @@
 //! `cloister policy draft`: a policy from modules, graphs and data at hand, every digest filled in, every default shown.
 
 use std::collections::BTreeMap;
-use std::fs::File;
-use std::io;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
 use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::from_hex;
-use cloister_attestation::identity::{PublicKey, Role};
+use cloister_attestation::identity::Role;
 use cloister_policy::agreement::{
     Agreement, AttestationRules, Consent, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release,
     RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
-use cloister_tensor::{Digest, Digester};
 
+use super::identity::public_key;
 use super::policy::{MAX_FILE_BYTES, read_policy};
 use super::policy_graphs::GraphsArgs;
+use crate::consistency::{self, AtHand};
 use crate::drafting::Parties;
-use crate::files;
+use crate::files::{self, digest_of};
 use crate::ui::{self, Exit, Ui};
 
 const EXAMPLE: &str =
@@ -30,7 +29,8 @@ const EXAMPLE: &str =
     --node hub:aggregator:alpha --node worker-a:worker:alpha --node worker-b:worker:beta \\
     --model digits-mlp --onnx mlp.onnx --optimizer momentum --batch 32 --graphs-out submissions \\
     --module train-sgd:trainer=train_sgd.wasm --module fedavg:aggregator=aggregate_fedavg.wasm \\
-    --setting train-sgd.learning_rate=0.1 --scalar train-sgd.learning_rate=0..1 --reads train-sgd.loss \\
+    --setting train-sgd.learning_rate=0.1 --scalar train-sgd.learning_rate=0..1 \\
+    --scalar train-sgd.step=1..1e9 --reads train-sgd.loss \\
     --dataset worker-a.toml --dataset worker-b.toml --dataset test.toml \\
     --rounds 20 --min-workers 2 --recipient alpha -o digits.toml
 With graphs and weights at hand, instead of --onnx and what belongs to it:
@@ -114,11 +114,18 @@ pub(super) struct DraftArgs {
     /// Where to write the policy; standard output if left out.
     #[arg(short = 'o', long = "output", value_name = "PATH")]
     output: Option<PathBuf>,
+    /// Write over a policy that was signed: its signatures are of no use then.
+    #[arg(long)]
+    force: bool,
 }
 
 /// Runs the command.
 pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let text = draft(&agreement(args, out)?).map_err(ui::unreadable)?;
+    if let Some(output) = &args.output {
+        may_write(output, args)?;
+    }
+    let agreement = agreement(args, out)?;
+    let text = draft(&agreement).map_err(ui::unreadable)?;
     let policy = Policy::parse(text.as_bytes(), "the draft").map_err(ui::unreadable)?;
     for warning in warnings(&policy) {
         out.note(format_args!("WARNING: {warning}."));
@@ -135,6 +142,31 @@ pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report
         }
     }
     Ok(Exit::Done)
+}
+
+/// Refuses to write over what was signed, and over what the draft is made of.
+fn may_write(output: &Path, args: &DraftArgs) -> Result<(), miette::Report> {
+    let signatures = super::policy::signatures_path(output);
+    if !args.force && output.exists() && signatures.exists() {
+        return Err(ui::failed(
+            Exit::Usage,
+            format!(
+                "{} was signed ({}), and another draft would make its signatures worthless",
+                output.display(),
+                signatures.display()
+            ),
+            Some("choose another name for the draft, move both files away, or give --force".into()),
+        ));
+    }
+    let modules = args
+        .modules
+        .iter()
+        .filter_map(|module| Some(Path::new(module.split_once('=')?.1)));
+    let inputs = args.datasets.iter().map(PathBuf::as_path).chain(modules);
+    files::not_an_input(
+        output,
+        inputs.chain(args.graphs.inputs()).chain(args.predecessor.as_deref()),
+    )
 }
 
 fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report> {
@@ -166,13 +198,13 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
             access.ok_or_else(|| wrong(grant, "MODULE=handles|read|write|read-write"))?;
     }
     args.graphs.settle(&mut modules)?;
+    let participants = each(&args.participants, participant)?;
     let nodes = each(&args.nodes, node)?;
     let datasets = args
         .datasets
         .iter()
         .map(|path| dataset(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let participants = each(&args.participants, participant)?;
     let attestation = attestation(args)?;
     let parties = Parties {
         nodes: &nodes,
@@ -180,10 +212,20 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
         datasets: &datasets,
     };
     let (weights, graphs) = args.graphs.obtain(parties, out)?;
+    let mut at_hand = AtHand::default();
+    for text in &args.modules {
+        if let Some((_, path)) = text.split_once('=') {
+            at_hand.module(Path::new(path))?;
+        }
+    }
+    for (_, path) in &graphs {
+        at_hand.graph(path)?;
+    }
+    let graphs = graphs.into_iter().map(|(graph, _)| graph).collect();
     let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();
     let before = args.predecessor.as_deref().map(read_policy).transpose()?;
     let all = Consent::of_all(participants.len());
-    Ok(Agreement {
+    let agreement = Agreement {
         name: args.name.clone(),
         version: before.as_ref().map_or(1, |before| before.version + 1),
         predecessor: before.map(|before| before.digest()),
@@ -214,7 +256,9 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
             recipients: args.recipients.clone(),
             ..Release::default()
         },
-    })
+    };
+    consistency::refuse(&at_hand.problems(&agreement), Exit::Usage)?;
+    Ok(agreement)
 }
 
 fn attestation(args: &DraftArgs) -> Result<AttestationRules, miette::Report> {
@@ -256,17 +300,9 @@ fn attestation(args: &DraftArgs) -> Result<AttestationRules, miette::Report> {
 
 fn participant(text: &str) -> Result<Participant, miette::Report> {
     let (name, key) = split(text, "=", text, "NAME=KEY")?;
-    let public_key = match key.parse::<PublicKey>() {
-        Ok(key) => key,
-        Err(_) => {
-            let bytes = files::read(Path::new(key), MAX_FILE_BYTES)?;
-            let text = String::from_utf8_lossy(&bytes);
-            text.trim().parse().map_err(ui::unreadable)?
-        }
-    };
     Ok(Participant {
         name: name.to_owned(),
-        public_key,
+        public_key: public_key(key)?,
     })
 }
 
@@ -358,12 +394,4 @@ pub(super) fn parse<T: FromStr>(text: &str, whole: &str) -> Result<T, miette::Re
 
 fn wrong(text: &str, form: &str) -> miette::Report {
     ui::failed(Exit::Usage, format!("{text:?} is not understood; wanted {form}"), None)
-}
-
-/// SHA-256 of a file of any size.
-pub(super) fn digest_of(path: &Path) -> Result<Digest, miette::Report> {
-    let mut digester = Digester::new();
-    let copied = File::open(path).and_then(|mut file| io::copy(&mut file, &mut digester));
-    copied.map_err(|error| ui::failed(Exit::Usage, format!("{} cannot be read: {error}", path.display()), None))?;
-    Ok(digester.finish())
 }

@@ -9,12 +9,11 @@ use cloister_policy::{ModuleRole, Scalar};
 use cloister_tensor::Digest;
 
 use super::graph;
-use super::policy_draft::{digest_of, each, parse, split};
+use super::policy_draft::{each, parse, split};
+use crate::consistency::BATCH;
 use crate::drafting::{OptimizerName, Parties, Recipe, make_graphs};
+use crate::files::{self, digest_of};
 use crate::ui::{Exit, Ui, failed};
-
-/// The module setting that says how many rows a batch has.
-const BATCH: &str = "batch";
 
 /// Where graphs and weights come from.
 #[derive(Args, Debug)]
@@ -35,10 +34,10 @@ pub(super) struct GraphsArgs {
     #[arg(long, value_name = "N", requires = "onnx", value_parser = value_parser!(u32).range(1..))]
     evaluation_batch: Option<u32>,
     /// Share of the momentum buffer that is kept, with --optimizer momentum or nesterov; by default 0.9.
-    #[arg(long, value_name = "X", requires = "onnx")]
+    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
     momentum: Option<f64>,
     /// L2: this times the parameter is added to its gradient; by default 0.
-    #[arg(long, value_name = "X", requires = "onnx")]
+    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
     /// A parameter that is not trained; a beginning followed by * names several (repeat).
     #[arg(long, value_name = "NAME", requires = "onnx")]
@@ -78,8 +77,21 @@ impl GraphsArgs {
         Ok(())
     }
 
-    /// The digest of the initial weights, and the graphs: those given, and those that `parties` need of the model.
-    pub(super) fn obtain(&self, parties: Parties<'_>, out: &mut Ui) -> Result<(Digest, Vec<Graph>), miette::Report> {
+    /// The files that are read.
+    pub(super) fn inputs(&self) -> impl Iterator<Item = &Path> {
+        let graphs = self
+            .graphs
+            .iter()
+            .filter_map(|graph| Some(Path::new(graph.split_once('=')?.1)));
+        graphs.chain(self.onnx.as_deref()).chain(self.weights.as_deref())
+    }
+
+    /// The digest of the initial weights, and the graphs with their files: those given, and those that `parties` need of the model.
+    pub(super) fn obtain(
+        &self,
+        parties: Parties<'_>,
+        out: &mut Ui,
+    ) -> Result<(Digest, Vec<(Graph, PathBuf)>), miette::Report> {
         let mut graphs = each(&self.graphs, given)?;
         let Some(onnx) = &self.onnx else {
             let (Some(weights), false) = (&self.weights, graphs.is_empty()) else {
@@ -97,6 +109,7 @@ impl GraphsArgs {
         };
         if let Some(twice) = graphs
             .iter()
+            .map(|(graph, _)| graph)
             .find(|graph| ["train", "evaluate"].contains(&graph.base_name()))
         {
             return Err(contradiction(format!(
@@ -111,6 +124,14 @@ impl GraphsArgs {
         };
         let model =
             Model::parse(&graph::read(onnx)?, &Limits::default()).map_err(|error| graph::refused(onnx, &error))?;
+        // What is made has names of its own; none may be that of the model or of a graph that was given.
+        for entry in std::fs::read_dir(folder).into_iter().flatten().flatten() {
+            let name = entry.file_name();
+            let name = name.to_string_lossy();
+            if name == "weights.safetensors" || ["train", "evaluate"].iter().any(|made| name.starts_with(made)) {
+                files::not_an_input(&entry.path(), self.inputs())?;
+            }
+        }
         let made = make_graphs(&model, &recipe, parties, folder)?;
         out.note(format_args!(
             "weights        {}  sha256 {}",
@@ -124,7 +145,7 @@ impl GraphsArgs {
                 path.display(),
                 graph.sha256
             ));
-            graphs.push(graph);
+            graphs.push((graph, path));
         }
         Ok((made.weights, graphs))
     }
@@ -151,15 +172,16 @@ impl GraphsArgs {
     }
 }
 
-fn given(text: &str) -> Result<Graph, miette::Report> {
+fn given(text: &str) -> Result<(Graph, PathBuf), miette::Report> {
     let (head, path) = split(text, "=", text, "NAME:BATCH=FILE")?;
     let (name, batch) = split(head, ":", text, "NAME:BATCH=FILE")?;
-    Ok(Graph {
+    let graph = Graph {
         name: name.to_owned(),
         batch: parse(batch, text)?,
         sha256: digest_of(Path::new(path))?,
         nodes: None,
-    })
+    };
+    Ok((graph, path.into()))
 }
 
 fn contradiction(message: String) -> miette::Report {

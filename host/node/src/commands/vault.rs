@@ -286,16 +286,18 @@ fn write_out(reader: SealedReader, path: &Path) -> Result<(), miette::Report> {
 }
 
 fn copy_out(mut reader: SealedReader, to: &mut dyn Write, shown: &str) -> Result<(), miette::Report> {
+    let unwritable =
+        |cause: std::io::Error| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind()));
     let bar = bar(reader.len(), "opening");
     let mut buffer = vec![0; 1 << 20];
     loop {
         let count = reader.read(&mut buffer).map_err(|error| fail(Exit::Failed, error))?;
         if count == 0 {
+            to.flush().map_err(unwritable)?;
             bar.finish_and_clear();
             return Ok(());
         }
-        to.write_all(&buffer[..count])
-            .map_err(|cause| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind())))?;
+        to.write_all(&buffer[..count]).map_err(unwritable)?;
         bar.inc(count as u64);
     }
 }

@@ -1,0 +1,466 @@
+//! Whether the parts of an agreement fit each other, as far as their files are at hand: settings and what modules declare, grants and
+//! what graphs have, datasets and what graphs take. What is found here would else end the first round.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::Path;
+
+use cloister_attestation::identity::Role;
+use cloister_graph::{EngineGraph, Limits, Model, Port, PortKind};
+use cloister_policy::agreement::{Agreement, Dataset, Graph, Module};
+use cloister_policy::{DatasetSpec, InputType, ModuleRole, Scalar};
+use cloister_sandbox::{Inspection, SandboxLimits, SettingValue, World, inspect, resolve_settings};
+use cloister_tensor::{Digest, Dtype};
+use miette::Report;
+
+use crate::files;
+use crate::keeper::runner::settings;
+use crate::ui::{Exit, failed};
+
+/// The setting by which a trainer says how many rows a batch has.
+pub const BATCH: &str = "batch";
+/// The setting by which a trainer says that it reads the loss.
+const REPORT_LOSS: &str = "report_loss";
+/// The dataset's input that goes to a graph's labels.
+const LABELS: &str = "labels";
+/// Files of a folder that are looked at.
+const MAX_FOLDER_FILES: usize = 4096;
+
+/// Files of an agreement that are at hand, by their digests.
+#[derive(Debug, Default)]
+pub struct AtHand {
+    modules: BTreeMap<Digest, Inspection>,
+    graphs: BTreeMap<Digest, Result<Ports, String>>,
+}
+
+/// The ports of a graph.
+#[derive(Debug)]
+struct Ports {
+    inputs: Vec<Port>,
+    outputs: Vec<Port>,
+}
+
+impl AtHand {
+    /// Looks at a module's file.
+    ///
+    /// # Errors
+    /// It cannot be read or is no component.
+    pub fn module(&mut self, path: &Path) -> Result<(), Report> {
+        let bytes = files::read(path, SandboxLimits::default().component_bytes as u64)?;
+        let inspection =
+            inspect(&bytes).map_err(|error| failed(Exit::Usage, format!("{}: {error}", path.display()), None))?;
+        self.modules.insert(inspection.digest, inspection);
+        Ok(())
+    }
+
+    /// Looks at a graph's file.
+    ///
+    /// # Errors
+    /// It cannot be read.
+    pub fn graph(&mut self, path: &Path) -> Result<(), Report> {
+        let bytes = files::read(path, Limits::default().bytes as u64)?;
+        let typed = Model::parse(&bytes, &Limits::default()).map(|model| model.has_typed_ports());
+        let ports = match typed {
+            Ok(true) => EngineGraph::load(&bytes)
+                .map_err(|error| error.to_string())
+                .map(|graph| Ports {
+                    inputs: graph.inputs().to_vec(),
+                    outputs: graph.outputs().to_vec(),
+                }),
+            Ok(false) => Err("a forward model, wanted a graph made by `cloister graph train`".to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        self.graphs.insert(Digest::of(&bytes), ports);
+        Ok(())
+    }
+
+    /// Looks at those files of a folder that the agreement names; says which it names besides.
+    ///
+    /// # Errors
+    /// The folder or one of those files cannot be read.
+    pub fn folder(&mut self, folder: &Path, agreement: &Agreement) -> Result<Vec<String>, Report> {
+        let unreadable = |error: std::io::Error| {
+            let help = files::help(error.kind());
+            failed(
+                Exit::Usage,
+                format!("{} cannot be read: {error}", folder.display()),
+                help,
+            )
+        };
+        let mut named: BTreeMap<Digest, (&str, bool)> = BTreeMap::new();
+        named.extend(
+            agreement
+                .graphs
+                .iter()
+                .map(|graph| (graph.sha256, (graph.name.as_str(), false))),
+        );
+        named.extend(
+            agreement
+                .modules
+                .iter()
+                .map(|module| (module.sha256, (module.name.as_str(), true))),
+        );
+        for entry in std::fs::read_dir(folder).map_err(unreadable)?.take(MAX_FOLDER_FILES) {
+            let path = entry.map_err(unreadable)?.path();
+            if !path.is_file() {
+                continue;
+            }
+            match named.remove(&files::digest_of(&path)?) {
+                Some((_, true)) => self.module(&path)?,
+                Some((_, false)) => self.graph(&path)?,
+                None => {}
+            }
+        }
+        Ok(named.into_values().map(|(name, _)| name.to_owned()).collect())
+    }
+
+    /// All that does not fit, each in a sentence that names both sides.
+    pub fn problems(&self, agreement: &Agreement) -> Vec<String> {
+        let mut problems = BTreeSet::new();
+        for module in &agreement.modules {
+            if let Some(inspection) = self.modules.get(&module.sha256) {
+                module_problems(module, inspection, &mut problems);
+            }
+        }
+        for graph in &agreement.graphs {
+            self.graph_problems(graph, &mut problems);
+        }
+        for node in &agreement.nodes {
+            let base = match node.role {
+                Role::Worker => "train",
+                Role::Aggregator => "evaluate",
+                _ => continue,
+            };
+            let graphs = agreement.graphs_for(&node.name).into_iter();
+            let graphs: Vec<_> = graphs
+                .filter(|graph| graph.base_name() == base)
+                .filter_map(|graph| Some((graph, self.graphs.get(&graph.sha256)?.as_ref().ok()?)))
+                .collect();
+            if graphs.is_empty() {
+                continue;
+            }
+            let mut makes_tensors = false;
+            for module in agreement.modules_for(&node.name) {
+                if module.role == ModuleRole::Trainer {
+                    makes_tensors |= module.tensor_access.may_write();
+                    self.grant_problems(module, &graphs, &mut problems);
+                }
+            }
+            // A trainer that makes tensors of its own may feed a graph without the dataset.
+            if !makes_tensors {
+                let datasets = agreement.datasets_for(&node.name);
+                problems.extend(dataset_problems(&datasets, &graphs));
+            }
+        }
+        problems.into_iter().collect()
+    }
+
+    fn graph_problems(&self, graph: &Graph, problems: &mut BTreeSet<String>) {
+        match self.graphs.get(&graph.sha256) {
+            Some(Err(problem)) => {
+                problems.insert(format!("graph {}: {problem}", graph.name));
+            }
+            Some(Ok(ports)) => {
+                let rows = ports
+                    .inputs
+                    .iter()
+                    .find(|port| matches!(port.kind, PortKind::Labels | PortKind::Data(_)));
+                if let Some(rows) = rows.and_then(|port| port.shape.first())
+                    && *rows as u64 != u64::from(graph.batch)
+                {
+                    problems.insert(format!(
+                        "graph {} is said to be for a batch of {}, and its file is for {rows}",
+                        graph.name, graph.batch
+                    ));
+                }
+            }
+            None => {}
+        }
+    }
+
+    /// What a trainer may set and read, against the ports of the graphs that it runs.
+    fn grant_problems(&self, module: &Module, graphs: &[(&Graph, &Ports)], problems: &mut BTreeSet<String>) {
+        let name = &module.name;
+        for (graph, ports) in graphs {
+            for port in ports
+                .inputs
+                .iter()
+                .filter(|port| scalar(port) && !module.scalars.contains_key(&port.name))
+            {
+                let range = match port.kind {
+                    PortKind::Step => "1..1e9",
+                    _ => "0..1",
+                };
+                problems.insert(format!(
+                    "graph {} takes {}, and module {name} has no range for it in its `scalars`: add one, such as \
+                     --scalar {name}.{}={range}",
+                    graph.name, port.name, port.name
+                ));
+            }
+        }
+        let inputs = || graphs.iter().flat_map(|(_, ports)| &ports.inputs);
+        for granted in module.scalars.keys() {
+            if !inputs().any(|port| scalar(port) && port.name == *granted) {
+                let known: BTreeSet<_> = inputs()
+                    .filter(|port| scalar(port))
+                    .map(|port| port.name.as_str())
+                    .collect();
+                problems.insert(format!(
+                    "module {name}: `scalars` names {granted}, and no graph that it runs has such a scalar; they have {}",
+                    words(&known)
+                ));
+            }
+        }
+        let single = |port: &&Port| port.shape.iter().product::<usize>() == 1;
+        let outputs = || graphs.iter().flat_map(|(_, ports)| &ports.outputs).filter(single);
+        for read in &module.reads {
+            if !outputs().any(|port| port.name == *read) {
+                let known: BTreeSet<_> = outputs().map(|port| port.name.as_str()).take(16).collect();
+                problems.insert(format!(
+                    "module {name}: `reads` names {read}, and no graph that it runs has such an output of one element; they \
+                     have {}",
+                    words(&known)
+                ));
+            }
+        }
+        let resolved = self
+            .modules
+            .get(&module.sha256)
+            .and_then(|inspection| resolve_settings(&inspection.settings, &settings(module)).ok())
+            .unwrap_or_default();
+        if resolved.get(REPORT_LOSS) == Some(&SettingValue::Boolean(true))
+            && !module.reads.iter().any(|read| read == "loss")
+        {
+            problems.insert(format!(
+                "module {name} reports the loss (setting {REPORT_LOSS} = true) and may not read it: add --reads {name}.loss, \
+                 or set {REPORT_LOSS} = false"
+            ));
+        }
+        if let Some(SettingValue::Integer(batch)) = resolved.get(BATCH) {
+            let whole = graphs.iter().find(|(graph, _)| graph.name == graph.base_name());
+            if let Some((graph, _)) = whole
+                && i64::from(graph.batch) != *batch
+            {
+                problems.insert(format!(
+                    "module {name} asks for batches of {batch} rows (setting {BATCH}), and graph {} is for {}",
+                    graph.name, graph.batch
+                ));
+            }
+        }
+    }
+}
+
+/// Refuses what does not fit.
+///
+/// # Errors
+/// There is a problem; all are named.
+pub fn refuse(problems: &[String], exit: Exit) -> Result<(), Report> {
+    if problems.is_empty() {
+        return Ok(());
+    }
+    Err(failed(
+        exit,
+        format!(
+            "the parts do not fit each other; the first round would fail:\n  {}",
+            problems.join("\n  ")
+        ),
+        None,
+    ))
+}
+
+fn module_problems(module: &Module, inspection: &Inspection, problems: &mut BTreeSet<String>) {
+    let name = &module.name;
+    let wanted = match module.role {
+        ModuleRole::Trainer => Some(World::Trainer),
+        ModuleRole::Aggregator => Some(World::Aggregator),
+        _ => None,
+    };
+    match (wanted, inspection.world) {
+        (_, None) => {
+            let problem = inspection.problem.as_deref().unwrap_or("of no known world");
+            problems.insert(format!("module {name}: {problem}"));
+        }
+        (Some(wanted), Some(seen)) if wanted != seen => {
+            problems.insert(format!(
+                "module {name} has the role {}, and its file is a {seen}",
+                module.role.as_str()
+            ));
+        }
+        _ => {}
+    }
+    if let Err(error) = resolve_settings(&inspection.settings, &settings(module)) {
+        problems.insert(format!("module {name}: {error}"));
+    }
+    for (setting, range) in &module.scalars {
+        let value = match module.settings.get(setting) {
+            Some(Scalar::Integer(value)) => *value as f64,
+            Some(Scalar::Float(value)) => *value,
+            _ => continue,
+        };
+        if !(range.min..=range.max).contains(&value) {
+            problems.insert(format!(
+                "module {name}: setting {setting} = {value} lies outside of its range {} to {} in `scalars`",
+                range.min, range.max
+            ));
+        }
+    }
+}
+
+/// A node's datasets against the graphs that they feed. Modules choose among several by name: one that fits is enough.
+fn dataset_problems(datasets: &[&Dataset], graphs: &[(&Graph, &Ports)]) -> Vec<String> {
+    let mut all = Vec::new();
+    for dataset in datasets {
+        let mut problems = Vec::new();
+        for (graph, ports) in graphs {
+            let computed = |name: &str| {
+                graphs
+                    .iter()
+                    .any(|(_, ports)| ports.outputs.iter().any(|port| port.name == name))
+            };
+            for port in &ports.inputs {
+                let input = match &port.kind {
+                    PortKind::Labels => LABELS,
+                    PortKind::Data(name) if !computed(name) => name.as_str(),
+                    _ => continue,
+                };
+                problems.extend(input_problem(dataset, &dataset.spec, graph, input, port));
+            }
+        }
+        if problems.is_empty() {
+            return Vec::new();
+        }
+        all.extend(problems);
+    }
+    all
+}
+
+fn input_problem(dataset: &Dataset, spec: &DatasetSpec, graph: &Graph, input: &str, port: &Port) -> Option<String> {
+    let whose = format!("dataset {} of {}", dataset.name(), dataset.node);
+    let wanted_shape = port.shape.get(1..).unwrap_or_default();
+    let wanted = format!(
+        "{} rows of shape {wanted_shape:?}",
+        port.dtype.name().to_ascii_lowercase()
+    );
+    let Some(seen) = spec.inputs.get(input) else {
+        let known: BTreeSet<_> = spec.inputs.keys().map(String::as_str).collect();
+        return Some(format!(
+            "{whose} has the inputs {}, and graph {} takes {input} ({wanted})",
+            words(&known),
+            graph.name
+        ));
+    };
+    let dtype = match seen.dtype {
+        InputType::F32 => Dtype::F32,
+        InputType::I64 => Dtype::I64,
+    };
+    (dtype != port.dtype || seen.shape != wanted_shape).then(|| {
+        format!(
+            "{whose}: input {input} has {} rows of shape {:?}, and graph {} takes {wanted}",
+            seen.dtype.name(),
+            seen.shape,
+            graph.name
+        )
+    })
+}
+
+fn scalar(port: &Port) -> bool {
+    matches!(port.kind, PortKind::LearningRate | PortKind::Step)
+}
+
+fn words(names: &BTreeSet<&str>) -> String {
+    if names.is_empty() {
+        return "none".to_owned();
+    }
+    names.iter().copied().collect::<Vec<_>>().join(", ")
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use cloister_graph::{Optimizer, TrainOptions, samples, train};
+
+    use super::*;
+
+    /// An agreement of two nodes over a model of 4 inputs and 3 classes, drafted out of these lines for module and dataset.
+    fn agreement(module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
+        let model = Model::parse(&samples::mlp(4, 8, 3, 1).unwrap(), &Limits::default()).unwrap();
+        let made = train(&model, &TrainOptions::new(Optimizer::Sgd, 16)).unwrap();
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("train.onnx");
+        std::fs::write(&path, made.training.bytes()).unwrap();
+        let zeros = "00".repeat(32);
+        let digest = Digest::of(made.training.bytes());
+        let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
+        let text = format!(
+            "format = 1\nname = \"f\"\nversion = 1\n\
+             [[participant]]\nname = \"a\"\npublic_key = \"{key}\"\n\
+             [[node]]\nname = \"hub\"\nrole = \"aggregator\"\nparticipant = \"a\"\n\
+             [[node]]\nname = \"w\"\nrole = \"worker\"\nparticipant = \"a\"\n\
+             [model]\nname = \"m\"\nweights = \"{zeros}\"\n\
+             [[module]]\nname = \"t\"\nrole = \"trainer\"\nsha256 = \"{zeros}\"\n{module}\n\
+             [[module]]\nname = \"g\"\nrole = \"aggregator\"\nsha256 = \"{digest}\"\n\
+             [[graph]]\nname = \"train\"\nsha256 = \"{digest}\"\nbatch = 16\n\
+             [[dataset]]\nname = \"train\"\nnode = \"w\"\ncommitment = \"{zeros}\"\nrows = 32\n{dataset}\n\
+             [rounds]\nmode = \"synchronous\"\ncount = 1\nquorum = 1\ndeadline_s = 60\nmin_workers_per_aggregate = 1\nseed = 0\n\
+             [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"last\"\nrecipients = []\n",
+            "00".repeat(20)
+        );
+        let policy = cloister_policy::Policy::parse(text.as_bytes(), "p.toml").unwrap();
+        let mut at_hand = AtHand::default();
+        let missing = at_hand.folder(folder.path(), &policy).unwrap();
+        (at_hand.problems(&policy), missing)
+    }
+
+    const MODULE: &str =
+        "scalars = { learning_rate = { min = 0.0, max = 1.0 }, step = { min = 1.0, max = 1e9 } }\nreads = [\"loss\"]";
+    const DATASET: &str =
+        "inputs = { x = { columns = \"p0..p3\", shape = [4] }, labels = { column = \"y\", dtype = \"i64\" } }";
+
+    #[test]
+    fn what_fits_has_no_problem() {
+        let (problems, missing) = agreement(MODULE, DATASET);
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(missing, ["t"], "the file that is not in the folder");
+    }
+
+    #[test]
+    fn each_misfit_is_named_with_both_sides() {
+        let range = "scalars = { learning_rate = { min = 0.0, max = 1.0 } }";
+        for (module, dataset, words) in [
+            (range, DATASET, ["graph train takes step", "--scalar t.step=1..1e9"]),
+            (
+                MODULE,
+                "inputs = { x = { columns = \"p0..p3\" } }",
+                ["has the inputs x", "takes labels"],
+            ),
+            (
+                &MODULE.replace("loss", "los"),
+                DATASET,
+                ["`reads` names los", "they have loss"],
+            ),
+            (
+                &MODULE.replace("step =", "stop ="),
+                DATASET,
+                ["names stop", "learning_rate, step"],
+            ),
+            (
+                MODULE,
+                &DATASET.replace("x =", "images ="),
+                ["inputs images, labels", "takes x"],
+            ),
+            (
+                MODULE,
+                &DATASET.replace("p3", "p4").replace("[4]", "[5]"),
+                ["rows of shape [5]", "rows of shape [4]"],
+            ),
+            (
+                MODULE,
+                &DATASET.replace(", dtype = \"i64\"", ""),
+                ["labels has f32", "i64"],
+            ),
+        ] {
+            let (problems, _) = agreement(module, dataset);
+            let all = problems.join("\n");
+            assert!(words.iter().all(|word| all.contains(word)), "{words:?}: {all}");
+        }
+    }
+}
