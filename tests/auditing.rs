@@ -7,7 +7,8 @@
     reason = "tests"
 )]
 
-use cloister_tests::federation::Federation;
+use cloister_tensor::Digest;
+use cloister_tests::federation::{Aggregator, Federation};
 use cloister_tests::{Run, cloister};
 use serde_json::Value;
 
@@ -113,4 +114,82 @@ fn the_nodes_write_down_what_they_agreed_to_whom_they_attested_and_each_round() 
     let own = federation.node("aggregator").join("node.credential");
     std::fs::copy(federation.node("worker-north").join("node.credential"), own).unwrap();
     assert_eq!(audit(&federation, "aggregator", "verify", &[]).code, 1);
+}
+
+#[test]
+fn a_node_runs_the_newest_policy_in_force_and_none_that_it_has_left_behind() {
+    let federation = Federation::of_demo().unwrap();
+    let dir = federation.folder();
+    let policies = dir.join("policies");
+    std::fs::create_dir(&policies).unwrap();
+    let (first, second) = (policies.join("1.toml"), policies.join("2.toml"));
+    std::fs::copy(dir.join("policy.toml"), &first).unwrap();
+    std::fs::copy(dir.join("policy.toml.sigs"), policies.join("1.toml.sigs")).unwrap();
+    let status = cloister([
+        "policy".as_ref(),
+        "status".as_ref(),
+        first.as_os_str(),
+        "-o".as_ref(),
+        "json".as_ref(),
+    ]);
+    let anchor = status.unwrap().json().unwrap()["anchor"].as_str().unwrap().to_owned();
+    let file = federation.node("aggregator").join("lineage.toml");
+    let write = |policy: &str, anchor: &str| {
+        let text = std::fs::read_to_string(federation.node("aggregator").join("node.toml")).unwrap();
+        let text = text
+            .replace("../../policy.toml", &format!("../../policies/{policy}.toml"))
+            .replace("path = \"vault\"", &format!("path = \"vault-{policy}\""))
+            .replace("vault.last-seen", &format!("vault-{policy}.last-seen"));
+        let agreement = match anchor {
+            "" => String::new(),
+            anchor => format!("\n[agreement]\nanchor = \"{anchor}\"\npolicies = \"../../policies\"\n"),
+        };
+        std::fs::write(&file, text + &agreement).unwrap();
+    };
+    let runs = || {
+        let mut aggregator = Aggregator::start(file.clone()).unwrap();
+        aggregator.terminate().unwrap();
+        assert_eq!(aggregator.wait().unwrap(), Some(0));
+    };
+    let refused = |wanted: &str| {
+        let run = cloister(["aggregator".as_ref(), "--config".as_ref(), file.as_os_str()]).unwrap();
+        assert_eq!(run.code, 4, "{}", run.stderr);
+        assert!(words(&run.stderr).contains(wanted), "{}", run.stderr);
+    };
+    write("1", &anchor);
+    runs();
+    write("1", &"00".repeat(32));
+    refused("founds the federation");
+    // A second version: the first one stays in force until enough of its participants have signed the second.
+    let text = std::fs::read_to_string(&first).unwrap();
+    let before = Digest::of(text.as_bytes());
+    let head = format!("version = 2\npredecessor = \"{before}\"");
+    std::fs::write(&second, text.replacen("version = 1", &head, 1)).unwrap();
+    write("2", &anchor);
+    refused("but version 1");
+    for entry in std::fs::read_dir(dir.join("participants")).unwrap() {
+        let key = entry.unwrap().path();
+        if key.extension().is_none_or(|extension| extension != "pem") {
+            continue;
+        }
+        let name = key.file_stem().unwrap().to_str().unwrap();
+        let sign = [
+            "policy",
+            "sign",
+            second.to_str().unwrap(),
+            "--key",
+            key.to_str().unwrap(),
+            "--participant",
+            name,
+        ];
+        let signed = cloister(sign).unwrap();
+        assert_eq!(signed.code, 0, "{}", signed.stderr);
+    }
+    write("1", &anchor);
+    refused("but version 2");
+    write("2", &anchor);
+    runs();
+    // Whoever takes the policies away, and the section with them, does not take away what the node wrote down.
+    write("1", "");
+    refused("it has run version 2");
 }

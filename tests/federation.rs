@@ -152,7 +152,7 @@ pub struct Aggregator {
 
 impl Aggregator {
     /// Starts one and waits until it listens.
-    fn start(file: PathBuf) -> io::Result<Self> {
+    pub fn start(file: PathBuf) -> io::Result<Self> {
         let mut child = Command::new(binary())
             .args(["aggregator", "-o", "json", "--config"])
             .arg(&file)

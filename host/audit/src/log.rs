@@ -29,11 +29,16 @@ pub struct Log {
 impl Log {
     /// Opens the log, or begins a new one (mode 0600). It is read through: every line has to follow the one before it, and the
     /// last one must be signed by `key`, so that nobody adds a line while the node is not running. Half a line at the end, which
-    /// a crash left and nobody was told of, is removed.
+    /// a crash left and nobody was told of, is removed. `each` gets every entry; what it got is proven only when this ends well.
     ///
     /// # Errors
     /// [`AuditError`]; the file is as it was.
-    pub fn open(path: &Path, subject: Subject, key: &SigningKey) -> Result<Self, AuditError> {
+    pub fn open(
+        path: &Path,
+        subject: Subject,
+        key: &SigningKey,
+        each: &mut dyn FnMut(Entry),
+    ) -> Result<Self, AuditError> {
         let mut file = OpenOptions::new()
             .read(true)
             .append(true)
@@ -47,7 +52,7 @@ impl Log {
             Err(TryLockError::Error(cause)) => return Err(AuditError::io("locked")(cause)),
         }
         let mut source = BufReader::with_capacity(1 << 16, &file);
-        let contents = Reader::new(subject.clone()).verify(&mut source, &key.public())?;
+        let contents = Reader::new(subject.clone()).entries(&mut source, &key.public(), each)?;
         if contents.torn_bytes > 0 {
             file.set_len(contents.whole_bytes).map_err(AuditError::io("mended"))?;
         }

@@ -44,7 +44,7 @@ fn folder(rounds: u64) -> Folder {
 }
 
 fn append(path: &Path, rounds: std::ops::Range<u64>) {
-    let mut log = Log::open(path, subject(), &key()).unwrap();
+    let mut log = Log::open(path, subject(), &key(), &mut |_| ()).unwrap();
     for round in rounds {
         let what = json!({ "round": round, "by": "\",\"signature\":\"" });
         log.append("round", what, 1_800_000_000 + round, &key()).unwrap();
@@ -70,10 +70,10 @@ fn what_was_appended_is_read_back_and_a_log_goes_on_where_it_was() {
     assert_eq!((contents.lines, contents.whole_bytes), (5, bytes.len() as u64));
     assert_eq!(verify(&bytes).unwrap(), contents);
     // One writer at a time.
-    let open = Log::open(&folder.log, subject(), &key()).unwrap();
+    let open = Log::open(&folder.log, subject(), &key(), &mut |_| ()).unwrap();
     assert_eq!(open.lines(), 5);
     assert!(matches!(
-        Log::open(&folder.log, subject(), &key()),
+        Log::open(&folder.log, subject(), &key(), &mut |_| ()),
         Err(AuditError::InUse)
     ));
 }
@@ -82,7 +82,7 @@ fn what_was_appended_is_read_back_and_a_log_goes_on_where_it_was() {
 fn the_vector_of_the_format_holds() {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("audit.jsonl");
-    let mut log = Log::open(&path, subject(), &key()).unwrap();
+    let mut log = Log::open(&path, subject(), &key(), &mut |_| ()).unwrap();
     log.append("measured", json!({ "state": "member" }), 1_800_000_000, &key())
         .unwrap();
     log.append("round", json!({ "round": 1 }), 1_800_000_060, &key())
@@ -146,13 +146,13 @@ fn a_node_adds_nothing_to_a_log_that_others_wrote_on() {
     let forger = SigningKey::generate().unwrap();
     let copy = tempfile::tempdir().unwrap();
     let forged = copy.path().join("audit.jsonl");
-    let mut log = Log::open(&forged, subject(), &forger).unwrap();
+    let mut log = Log::open(&forged, subject(), &forger, &mut |_| ()).unwrap();
     for round in 0..2 {
         log.append("round", json!({ "round": round }), 1, &forger).unwrap();
     }
     drop(log);
     let before = std::fs::read(&folder.log).unwrap();
-    let error = Log::open(&forged, subject(), &key()).unwrap_err();
+    let error = Log::open(&forged, subject(), &key(), &mut |_| ()).unwrap_err();
     assert!(matches!(error, AuditError::Unsigned { line: 2 }), "{error}");
     // Half a line, which a crash left, goes; half a line in the middle does not.
     let mut file = std::fs::OpenOptions::new().append(true).open(&folder.log).unwrap();
@@ -214,7 +214,7 @@ fn a_log_that_does_not_extend_a_checkpoint_is_told_from_one_that_does() {
 #[test]
 fn an_entry_that_is_too_long_is_refused_and_the_log_goes_on() {
     let folder = folder(1);
-    let mut log = Log::open(&folder.log, subject(), &key()).unwrap();
+    let mut log = Log::open(&folder.log, subject(), &key(), &mut |_| ()).unwrap();
     let error = log
         .append("round", json!("x".repeat(MAX_LINE_BYTES)), 1, &key())
         .unwrap_err();

@@ -7,8 +7,10 @@ use cloister_policy::{Ballot, MAX_VERSIONS, Policy, Signatures, Tally, Version, 
 use cloister_tensor::Digest;
 use serde_json::json;
 
-use super::policy::{MAX_FILE_BYTES, read_policy, read_signatures, signatures_path};
+use super::policy::{MAX_FILE_BYTES, read_policy, read_signatures};
 use crate::files;
+use crate::keeper::lineage::{policies_in, toml_files, version};
+use crate::keeper::read_signatures_beside;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Say who signed a policy, who did not, and whether it is complete.
@@ -71,7 +73,7 @@ pub(super) fn status(args: &StatusArgs, out: &mut Ui) -> Result<Exit, miette::Re
     let policy = read_policy(&args.file)?;
     let mut signatures = Signatures::default();
     if args.sigs.is_empty() {
-        signatures = signatures_beside(&args.file)?;
+        signatures = read_signatures_beside(&args.file)?;
     }
     for path in &args.sigs {
         signatures.merge(&read_signatures(path)?);
@@ -241,7 +243,8 @@ pub(super) fn history(args: &HistoryArgs, out: &mut Ui) -> Result<Exit, miette::
     let mut versions = Vec::new();
     for path in &args.paths {
         if path.is_dir() {
-            folder(path, &mut versions, out)?;
+            let mut other = |file: &Path| out.note(format_args!("{} is no policy: passed over", file.display()));
+            versions.extend(policies_in(path, &mut other)?);
         } else {
             versions.push(version(path, read_policy(path)?)?);
         }
@@ -361,55 +364,6 @@ pub(super) fn history(args: &HistoryArgs, out: &mut Ui) -> Result<Exit, miette::
         out.note("no --anchor was given: whoever wrote these files may have founded this federation");
     }
     Ok(exit)
-}
-
-fn version(path: &Path, policy: Policy) -> Result<Version, miette::Report> {
-    Ok(Version {
-        policy,
-        signatures: signatures_beside(path)?,
-        file: path.display().to_string(),
-    })
-}
-
-fn signatures_beside(path: &Path) -> Result<Signatures, miette::Report> {
-    let beside = signatures_path(path);
-    if beside.exists() {
-        read_signatures(&beside)
-    } else {
-        Ok(Signatures::default())
-    }
-}
-
-/// The policies of a folder. Other TOML files (node files, dataset files) are passed over, by name.
-fn folder(path: &Path, versions: &mut Vec<Version>, out: &mut Ui) -> Result<(), miette::Report> {
-    for file in toml_files(path)? {
-        match Policy::parse(&files::read(&file, MAX_FILE_BYTES)?, &file.display().to_string()) {
-            Ok(policy) => versions.push(version(&file, policy)?),
-            // What was signed was meant to be a policy.
-            Err(error) if signatures_path(&file).exists() => return Err(ui::unreadable(error)),
-            Err(_) => out.note(format_args!("{} is no policy: passed over", file.display())),
-        }
-    }
-    Ok(())
-}
-
-fn toml_files(folder: &Path) -> Result<Vec<PathBuf>, miette::Report> {
-    let cannot = |error: std::io::Error| {
-        let text = format!("{} cannot be listed: {error}", folder.display());
-        ui::failed(Exit::Usage, text, None)
-    };
-    let mut files = Vec::new();
-    for entry in std::fs::read_dir(folder).map_err(cannot)? {
-        let path = entry.map_err(cannot)?.path();
-        if path.extension().is_some_and(|extension| extension == "toml") && path.is_file() {
-            files.push(path);
-        }
-        if files.len() > MAX_VERSIONS {
-            return Err(too_many(folder));
-        }
-    }
-    files.sort();
-    Ok(files)
 }
 
 fn too_many(path: &Path) -> miette::Report {

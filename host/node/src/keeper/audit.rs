@@ -3,7 +3,7 @@
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloister_attestation::NodeIdentity;
-use cloister_audit::{AuditError, Log, Subject};
+use cloister_audit::{AuditError, Entry, Log, Subject};
 use cloister_exchange::work::RoundRecord;
 use cloister_session::Clock;
 use serde_json::{Value, json};
@@ -14,6 +14,9 @@ use crate::ui::{Exit, fail, failed};
 /// Refusals that are written down a minute. Whoever can dial can cause them, and a log has to hold the rest, too: the next one
 /// that is written says how many were left out.
 const REFUSALS_A_MINUTE: u32 = 60;
+
+/// The entry that says which policy the node runs.
+pub const AGREEMENT: &str = "agreement";
 
 /// Where things are written down; nowhere, where the node file names no log.
 #[derive(Clone)]
@@ -52,8 +55,14 @@ impl Refusals {
 }
 
 impl Audit {
-    /// Opens the log that the node file names, and reads it through.
-    pub fn open(config: &NodeConfig, identity: &Arc<NodeIdentity>, clock: Clock) -> Result<Self, miette::Report> {
+    /// Opens the log that the node file names, and reads it through. A policy of a lower version than one that this node ran by its log
+    /// is refused: a policy that took effect is not forgotten.
+    pub fn open(
+        config: &NodeConfig,
+        identity: &Arc<NodeIdentity>,
+        policy_version: u64,
+        clock: Clock,
+    ) -> Result<Self, miette::Report> {
         let Some(path) = &config.audit else {
             return Ok(Self { open: None });
         };
@@ -62,10 +71,24 @@ impl Audit {
             federation: fields.federation.clone(),
             node: fields.node.clone(),
         };
-        let log = Log::open(path, subject, &identity.key).map_err(|error| {
+        let mut newest = 0;
+        let mut each = |entry: Entry| {
+            if entry.event == AGREEMENT {
+                newest = newest.max(entry.what["version"].as_u64().unwrap_or(0));
+            }
+        };
+        let log = Log::open(path, subject, &identity.key, &mut each).map_err(|error| {
             let help = "`cloister audit verify` says more; move the file away (and keep it) to begin a new one";
             failed(Exit::Failed, format!("{}: {error}", path.display()), Some(help.into()))
         })?;
+        if newest > policy_version {
+            let text = format!(
+                "this node's policy is version {policy_version}, but by its audit log {} it has run version {newest}",
+                path.display()
+            );
+            let help = "run the newest policy: one that took effect is not taken back, but followed by another";
+            return Err(failed(Exit::Denied, text, Some(help.into())));
+        }
         Ok(Self {
             open: Some(Arc::new(Open {
                 log: Mutex::new(log),

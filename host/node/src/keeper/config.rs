@@ -10,6 +10,10 @@
 //! provider = "simulated"            # or "coco", "configfs"; left out: what this machine has
 //! audit = "audit.jsonl"             # optional: what happened here, in lines that the node signs
 //!
+//! [agreement]                       # optional: refuse a policy that is not the newest in force
+//! anchor = "hex"                    # of the founding policy, as `cloister policy status` tells it
+//! policies = "policies"             # every policy from that one on, with its signatures
+//!
 //! [data.train]
 //! path = "train.csv"                # the salt of its commitment lies in train.csv.salt
 //!
@@ -45,7 +49,7 @@ use serde::Deserialize;
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 41] = [
+const KNOWN_KEYS: [&str; 44] = [
     "name",
     "policy",
     "credential",
@@ -82,6 +86,9 @@ const KNOWN_KEYS: [&str; 41] = [
     "quote_latency_ms",
     "references",
     "audit",
+    "agreement",
+    "anchor",
+    "policies",
     "collateral",
     "url",
     "cache",
@@ -152,6 +159,16 @@ impl DataFile {
             PathBuf::from(path)
         })
     }
+}
+
+/// What the node's policy has to be the newest of.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct AgreementFiles {
+    /// The founders' keys and threshold, as a digest in hexadecimal.
+    pub anchor: String,
+    /// The folder with every policy from the founding one on, and their signatures.
+    pub policies: PathBuf,
 }
 
 /// A folder.
@@ -306,6 +323,8 @@ pub struct NodeConfig {
     pub references: Option<PathBuf>,
     /// The audit log. Without it nothing is written down.
     pub audit: Option<PathBuf>,
+    /// Of which chain the policy has to be the newest. Without it any policy runs that its own participants signed.
+    pub agreement: Option<AgreementFiles>,
 }
 
 impl NodeConfig {
@@ -378,6 +397,9 @@ impl NodeConfig {
         self.engine.openvino_dir.iter_mut().for_each(fix);
         self.references.iter_mut().for_each(fix);
         self.audit.iter_mut().for_each(fix);
+        if let Some(agreement) = &mut self.agreement {
+            fix(&mut agreement.policies);
+        }
         if let Some(collateral) = &mut self.collateral {
             fix(&mut collateral.cache);
             collateral.authorities.iter_mut().for_each(fix);

@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod config;
 pub mod contents;
+pub mod lineage;
 pub mod measured;
 pub mod models;
 pub mod provider;
@@ -67,6 +68,9 @@ impl Keeper {
             signers => tracing::info!("policy {} signed by {}", policy.digest(), signers.join(", ")),
         }
         warn_of_unsigned(&signed);
+        if let Some(files) = &config.agreement {
+            lineage::check(files, &policy)?;
+        }
         let identity = Arc::new(load_identity(&config)?);
         check_own_place(&config, &policy, &identity, role)?;
         let now = now_unix_s();
@@ -92,9 +96,9 @@ impl Keeper {
             .into_iter()
             .map(|(name, digest)| Entry::new(EntryRole::Host, name, digest))
             .collect();
-        let audit = Audit::open(&config, &identity, Arc::clone(&clock))?;
+        let audit = Audit::open(&config, &identity, policy.version, Arc::clone(&clock))?;
         audit.must(
-            "agreement",
+            audit::AGREEMENT,
             serde_json::json!({
                 "policy": policy.digest(),
                 "name": policy.name,
@@ -219,14 +223,19 @@ fn newest_issue(verifier: &Verifier, now: u64) -> u64 {
 pub fn load_policy(path: &Path) -> Result<SignedPolicy, miette::Report> {
     let policy =
         Policy::parse(&files::read(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
-    let beside = path.with_added_extension("sigs");
-    let signatures = if beside.exists() {
-        Signatures::parse(&files::read(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string())
-            .map_err(unreadable)?
-    } else {
-        Signatures::default()
-    };
+    let signatures = read_signatures_beside(path)?;
     SignedPolicy::new(policy, &signatures).map_err(|error| fail(Exit::Denied, error))
+}
+
+/// The signatures beside a policy; none if there is no such file.
+pub fn read_signatures_beside(path: &Path) -> Result<Signatures, miette::Report> {
+    let beside = files::with_suffix(path, ".sigs");
+    if beside.exists() {
+        let bytes = files::read(&beside, MAX_POLICY_BYTES)?;
+        Signatures::parse(&bytes, &beside.display().to_string()).map_err(unreadable)
+    } else {
+        Ok(Signatures::default())
+    }
 }
 
 /// Under a simulated root an unsigned policy runs: that must not go unsaid.
