@@ -210,6 +210,6 @@ pub(super) fn read_signatures(path: &Path) -> Result<Signatures, miette::Report>
 }
 
 /// Where a policy's signatures stand: `.sigs` behind its whole name.
-fn signatures_path(policy: &Path) -> PathBuf {
+pub(super) fn signatures_path(policy: &Path) -> PathBuf {
     files::with_suffix(policy, ".sigs")
 }
