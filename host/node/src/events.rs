@@ -91,6 +91,22 @@ pub enum Event {
         /// Why.
         reason: String,
     },
+    /// A worker's own module, or what runs it, failed in a round.
+    ModuleFailed {
+        /// The module's name in the policy.
+        module: String,
+        /// The word for it that the aggregator gets.
+        code: String,
+        /// What happened; it stays on this node.
+        reason: String,
+    },
+    /// A worker no longer takes part.
+    Ended {
+        /// Whether the federation has come to its end.
+        finished: bool,
+        /// Rounds that it has seen.
+        rounds: u64,
+    },
     /// All rounds are done and the model is sealed.
     Finished {
         /// How many rounds.
@@ -209,6 +225,15 @@ pub fn words(event: &Event) -> String {
                 line.push_str(&format!("\n  dropped {reason}"));
             }
             line
+        }
+        Event::ModuleFailed { module, code, reason } => format!("module {module} failed ({code}): {reason}"),
+        Event::Ended { finished, rounds } => {
+            let how = if *finished {
+                "the federation has come to its end"
+            } else {
+                "left"
+            };
+            format!("{how} after {rounds} rounds")
         }
         Event::Dropped { node, reason } => format!("dropped {node}: {reason}"),
         Event::Finished {

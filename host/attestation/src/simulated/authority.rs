@@ -37,7 +37,10 @@ const TCB_SIGNER: &str = "SIMULATED Cloister TCB Signing";
 #[derive(Debug, thiserror::Error)]
 pub enum AuthorityError {
     /// A file can't be read or written.
-    #[error("{what} {path}: {source}; make an authority with `cloister quote authority DIR`")]
+    #[error(
+        "{what} {path}: {source}; `cloister quote authority DIR` makes an authority once for a whole federation: another node's \
+         folder is copied, for a new one would be another root"
+    )]
     Io {
         /// What was done.
         what: &'static str,

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use cloister_engine::{Backend, CompileOptions, openvino, tract};
-use cloister_graph::{EngineGraph, Limits, Model, Port};
+use cloister_graph::{EngineGraph, Limits, Model, Port, PortKind};
 use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
 use miette::Report;
 
@@ -17,6 +17,8 @@ use crate::ui::{Exit, Ui, fail, failed, unreadable};
 
 /// Tensors that an error about the inputs names at most.
 const MAX_PROBLEMS: usize = 20;
+/// How the outputs of a step begin that are inputs of the next one.
+const NEXT: &str = "next/";
 
 /// Run a graph once on named tensors and write what comes out.
 ///
@@ -39,7 +41,8 @@ pub struct GraphRunArgs {
     #[arg(long, value_name = "FILE", required = true)]
     feed: Vec<PathBuf>,
     /// Parameters and statistics: an ONNX model's own, or a .safetensors or .npz file; names that the graph does not have
-    /// are left out
+    /// are left out. The outputs of an earlier run do as well: `next/NAME` becomes NAME. Optimizer state that nothing gives starts with
+    /// zeros
     #[arg(long, value_name = "FILE")]
     weights: Option<PathBuf>,
     /// The engine; without this, OpenVINO if its folder is known, else tract
@@ -94,6 +97,7 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
         .transpose()?
         .unwrap_or_default();
     let graph = load_graph(&args.graph, &feed)?;
+    let weights = carried_on(graph.inputs(), &feed, weights);
     let inputs = assemble(graph.inputs(), feed, weights).map_err(|(problems, help)| {
         failed(
             Exit::Usage,
@@ -213,6 +217,24 @@ fn choose_backend(args: &GraphRunArgs, out: &mut Ui) -> Result<Box<dyn Backend>,
     }
 }
 
+/// The weights with what an earlier step gave as `next/NAME` in the place of NAME, and zeros for optimizer state that is not there.
+fn carried_on(ports: &[Port], feed: &TensorMap, weights: TensorMap) -> TensorMap {
+    let (next, mut weights): (TensorMap, TensorMap) = weights.into_iter().partition(|(name, _)| name.starts_with(NEXT));
+    for (name, tensor) in next {
+        if let Some(name) = name.strip_prefix(NEXT) {
+            weights.insert(name.to_owned(), tensor);
+        }
+    }
+    for port in ports.iter().filter(|port| matches!(port.kind, PortKind::State { .. })) {
+        if let (false, Ok(shape)) = (feed.contains_key(&port.name), Shape::new(&port.shape)) {
+            weights
+                .entry(port.name.clone())
+                .or_insert_with(|| Tensor::zeros(port.dtype, shape));
+        }
+    }
+    weights
+}
+
 /// Gives each port its tensor, fed before weights; or says all that is wrong, and what may help.
 #[allow(clippy::type_complexity, reason = "a list, or what is wrong and what may help")]
 fn assemble(
@@ -284,7 +306,6 @@ fn line(name: &str, tensor: &Tensor) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cloister_graph::PortKind;
     use cloister_tensor::Dtype;
 
     use super::*;
@@ -316,6 +337,28 @@ mod tests {
         let inputs = assemble(&ports, tensors(&[("x", &[2]), ("rate", &[])]), weights).unwrap();
         let shapes: Vec<&[usize]> = inputs.iter().map(|(_, tensor)| tensor.shape().dims()).collect();
         assert_eq!(shapes, [&[2][..], &[3], &[1]]);
+    }
+
+    #[test]
+    fn a_step_goes_on_from_what_the_last_one_gave_and_state_starts_with_zeros() {
+        let state = |slot: &str| Port {
+            name: format!("state/{slot}/w"),
+            dtype: Dtype::F32,
+            shape: vec![3],
+            kind: PortKind::State {
+                slot: slot.into(),
+                param: "w".into(),
+            },
+        };
+        let ports = [port("w", Dtype::F32, &[3]), state("m"), state("v")];
+        let mut earlier = tensors(&[("w", &[9]), ("next/w", &[3]), ("loss", &[1])]);
+        let moved = Tensor::from_f32(&[3], vec![1.0, 2.0, 3.0]).unwrap();
+        earlier.insert("next/state/m/w".to_owned(), moved.clone());
+        let weights = carried_on(&ports, &TensorMap::new(), earlier);
+        assert_eq!(weights["state/m/w"], moved);
+        let inputs = assemble(&ports, TensorMap::new(), weights).unwrap();
+        assert!(inputs.iter().all(|(_, tensor)| tensor.shape().dims() == [3]));
+        assert_eq!(inputs[2].1.first_f64(), Some(0.0));
     }
 
     #[test]

@@ -148,6 +148,33 @@ fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         return Err(not_named(&local.policy, &args.file, &digest));
     };
     let key = files::read_key(&args.store.participant_key)?;
+    let participant = &args.store.participant;
+    match local.policy.participant_key(participant) {
+        Some(wanted) if wanted == key.public() => {}
+        Some(wanted) => {
+            return Err(ui::failed(
+                Exit::Denied,
+                format!(
+                    "{} is not the key of {participant}",
+                    args.store.participant_key.display()
+                ),
+                Some(format!("its public half is {}, the policy says {wanted}", key.public())),
+            ));
+        }
+        None => {
+            let known: Vec<_> = local
+                .policy
+                .participants
+                .iter()
+                .map(|known| known.name.as_str())
+                .collect();
+            return Err(ui::failed(
+                Exit::Denied,
+                format!("the policy has no participant {participant}"),
+                Some(format!("it has {}", known.join(", "))),
+            ));
+        }
+    }
     let length = content.len();
     let stored = block_on(async {
         let mut client = args.store.client(&local).await?;

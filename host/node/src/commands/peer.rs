@@ -1,7 +1,9 @@
 //! `cloister peer`: attest a node from outside and print who answers.
 
+use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 
 use cloister_attestation::claims::NodeClaims;
 use cloister_attestation::encoding::hex;
@@ -16,6 +18,10 @@ use serde_json::json;
 use crate::files;
 use crate::ui::{self, Exit, Ui};
 
+/// How often a participant's command dials a node that takes no connection.
+const MAX_TRIES: u32 = 5;
+/// The pause before it dials again.
+const BETWEEN_TRIES: Duration = Duration::from_secs(1);
 /// Most bytes of a policy or key file.
 const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
 
@@ -83,8 +89,20 @@ impl TrustArgs {
 
     /// Dials a node; a verdict against it ends the command.
     pub(super) async fn connect(&self, local: &Local, address: &str) -> Result<AttestedConnection, miette::Report> {
-        let refused = |error| refused(error, local.policy.attestation.simulated);
-        self.dial(local, address).await?.map_err(refused)
+        // Between two states of its measurement a node's listener is closed for a moment.
+        let mut tries = 1;
+        loop {
+            match self.dial(local, address).await? {
+                Err(SessionError::Unreachable { source, .. })
+                    if source.kind() == ErrorKind::ConnectionRefused && tries < MAX_TRIES =>
+                {
+                    tracing::info!("{address} takes no connection; trying again");
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                    tries += 1;
+                }
+                dialled => return dialled.map_err(|error| refused(error, local.policy.attestation.simulated)),
+            }
+        }
     }
 
     async fn dial(

@@ -359,6 +359,17 @@ impl NodeConfig {
                 "exactly one of `listen` (an aggregator's address) and `aggregator` (whom a worker dials) is wanted",
             );
         }
+        let has_port = |address: &String| {
+            let (host, port) = address.rsplit_once(':')?;
+            (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
+        };
+        if config
+            .aggregator
+            .as_ref()
+            .is_some_and(|address| has_port(address).is_none())
+        {
+            return meaning("`aggregator` is no HOST:PORT, such as \"aggregator.example.org:7700\"");
+        }
         if config.listen.is_some() && config.proxy.is_some() {
             return meaning("`proxy` is for nodes that dial out; this one listens");
         }
@@ -477,6 +488,7 @@ authority = "authority"
     fn contradictions_are_refused() {
         for (from, to, wanted) in [
             ("aggregator = \"127.0.0.1:7700\"", "", "exactly one of `listen`"),
+            ("\"127.0.0.1:7700\"", "\"127.0.0.1\"", "`aggregator` is no HOST:PORT"),
             (
                 "provider =",
                 "listen = \"127.0.0.1:1\"\nprovider =",

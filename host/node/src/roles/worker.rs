@@ -103,15 +103,15 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         runner,
         module,
         models,
+        teller,
     };
     let end = runtime
         .block_on(take_part(options, Box::new(work)))
         .map_err(|error| refused_or_failed(error, &keeper))?;
-    if end.finished {
-        tracing::info!("the federation has come to its end after {} rounds", end.rounds);
-    } else {
-        tracing::info!("left after {} rounds", end.rounds);
-    }
+    teller.tell(&Event::Ended {
+        finished: end.finished,
+        rounds: end.rounds,
+    });
     Ok(Exit::Done)
 }
 
@@ -151,6 +151,7 @@ struct Work {
     runner: Runner,
     module: Module,
     models: SharedModels,
+    teller: Teller,
 }
 
 impl Work {
@@ -160,7 +161,11 @@ impl Work {
         {
             tracing::error!("the runner died and did not come back: {again}");
         }
-        tracing::error!("module {} ({}): {error}", self.module.name, self.module.sha256.short());
+        self.teller.tell(&Event::ModuleFailed {
+            module: self.module.name.clone(),
+            code: code(error),
+            reason: error.to_string(),
+        });
         ModuleFailure {
             code: code(error),
             module: Some(self.module.sha256),
