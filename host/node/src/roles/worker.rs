@@ -161,15 +161,20 @@ impl Work {
         {
             tracing::error!("the runner died and did not come back: {again}");
         }
+        // Module and code stand beside it, once.
+        let reason = match error {
+            RunnerError::Module(error) => error.message.clone(),
+            other => other.to_string(),
+        };
         self.teller.tell(&Event::ModuleFailed {
             module: self.module.name.clone(),
             code: code(error),
-            reason: error.to_string(),
+            reason: reason.clone(),
         });
         ModuleFailure {
             code: code(error),
             module: Some(self.module.sha256),
-            message: error.to_string(),
+            message: reason,
         }
     }
 }
