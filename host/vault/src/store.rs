@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 use rustix::fs::{FlockOperation, flock};
 use sha2::{Digest as _, Sha256};
 
-use crate::format::{Header, VaultId};
+use crate::format::{HEADER_BYTES, Header, VaultId};
 use crate::index::MAX_INDEX_BYTES;
 use crate::reader::Wanted;
 use crate::{Cipher, CommitCounter, FileName, Index, SealedReader, Seen, VaultError, VaultKey};
@@ -59,14 +59,13 @@ impl std::fmt::Debug for Vault {
 }
 
 impl Vault {
-    /// Makes a new, empty vault in an empty or missing folder.
+    /// Makes a new, empty vault in an empty or missing folder, or in one where a crash left a making unfinished.
     ///
     /// # Errors
     /// The folder isn't empty or can't be written, or `counter` has seen a vault before: the one that was there is gone.
     pub fn create(folder: &Path, key: VaultKey, counter: Option<Box<dyn CommitCounter>>) -> Result<Self, VaultError> {
         fs::create_dir_all(folder).map_err(VaultError::io("making", folder))?;
-        let mut found = fs::read_dir(folder).map_err(VaultError::io("reading", folder))?;
-        if found.next().is_some() {
+        if !unused(folder)? {
             return Err(VaultError::NotEmpty(folder.to_path_buf()));
         }
         // An empty vault in place of the one on record is a rollback to the beginning.
@@ -80,8 +79,12 @@ impl Vault {
             });
         }
         let blobs = folder.join("blobs");
-        fs::create_dir(&blobs).map_err(VaultError::io("making", &blobs))?;
+        fs::create_dir_all(&blobs).map_err(VaultError::io("making", &blobs))?;
         let lock = lock(folder, Access::Write)?;
+        // Two that make it at the same time: the second one comes here when the first one's index stands.
+        if folder.join("index").exists() {
+            return Err(VaultError::NotEmpty(folder.to_path_buf()));
+        }
         let mut vault = Self {
             folder: folder.to_path_buf(),
             key,
@@ -264,8 +267,21 @@ fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), 
             "the index and its header have different versions",
         ));
     }
-    let mut hash = Sha256::new();
+    let digest = index_digest(path, &header)?;
+    Ok((header, index, digest))
+}
+
+/// SHA-256 of the sealed index, read once more. The disk may answer otherwise this time: so the header must be the one whose
+/// index was read. Whoever then believes the digest believes this header and, by its salt and its commitment, that index.
+fn index_digest(path: &Path, header: &Header) -> Result<[u8; 32], VaultError> {
     let mut file = BufReader::new(File::open(path).map_err(VaultError::io("opening", path))?);
+    let mut again = [0; HEADER_BYTES];
+    file.read_exact(&mut again).map_err(VaultError::io("reading", path))?;
+    if again != header.encode() {
+        return Err(VaultError::tampered(path, "it became another file while it was read"));
+    }
+    let mut hash = Sha256::new();
+    hash.update(again);
     let mut buffer = [0; 8192];
     loop {
         match file.read(&mut buffer).map_err(VaultError::io("reading", path))? {
@@ -273,7 +289,27 @@ fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), 
             count => hash.update(&buffer[..count]),
         }
     }
-    Ok((header, index, hash.finalize().into()))
+    Ok(hash.finalize().into())
+}
+
+/// Whether nothing was ever sealed in a folder: it is empty, or holds what making a vault leaves before its first index.
+fn unused(folder: &Path) -> Result<bool, VaultError> {
+    for found in fs::read_dir(folder).map_err(VaultError::io("reading", folder))? {
+        let found = found.map_err(VaultError::io("reading", folder))?;
+        let path = found.path();
+        let left = match found.file_name().to_str() {
+            Some("blobs") if path.is_dir() => fs::read_dir(&path)
+                .map_err(VaultError::io("reading", &path))?
+                .next()
+                .is_none(),
+            Some("lock" | "index.new") => true,
+            _ => false,
+        };
+        if !left {
+            return Ok(false);
+        }
+    }
+    Ok(true)
 }
 
 fn lock(folder: &Path, access: Access) -> Result<File, VaultError> {

@@ -291,6 +291,42 @@ fn no_empty_vault_takes_the_place_of_one_on_record() {
 }
 
 #[test]
+fn a_vault_whose_making_crashed_is_made_anew_and_nothing_else_is_overwritten() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("v");
+    fs::create_dir_all(folder.join("blobs")).unwrap();
+    fs::write(folder.join("lock"), b"").unwrap();
+    fs::write(folder.join("index.new"), b"half an index").unwrap();
+    let mut vault = Vault::create(&folder, key(), None).unwrap();
+    vault.put(&name("a"), &mut &b"1"[..]).unwrap();
+    drop(vault);
+    assert_eq!(content(&reopen(&folder).unwrap(), "a"), b"1");
+
+    // An index that was taken away is no unfinished making: what was sealed is still there.
+    fs::remove_file(folder.join("index")).unwrap();
+    let refused = |folder: &Path| matches!(Vault::create(folder, key(), None), Err(VaultError::NotEmpty(_)));
+    assert!(refused(&folder));
+    let other = dir.path().join("other");
+    fs::create_dir_all(&other).unwrap();
+    fs::write(other.join("letter.txt"), b"keep me").unwrap();
+    assert!(refused(&other));
+    assert_eq!(fs::read_dir(&other).unwrap().count(), 1, "nothing was left in it");
+}
+
+#[test]
+fn an_index_that_is_swapped_between_two_looks_at_it_does_not_pass_for_the_one_on_record() {
+    let dir = tempfile::tempdir().unwrap();
+    let folder = dir.path().join("v");
+    let mut vault = Vault::create(&folder, key(), None).unwrap();
+    vault.put(&name("a"), &mut &b"1"[..]).unwrap();
+    let (seen, _, digest) = read_index(&folder.join("index"), &key()).unwrap();
+    assert_eq!(index_digest(&folder.join("index"), &seen).unwrap(), digest);
+    vault.put(&name("a"), &mut &b"2"[..]).unwrap();
+    let error = index_digest(&folder.join("index"), &seen).unwrap_err();
+    assert!(matches!(error, VaultError::Tampered { .. }), "{error}");
+}
+
+#[test]
 fn an_older_whole_vault_is_refused_against_the_record_and_doubted_without() {
     let dir = tempfile::tempdir().unwrap();
     let (folder, record) = (dir.path().join("v"), dir.path().join("seen"));
