@@ -3,13 +3,17 @@
 //! Only what the policy names is taken, each object once, signed by the participant that submits it. An object's file
 //! comes to be under its name when it is whole and its digest right; who submitted it stands beside it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use cloister_attestation::identity::PublicKey;
 use cloister_tensor::Digest;
 use tokio::fs;
 use tokio::io::AsyncWriteExt;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ExchangeError;
 
@@ -91,13 +95,21 @@ pub fn verify_submission(key: &PublicKey, submission: &Submission<'_>, digest: &
     key.verify(&submission_bytes(submission, digest), signature)
 }
 
-/// A folder of objects, named by their digests.
+/// Objects of one participant that are on their way in or out at a time, and so in memory.
+const TRANSFERS: usize = 4;
+
+/// A folder of objects, named by their digests. Clones share it.
 #[derive(Clone, Debug)]
 pub struct ContentStore {
     folder: PathBuf,
     wanted: Vec<Wanted>,
     limit_bytes: u64,
+    turns: Arc<Mutex<BTreeMap<String, Arc<Semaphore>>>>,
 }
+
+/// A place among a participant's transfers; given back when dropped.
+#[derive(Debug)]
+pub struct Turn(#[expect(dead_code, reason = "held, never looked at")] Option<OwnedSemaphorePermit>);
 
 /// An object that is there.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -120,7 +132,20 @@ impl ContentStore {
             folder,
             wanted,
             limit_bytes,
+            turns: Arc::default(),
         })
+    }
+
+    /// Waits until fewer than four objects of this participant are on their way: whoever opens many transfers, or never ends
+    /// one, is in the way of itself alone. `participant` is one of the policy, as the session proved it.
+    pub async fn turn(&self, participant: &str) -> Turn {
+        let turns = {
+            let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+            let own = turns.entry(participant.to_owned());
+            Arc::clone(own.or_insert_with(|| Arc::new(Semaphore::new(TRANSFERS))))
+        };
+        // It is never closed.
+        Turn(turns.acquire_owned().await.ok())
     }
 
     /// What the policy names.
@@ -222,7 +247,8 @@ impl ContentStore {
                 wanted,
             });
         }
-        if self.stored(digest).await.is_some() {
+        // What lies there damaged is replaced: nobody could read it.
+        if matches!(self.read(digest).await, Ok(Some(_))) {
             return Ok(false);
         }
         let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -234,18 +260,26 @@ impl ContentStore {
 
     /// Temporary file, fsync, rename: a crash leaves the whole or nothing under the name.
     async fn write(&self, path: &Path, content: &[u8]) -> Result<(), ExchangeError> {
-        let temporary = path.with_extension(format!("part-{}", std::process::id()));
-        let mut file = fs::File::create(&temporary)
-            .await
-            .map_err(|source| failed("writing", &temporary, source))?;
+        // A name of its own for each write: several participants may submit one object at the same time.
+        static WRITES: AtomicU64 = AtomicU64::new(0);
+        let write = WRITES.fetch_add(1, Ordering::Relaxed);
+        let temporary = path.with_added_extension(format!("part-{}-{write}", std::process::id()));
         let written = async {
+            let mut file = fs::File::create_new(&temporary).await?;
             file.write_all(content).await?;
             file.sync_all().await
         };
-        written.await.map_err(|source| failed("writing", &temporary, source))?;
-        fs::rename(&temporary, path)
-            .await
-            .map_err(|source| failed("renaming to", path, source))
+        let outcome = match written.await {
+            Ok(()) => fs::rename(&temporary, path)
+                .await
+                .map_err(|source| failed("renaming to", path, source)),
+            Err(source) => Err(failed("writing", &temporary, source)),
+        };
+        if outcome.is_err() {
+            // What is left of it is of no use; a disk that is full has it back.
+            let _ = fs::remove_file(&temporary).await;
+        }
+        outcome
     }
 }
 
@@ -291,6 +325,76 @@ mod tests {
         std::fs::write(store.path(&digest), b"changed").unwrap();
         assert!(matches!(store.read(&digest).await, Err(ExchangeError::Digest { .. })));
         assert!(store.read(&Digest::of(b"absent")).await.unwrap().is_none());
+        assert!(
+            store.put(&digest, b"module", "beta", &[2; 64]).await.unwrap(),
+            "what is damaged can be brought again"
+        );
+        assert_eq!(store.read(&digest).await.unwrap().unwrap(), &b"module"[..]);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn several_that_submit_one_object_at_a_time_leave_it_whole() {
+        let folder = tempfile::tempdir().unwrap();
+        let object = vec![7; 3 << 20];
+        let digest = Digest::of(&object);
+        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 8 << 20)
+            .await
+            .unwrap();
+        let mut puts = tokio::task::JoinSet::new();
+        for participant in ["alpha", "beta", "gamma", "delta"] {
+            let (store, object) = (store.clone(), object.clone());
+            puts.spawn(async move { store.put(&digest, &object, participant, &[1; 64]).await });
+        }
+        while let Some(put) = puts.join_next().await {
+            put.unwrap().unwrap();
+        }
+        assert_eq!(store.read(&digest).await.unwrap().unwrap(), object);
+        let files = std::fs::read_dir(folder.path()).unwrap().count();
+        assert_eq!(files, 2, "the object and its note, and nothing half-written");
+    }
+
+    #[tokio::test]
+    async fn a_participant_that_ends_no_transfer_stops_itself_alone() {
+        let folder = tempfile::tempdir().unwrap();
+        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 100)
+            .await
+            .unwrap();
+        let mut held = Vec::new();
+        for _ in 0..TRANSFERS {
+            held.push(store.clone().turn("alpha").await);
+        }
+        let mut fifth = Box::pin(store.turn("alpha"));
+        assert!(ready_now(&mut fifth).is_none(), "a fifth one waits");
+        drop(store.turn("beta").await);
+        held.pop();
+        assert!(ready_now(&mut fifth).is_some());
+    }
+
+    /// What the future gives if it is ready.
+    fn ready_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::Pin::new(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+
+    #[tokio::test]
+    async fn a_write_that_fails_leaves_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let digest = Digest::of(b"module");
+        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 100)
+            .await
+            .unwrap();
+        // A folder stands where the object should come to be.
+        std::fs::create_dir(store.path(&digest)).unwrap();
+        assert!(store.put(&digest, b"module", "alpha", &[1; 64]).await.is_err());
+        let left: Vec<_> = std::fs::read_dir(folder.path())
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name())
+            .filter(|name| name.to_string_lossy().contains("part-"))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
     }
 
     #[test]

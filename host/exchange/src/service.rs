@@ -20,7 +20,7 @@ use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::aggregator::AggregatorHandle;
-use crate::content::{ContentKind, ContentStore, Submission, verify_submission};
+use crate::content::{ContentKind, ContentStore, Submission, Turn, verify_submission};
 use crate::convert;
 use crate::error::ExchangeError;
 
@@ -29,6 +29,9 @@ const MAX_STREAMS: u32 = 16;
 
 /// How long running calls may take to end once the node stops.
 pub const GRACE: Duration = Duration::from_secs(5);
+
+/// How long a call waits for the next message that it can't do without.
+const NEXT_MESSAGE: Duration = Duration::from_secs(60);
 
 type Sending<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
 
@@ -109,8 +112,7 @@ impl FederationService {
 
     fn check_header(&self, peer: &Peer, header: &wire::SubmitHeader) -> Result<Digest, Status> {
         let digest = convert::digest(&header.digest, "a submission").map_err(|error| invalid(&error))?;
-        let signed_as = peer.visit().and_then(|visit| visit.participant());
-        let caller = signed_as.or_else(|| peer.permit().map(cloister_policy::Permit::participant));
+        let caller = participant(peer);
         if caller != Some(header.participant.as_str()) {
             return Err(Status::permission_denied(format!(
                 "the submission is signed by {:?}, the session by {:?}; wanted one participant",
@@ -204,11 +206,12 @@ impl Federation for FederationService {
     }
 
     async fn fetch(&self, request: Request<wire::FetchRequest>) -> Result<Response<Self::FetchStream>, Status> {
-        self.known(&request)?;
+        let peer = self.known(&request)?;
         let digest = convert::digest(&request.get_ref().digest, "a request").map_err(|error| invalid(&error))?;
+        let turn = self.store.turn(participant(&peer).unwrap_or_default()).await;
         let content = self.store.read(&digest).await.map_err(|error| internal(&error))?;
         let content = content.ok_or_else(|| Status::not_found(format!("{digest} is not in the store")))?;
-        Ok(Response::new(Box::pin(tokio_stream::iter(slices(content)))))
+        Ok(Response::new(Box::pin(tokio_stream::iter(slices(content, turn)))))
     }
 
     async fn submit(
@@ -217,13 +220,14 @@ impl Federation for FederationService {
     ) -> Result<Response<wire::SubmitReply>, Status> {
         let peer = self.known(&request)?;
         let mut parts = request.into_inner();
-        let Some(wire::submit_part::Body::Header(header)) = parts.message().await?.and_then(|part| part.body) else {
+        let Some(wire::submit_part::Body::Header(header)) = next_part(&mut parts).await? else {
             return Err(Status::invalid_argument("a submission begins with its header"));
         };
         let digest = self.check_header(&peer, &header)?;
+        let _turn = self.store.turn(&header.participant).await;
         let mut content = Vec::new();
-        while let Some(part) = parts.message().await? {
-            let Some(wire::submit_part::Body::Chunk(chunk)) = part.body else {
+        while let Some(part) = next_part(&mut parts).await? {
+            let wire::submit_part::Body::Chunk(chunk) = part else {
                 return Err(Status::invalid_argument("after its header a submission is chunks"));
             };
             if (content.len() + chunk.data.len()) as u64 > header.length {
@@ -263,8 +267,32 @@ impl Federation for FederationService {
     }
 }
 
-fn slices(mut content: Bytes) -> impl Iterator<Item = Result<wire::Chunk, Status>> + Send {
+/// The participant that a peer is or belongs to; none of a stranger.
+fn participant(peer: &Peer) -> Option<&str> {
+    let signed_as = peer.visit().and_then(|visit| visit.participant());
+    signed_as.or_else(|| peer.permit().map(cloister_policy::Permit::participant))
+}
+
+/// The next part of a submission.
+async fn next_part(parts: &mut Streaming<wire::SubmitPart>) -> Result<Option<wire::submit_part::Body>, Status> {
+    let part = tokio::time::timeout(NEXT_MESSAGE, parts.message()).await;
+    let part = part.map_err(|_| {
+        Status::deadline_exceeded(format!(
+            "no part of the submission came for {} s",
+            NEXT_MESSAGE.as_secs()
+        ))
+    })??;
+    part.map(|part| {
+        part.body
+            .ok_or_else(|| Status::invalid_argument("a part of a submission is empty"))
+    })
+    .transpose()
+}
+
+/// The content in chunks; the turn ends with the stream.
+fn slices(mut content: Bytes, turn: Turn) -> impl Iterator<Item = Result<wire::Chunk, Status>> + Send {
     std::iter::from_fn(move || {
+        let _held = &turn;
         let data = content.split_to(content.len().min(MAX_CHUNK_BYTES));
         (!data.is_empty()).then(|| Ok(wire::Chunk { data }))
     })

@@ -2,6 +2,7 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cloister_attestation::PeerEvidence;
 use cloister_rounds::{Layout, RosterEntry, RuleSeen, UpdateRefusal};
@@ -20,6 +21,8 @@ use crate::sink::ModelSink;
 
 /// Messages that wait for a member that reads slowly; one that lets more pile up is dropped.
 const OUT_QUEUE: usize = 64;
+/// How long a call may stay silent before its join.
+const JOIN: Duration = Duration::from_secs(10);
 /// Messages encoded ahead.
 const SEND_AHEAD: usize = 2;
 
@@ -164,7 +167,9 @@ impl AggregatorHandle {
             return Err(Status::permission_denied("only nodes take part"));
         };
         let node = permit.node().to_owned();
-        let Some(member_message::Body::Join(join)) = messages.message().await?.and_then(|message| message.body) else {
+        let first = tokio::time::timeout(JOIN, messages.message()).await;
+        let first = first.map_err(|_| Status::deadline_exceeded(format!("no join came in {} s", JOIN.as_secs())))??;
+        let Some(member_message::Body::Join(join)) = first.and_then(|message| message.body) else {
             return Err(Status::invalid_argument("a member begins with its join"));
         };
         let nonce: [u8; 32] = join
