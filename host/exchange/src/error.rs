@@ -86,6 +86,21 @@ pub enum ExchangeError {
         /// The last cause.
         cause: String,
     },
+    /// Too few workers are left that may still join.
+    #[error(
+        "round {round} cannot be run: {barred} misbehaved {strikes} times each and may not join again, and {needed} workers are needed. \
+         Look at their logs; the aggregator, started again, goes on with this round"
+    )]
+    TooFew {
+        /// Which round.
+        round: u64,
+        /// Who may not join again.
+        barred: String,
+        /// How often each of them misbehaved.
+        strikes: u32,
+        /// How many are needed.
+        needed: usize,
+    },
     /// Nobody was reachable for too long.
     #[error("gave up after {seconds} s without a session: {last}")]
     GaveUp {

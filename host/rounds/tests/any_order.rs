@@ -201,3 +201,55 @@ proptest! {
         prop_assert_eq!(seen.done, vec![1, 2, 3]);
     }
 }
+
+fn fails(machine: &mut Aggregator, node: &str) -> Vec<Action> {
+    let joined = Event::Joined {
+        node: node.into(),
+        nonce: [7; 32],
+    };
+    let refusal = UpdateRefusal::AfterEnd { node: node.into() };
+    let mut actions = machine.handle(0, joined);
+    actions.extend(machine.handle(
+        0,
+        Event::Refused {
+            node: node.into(),
+            refusal,
+        },
+    ));
+    actions
+}
+
+#[test]
+fn where_too_few_workers_may_still_join_it_stops_and_names_those_that_may_not() {
+    let mut machine = Aggregator::new(config(3, 3), 1, 0);
+    for _ in 0..3 {
+        fails(&mut machine, "b");
+    }
+    assert!(!machine.failed(), "three others may still come");
+    fails(&mut machine, "d");
+    fails(&mut machine, "d");
+    assert!(!machine.failed());
+    let actions = fails(&mut machine, "d");
+    let stop = Action::TooFew {
+        round: 1,
+        barred: vec!["b".into(), "d".into()],
+        strikes: 3,
+        needed: 3,
+    };
+    assert_eq!(
+        actions.iter().filter(|action| **action == stop).count(),
+        1,
+        "{actions:?}"
+    );
+    assert!(machine.failed() && machine.may_join("a").is_err());
+}
+
+#[test]
+fn a_policy_with_too_few_workers_waits_as_before() {
+    let mut machine = Aggregator::new(config(3, 5), 1, 0);
+    fails(&mut machine, "a");
+    assert!(
+        !machine.failed(),
+        "nobody misbehaved too often: the waiting says who is missing"
+    );
+}

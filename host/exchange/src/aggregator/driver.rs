@@ -77,7 +77,7 @@ impl Driver {
         }
     }
 
-    /// Runs until the last round is done, the aggregation keeps failing, keeping fails, or the node is told to stop.
+    /// Runs until the last round is done, the aggregation keeps failing, too few workers are left that may join, keeping fails, or the node is told to stop.
     pub async fn run(mut self, work: Box<dyn AggregatorWork>) -> Result<AggregatorEnd, ExchangeError> {
         // The model is held once, in `self.model`.
         self.options.start.model = TensorMap::new();
@@ -446,6 +446,19 @@ impl Driver {
                     .iter()
                     .for_each(|node| self.send(node, Body::Finish(finish.clone())));
                 self.shows(Happening::Finished { rounds });
+            }
+            Action::TooFew {
+                round,
+                barred,
+                strikes,
+                needed,
+            } => {
+                return Err(ExchangeError::TooFew {
+                    round,
+                    barred: barred.join(", "),
+                    strikes,
+                    needed,
+                });
             }
             Action::Fail { round, failures, cause } => {
                 return Err(ExchangeError::Aggregation { round, failures, cause });

@@ -70,9 +70,33 @@ impl Aggregator {
     pub(super) fn back_to_gathering(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
         self.phase = Phase::Gathering { since_ms: now_ms };
         if self.members.len() < self.config.needed {
-            out.extend(self.waiting().map(Action::Wait));
+            if !self.give_up(out) {
+                out.extend(self.waiting().map(Action::Wait));
+            }
             return false;
         }
+        true
+    }
+
+    /// Stops where no waiting helps: too few workers are left that may still join. Gives whether it did.
+    fn give_up(&mut self, out: &mut Vec<Action>) -> bool {
+        let barred: Vec<String> = self
+            .config
+            .workers
+            .iter()
+            .filter(|node| self.barred(node))
+            .cloned()
+            .collect();
+        if self.config.workers.len() - barred.len() >= self.config.needed || barred.is_empty() {
+            return false;
+        }
+        self.phase = Phase::Failed;
+        out.push(Action::TooFew {
+            round: self.next_round,
+            barred,
+            strikes: self.config.max_strikes,
+            needed: self.config.needed,
+        });
         true
     }
 
@@ -82,6 +106,7 @@ impl Aggregator {
             return false;
         };
         if self.members.len() < self.config.needed {
+            self.give_up(out);
             return false;
         }
         if let Some((digest, accepted)) = &self.roster

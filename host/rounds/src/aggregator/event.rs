@@ -209,6 +209,17 @@ pub enum Action {
     },
     /// All rounds are done.
     Finish,
+    /// So many workers misbehaved too often that the rest can't make a round: the federation stops.
+    TooFew {
+        /// Which round can't be run.
+        round: u64,
+        /// Who can't join again.
+        barred: Vec<String>,
+        /// How often each of them misbehaved.
+        strikes: u32,
+        /// Fewest updates of an aggregate.
+        needed: usize,
+    },
     /// The federation stops: the aggregation failed too often.
     Fail {
         /// In which round.

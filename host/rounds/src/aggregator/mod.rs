@@ -127,11 +127,7 @@ impl Aggregator {
         if !self.config.workers.contains(node) {
             return Err(format!("the policy names no worker {node:?}"));
         }
-        if self
-            .strikes
-            .get(node)
-            .is_some_and(|&strikes| strikes >= self.config.max_strikes)
-        {
+        if self.barred(node) {
             return Err(format!(
                 "{node} misbehaved {} times in this federation",
                 self.config.max_strikes
@@ -144,12 +140,18 @@ impl Aggregator {
         }
     }
 
+    /// Whether a node misbehaved so often that it can't join again.
+    fn barred(&self, node: &str) -> bool {
+        let strikes = self.strikes.get(node);
+        strikes.is_some_and(|&strikes| strikes >= self.config.max_strikes)
+    }
+
     /// Whether all rounds are done.
     pub fn finished(&self) -> bool {
         matches!(self.phase, Phase::Finished)
     }
 
-    /// Whether the federation stopped because its aggregation kept failing.
+    /// Whether the federation stopped: its aggregation kept failing, or too few workers may still join.
     pub fn failed(&self) -> bool {
         matches!(self.phase, Phase::Failed)
     }
