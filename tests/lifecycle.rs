@@ -6,8 +6,37 @@
     reason = "a test that panics says where"
 )]
 
-use cloister_tests::cloister;
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
 use cloister_tests::federation::Federation;
+use cloister_tests::{binary, cloister, guests, root};
+
+/// How long a test waits for something to happen: less than the 300 s that a policy gives a round by default.
+const PATIENCE: Duration = Duration::from_secs(150);
+
+/// Waits until `happened`, and says what did not.
+fn until(what: &str, mut happened: impl FnMut() -> bool) {
+    let end = Instant::now() + PATIENCE;
+    while !happened() {
+        assert!(Instant::now() < end, "{what} did not happen");
+        std::thread::sleep(Duration::from_millis(50));
+    }
+}
+
+fn terminate(pid: u32) {
+    let status = Command::new("kill").arg("-TERM").arg(pid.to_string()).status().unwrap();
+    assert!(status.success());
+}
+
+/// Whether a process is there and more than a name that waits to be read.
+fn lives(pid: u32) -> bool {
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+    status
+        .lines()
+        .any(|line| line.starts_with("State:") && !line.contains('Z'))
+}
 
 /// The processes whose parent is `pid`.
 fn children(pid: u32) -> Vec<u32> {
@@ -114,4 +143,55 @@ fn a_vault_put_back_whole_is_refused_with_both_versions() {
     let run = cloister(blind).unwrap();
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("freshness not proven"), "{}", run.stderr);
+}
+
+#[test]
+fn whoever_is_asked_to_end_amid_a_training_ends_and_leaves_no_process() {
+    let kept = tempfile::tempdir().unwrap();
+    let (example, out) = (kept.path().join("example"), kept.path().join("out"));
+    std::fs::create_dir(&example).unwrap();
+    for file in ["digits.csv", "federation.toml"] {
+        std::fs::copy(root().join("examples/digits").join(file), example.join(file)).unwrap();
+    }
+    // A training that comes to no end by itself.
+    let plan = std::fs::read_to_string(example.join("federation.toml")).unwrap();
+    let endless = plan.replace("epochs = 2,", "epochs = 4000000000,");
+    assert_ne!(plan, endless);
+    std::fs::write(example.join("federation.toml"), endless).unwrap();
+    let mut demo = Command::new(binary())
+        .args(["demo".as_ref(), "--guests".as_ref(), guests().as_os_str()])
+        .args([
+            "--example".as_ref(),
+            example.as_os_str(),
+            "--out".as_ref(),
+            out.as_os_str(),
+        ])
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap();
+    let log = out.join("run-1/logs/worker-north.log");
+    let logged = |words: &str| std::fs::read_to_string(&log).unwrap_or_default().contains(words);
+    until("the first round", || logged("round 1/20 starts"));
+    let nodes = children(demo.id());
+    assert_eq!(nodes.len(), 3, "an aggregator and two workers");
+    let runners: Vec<u32> = nodes.iter().flat_map(|&node| children(node)).collect();
+    assert_eq!(runners.len(), 3, "each with a runner");
+
+    let north = |pid: &&u32| {
+        let line = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("cmdline"));
+        line.is_ok_and(|line| line.contains("worker-north"))
+    };
+    let worker = *nodes.iter().find(north).unwrap();
+    terminate(worker);
+    until("the end of a worker that was asked to end", || !lives(worker));
+    assert!(logged("left after 0 rounds"), "it left in order");
+    assert!(!logged("module failed"), "its module did nothing wrong");
+
+    terminate(demo.id());
+    assert_eq!(demo.wait().unwrap().code(), Some(1));
+    for pid in nodes.into_iter().chain(runners) {
+        until("the end of every node and runner", || !lives(pid));
+    }
 }

@@ -94,6 +94,10 @@ impl Session<'_> {
             }
         };
         *work = Some(worker);
+        if end.is_none() && cancel.is_cancelled() {
+            // Both came at once: a training that was cut off by the node's own end is no failure of its module.
+            end = Some(self.leave("the node stops", inbound).await);
+        }
         match end {
             Some(end) => end.map(Trained::Ended),
             None => Ok(Trained::Done(result, train_s)),

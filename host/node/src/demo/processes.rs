@@ -6,8 +6,10 @@ use std::process::{Child, Command, ExitStatus, Stdio};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, Sender};
 use std::time::{Duration, Instant};
 
+use tokio_util::sync::CancellationToken;
+
 use crate::events::Event;
-use crate::process::own_binary;
+use crate::process::{own_binary, until_signal};
 
 /// The longest line of events that is taken from a node.
 const MAX_EVENT_LINE_BYTES: u64 = 256 * 1024;
@@ -39,6 +41,14 @@ pub enum ProcessError {
         /// The last lines of the log.
         tail: String,
     },
+    /// This process was asked to end, and its nodes with it.
+    #[error("asked to end before {wanted}; the nodes are ended too, their logs are in {logs}")]
+    Stopped {
+        /// What was waited for.
+        wanted: String,
+        /// Where the nodes' logs lie.
+        logs: String,
+    },
     /// Nothing came in time.
     #[error("{wanted} did not happen within {seconds} s; logs are in {logs}")]
     Late {
@@ -60,6 +70,7 @@ pub struct Processes {
     logs: PathBuf,
     sender: Sender<Told>,
     told: Receiver<Told>,
+    stop: CancellationToken,
 }
 
 struct Running {
@@ -77,6 +88,7 @@ impl Processes {
             logs: logs.to_path_buf(),
             sender,
             told,
+            stop: stop_asked(),
         }
     }
 
@@ -125,6 +137,7 @@ impl Processes {
     pub fn next(&mut self, wanted: &str, within: Duration) -> Result<Told, ProcessError> {
         let until = Instant::now() + within;
         loop {
+            self.stopped(wanted)?;
             match self.told.recv_timeout(Duration::from_millis(100)) {
                 Ok(told) => return Ok(told),
                 Err(RecvTimeoutError::Timeout | RecvTimeoutError::Disconnected) => self.check()?,
@@ -136,6 +149,16 @@ impl Processes {
                     logs: self.logs.display().to_string(),
                 });
             }
+        }
+    }
+
+    fn stopped(&self, wanted: &str) -> Result<(), ProcessError> {
+        match self.stop.is_cancelled() {
+            false => Ok(()),
+            true => Err(ProcessError::Stopped {
+                wanted: wanted.into(),
+                logs: self.logs.display().to_string(),
+            }),
         }
     }
 
@@ -154,6 +177,7 @@ impl Processes {
     pub fn wait(&mut self, within: Duration) -> Result<(), ProcessError> {
         let until = Instant::now() + within;
         loop {
+            self.stopped("the end of all nodes")?;
             let mut all = true;
             for running in &mut self.running {
                 match running.child.try_wait() {
@@ -195,6 +219,18 @@ impl Drop for Processes {
             let _ = running.child.wait();
         }
     }
+}
+
+/// Cancelled once this process is asked to end: dying of the signal would leave its nodes behind.
+fn stop_asked() -> CancellationToken {
+    let stop = CancellationToken::new();
+    let asked = stop.clone();
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_io().build();
+    // Without the thread a signal ends this process alone, as if it were not caught.
+    if let Ok(runtime) = runtime {
+        std::thread::spawn(move || runtime.block_on(until_signal(asked)));
+    }
+    stop
 }
 
 fn ended(running: &Running, status: ExitStatus) -> ProcessError {

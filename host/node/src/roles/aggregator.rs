@@ -25,6 +25,7 @@ use cloister_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Found};
+use super::ending::Ending;
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::audit::Audit;
@@ -243,6 +244,7 @@ async fn federate(
         .map(|dataset| dataset.name().to_owned());
     let models = SharedModels::default();
     let work = Work {
+        ending: Ending::watch(cancel.clone(), &runner),
         models: models.clone(),
         statistics: statistics(evaluation.as_ref()),
         evaluation,
@@ -357,6 +359,7 @@ fn statistics(evaluation: Option<&EngineGraph>) -> BTreeSet<String> {
 struct Work {
     keeper: Arc<Keeper>,
     runner: Runner,
+    ending: Ending,
     module: Module,
     dataset: Option<String>,
     evaluation: Option<EngineGraph>,
@@ -368,9 +371,7 @@ struct Work {
 impl Work {
     /// Brings a runner that died back, so that the next round finds one.
     fn revive(&mut self, error: &RunnerError) {
-        if self.runner.pid().is_none()
-            && let Err(again) = self.runner.restart()
-        {
+        if let Some(again) = self.ending.revive(&mut self.runner) {
             tracing::error!("the runner died ({error}) and did not come back: {again}");
         }
     }

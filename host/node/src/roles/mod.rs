@@ -2,5 +2,6 @@
 
 pub mod aggregator;
 mod checkpoint;
+mod ending;
 pub mod watch;
 pub mod worker;

@@ -18,6 +18,7 @@ use cloister_tensor::TensorMap;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregator::call_round;
+use super::ending::Ending;
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::models::SharedModels;
@@ -96,11 +97,16 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         backoff,
         sink: Arc::new(models.sink(model_limit_bytes)),
         progress,
-        cancel,
+        cancel: cancel.clone(),
+    };
+    let ending = {
+        let _runtime = runtime.enter();
+        Ending::watch(cancel, &runner)
     };
     let work = Work {
         keeper: Arc::clone(&keeper),
         runner,
+        ending,
         module,
         models,
         teller,
@@ -149,6 +155,7 @@ fn refused_or_failed(error: ExchangeError, keeper: &Keeper) -> miette::Report {
 struct Work {
     keeper: Arc<Keeper>,
     runner: Runner,
+    ending: Ending,
     module: Module,
     models: SharedModels,
     teller: Teller,
@@ -156,9 +163,7 @@ struct Work {
 
 impl Work {
     fn failure(&mut self, error: &RunnerError) -> ModuleFailure {
-        if self.runner.pid().is_none()
-            && let Err(again) = self.runner.restart()
-        {
+        if let Some(again) = self.ending.revive(&mut self.runner) {
             tracing::error!("the runner died and did not come back: {again}");
         }
         // Module and code stand beside it, once.
@@ -166,11 +171,14 @@ impl Work {
             RunnerError::Module(error) => error.message.clone(),
             other => other.to_string(),
         };
-        self.teller.tell(&Event::ModuleFailed {
-            module: self.module.name.clone(),
-            code: code(error),
-            reason: reason.clone(),
-        });
+        // A runner that ended with the node is no failure of its module.
+        if !self.ending.asked() {
+            self.teller.tell(&Event::ModuleFailed {
+                module: self.module.name.clone(),
+                code: code(error),
+                reason: reason.clone(),
+            });
+        }
         ModuleFailure {
             code: code(error),
             module: Some(self.module.sha256),

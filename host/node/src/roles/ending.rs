@@ -1,0 +1,54 @@
+//! A node that is asked to end does not wait for what its runner computes: nobody would take it.
+
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cloister_runner::{Runner, RunnerKiller};
+use tokio_util::sync::CancellationToken;
+
+/// Ends the node's runner once the node is asked to end. Clones share it.
+#[derive(Clone, Debug)]
+pub struct Ending {
+    cancel: CancellationToken,
+    runner: Arc<Mutex<Option<RunnerKiller>>>,
+}
+
+impl Ending {
+    /// Watches from now on, on a task of the runtime that this is called in.
+    pub fn watch(cancel: CancellationToken, runner: &Runner) -> Self {
+        let ending = Self {
+            cancel,
+            runner: Arc::new(Mutex::new(runner.killer())),
+        };
+        let watching = ending.clone();
+        tokio::spawn(async move {
+            watching.cancel.cancelled().await;
+            watching.kill();
+        });
+        ending
+    }
+
+    /// Whether the node is asked to end.
+    pub fn asked(&self) -> bool {
+        self.cancel.is_cancelled()
+    }
+
+    /// Brings a runner that died back, so that the next round finds one; not where the node ends. Gives why it did not come.
+    pub fn revive(&self, runner: &mut Runner) -> Option<cloister_runner::RunnerError> {
+        if runner.pid().is_some() || self.asked() {
+            return None;
+        }
+        let failed = runner.restart().err();
+        *self.runner.lock().unwrap_or_else(PoisonError::into_inner) = runner.killer();
+        if self.asked() {
+            // The request came while it started.
+            self.kill();
+        }
+        failed
+    }
+
+    fn kill(&self) {
+        if let Some(killer) = &*self.runner.lock().unwrap_or_else(PoisonError::into_inner) {
+            killer.kill();
+        }
+    }
+}
