@@ -157,7 +157,8 @@ pub struct LocalUpdate {
     pub tensors: TensorMap,
     /// Rows that the host counted.
     pub rows: u64,
-    /// Numbers for the aggregator, only such as the policy lets out.
+    /// Numbers that the module reports to the aggregator: of the graphs' scalar outputs what the policy's `reads` lets it see, or
+    /// anything, where the policy grants it `read`.
     pub metrics: Vec<(String, f64)>,
 }
 

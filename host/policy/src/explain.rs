@@ -378,7 +378,8 @@ fn grant_in_words(module: &Module) -> Option<String> {
     match module.tensor_access {
         TensorAccess::Handles => None,
         TensorAccess::Read => Some(format!(
-            "module {name:?} may read the rows, parameters and gradients on its worker: what it learns can reach others by the scalars it sets"
+            "module {name:?} may read the rows, parameters and gradients on its worker: what it learns can reach others by the scalars it sets and the \
+             metrics it reports"
         )),
         TensorAccess::Write => Some(format!(
             "module {name:?} may make tensors of its own: its updates need not come from the policy's graphs"
