@@ -2,9 +2,10 @@
 
 use std::fs::File;
 use std::io::{self, Read, Seek, SeekFrom};
-use std::os::unix::fs::FileExt;
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::OFlags;
 use zeroize::Zeroize;
 
 use crate::cipher::SegmentCipher;
@@ -50,8 +51,21 @@ impl std::fmt::Debug for SealedReader {
 
 impl SealedReader {
     pub(crate) fn open(path: &Path, key: &VaultKey, wanted: &Wanted<'_>, cipher: Cipher) -> Result<Self, VaultError> {
-        let file = File::open(path).map_err(VaultError::io("opening", path))?;
-        let on_disk = file.metadata().map_err(VaultError::io("reading", path))?.len();
+        let listed = wanted.commitment.is_some();
+        // A pipe in its place must not make this wait for a writer.
+        let opened = File::options()
+            .read(true)
+            .custom_flags(OFlags::NONBLOCK.bits().cast_signed())
+            .open(path);
+        let file = opened.map_err(|error| match error.kind() {
+            io::ErrorKind::NotFound if listed => VaultError::tampered(path, "the index lists it, and it is not there"),
+            _ => VaultError::io("opening", path)(error),
+        })?;
+        let found = file.metadata().map_err(VaultError::io("reading", path))?;
+        if !found.is_file() {
+            return Err(VaultError::tampered(path, "it is no file"));
+        }
+        let on_disk = found.len();
         let mut bytes = [0; HEADER_BYTES];
         file.read_exact_at(&mut bytes, 0)
             .map_err(|_| VaultError::tampered(path, format!("{on_disk} bytes are less than a header has")))?;

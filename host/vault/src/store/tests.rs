@@ -227,6 +227,30 @@ fn a_cut_at_a_segment_shows_even_where_the_index_is_not_asked() {
 }
 
 #[test]
+fn a_file_that_is_gone_or_no_file_is_told_and_not_waited_for() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut vault = Vault::create(&dir.path().join("v"), key(), None).unwrap();
+    vault.put(&name("a"), &mut &b"1"[..]).unwrap();
+    let path = blob_of(&vault, "a");
+    let told = |vault: &Vault| vault.get(&name("a"), Cipher::Bulk).unwrap_err().to_string();
+    fs::remove_file(&path).unwrap();
+    assert!(told(&vault).contains("the index lists it, and it is not there"));
+    fs::create_dir(&path).unwrap();
+    assert!(told(&vault).contains("it is no file"));
+    fs::remove_dir(&path).unwrap();
+    // A pipe without a writer.
+    rustix::fs::mknodat(
+        rustix::fs::CWD,
+        &path,
+        rustix::fs::FileType::Fifo,
+        rustix::fs::Mode::RUSR,
+        0,
+    )
+    .unwrap();
+    assert!(told(&vault).contains("it is no file"));
+}
+
+#[test]
 fn an_older_version_of_one_file_is_refused() {
     let dir = tempfile::tempdir().unwrap();
     let mut vault = Vault::create(&dir.path().join("v"), key(), None).unwrap();
