@@ -75,7 +75,7 @@ fn a_node_starts_closed_and_ends_cleanly() {
     assert_eq!(aggregator.wait().unwrap(), Some(0), "asked to end, it ends in order");
     for pid in runners {
         assert!(
-            !std::path::Path::new(&format!("/proc/{pid}")).exists(),
+            !Path::new(&format!("/proc/{pid}")).exists(),
             "the runner {pid} outlived its keeper"
         );
     }
@@ -116,7 +116,7 @@ fn a_vault_put_back_whole_is_refused_with_both_versions() {
         ]
     };
     let older = own.join("older");
-    let copied = std::process::Command::new("cp")
+    let copied = Command::new("cp")
         .arg("-r")
         .arg(own.join("vault"))
         .arg(&older)
