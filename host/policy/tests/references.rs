@@ -234,8 +234,8 @@ fn signers_are_participants_or_have_a_key_of_their_own() {
     let bench = Bench::new();
     let text = draft(bench.policy().agreement()).unwrap();
     for (from, to, wanted) in [
-        ("threshold = 2", "threshold = 4", "from 1 to 3"),
-        ("threshold = 2", "threshold = 0", "from 1 to 3"),
+        ("], threshold = 2", "], threshold = 4", "from 1 to 3"),
+        ("], threshold = 2", "], threshold = 0", "from 1 to 3"),
         ("signers = [\"alpha\"", "signers = [\"gamma\"", "no such participant"),
         (
             "signers = [\"alpha\", \"beta\"",
