@@ -387,7 +387,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("train.onnx");
         std::fs::write(&path, made.training.bytes()).unwrap();
-        let zeros = "00".repeat(32);
+        let (zeros, ones) = ("00".repeat(32), "11".repeat(32));
         let digest = Digest::of(made.training.bytes());
         let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
         let text = format!(
@@ -395,14 +395,16 @@ mod tests {
              [[participant]]\nname = \"a\"\npublic_key = \"{key}\"\n\
              [[node]]\nname = \"hub\"\nrole = \"aggregator\"\nparticipant = \"a\"\n\
              [[node]]\nname = \"w\"\nrole = \"worker\"\nparticipant = \"a\"\n\
+             [[node]]\nname = \"v\"\nrole = \"worker\"\nparticipant = \"a\"\n\
              [model]\nname = \"m\"\nweights = \"{zeros}\"\n\
              [[module]]\nname = \"t\"\nrole = \"trainer\"\nsha256 = \"{zeros}\"\n{module}\n\
-             [[module]]\nname = \"g\"\nrole = \"aggregator\"\nsha256 = \"{digest}\"\n\
+             [[module]]\nname = \"g\"\nrole = \"aggregator\"\nsha256 = \"{ones}\"\n\
              [[graph]]\nname = \"train\"\nsha256 = \"{digest}\"\nbatch = 16\n\
              [[dataset]]\nname = \"train\"\nnode = \"w\"\ncommitment = \"{zeros}\"\nrows = 32\n{dataset}\n\
-             [rounds]\nmode = \"synchronous\"\ncount = 1\nquorum = 1\ndeadline_s = 60\nmin_workers_per_aggregate = 1\nseed = 0\n\
-             [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"last\"\nrecipients = []\n",
-            "00".repeat(20)
+             [[dataset]]\nname = \"train\"\nnode = \"v\"\ncommitment = \"{ones}\"\nrows = 32\n{DATASET}\n\
+             [rounds]\nmode = \"synchronous\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
+             [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"final\"\nrecipients = []\n",
+            "00".repeat(48)
         );
         let policy = cloister_policy::Policy::parse(text.as_bytes(), "p.toml").unwrap();
         let mut at_hand = AtHand::default();
@@ -419,7 +421,7 @@ mod tests {
     fn what_fits_has_no_problem() {
         let (problems, missing) = agreement(MODULE, DATASET);
         assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(missing, ["t"], "the file that is not in the folder");
+        assert_eq!(missing, ["t", "g"], "files that are not in the folder");
     }
 
     #[test]
