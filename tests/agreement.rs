@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use cloister_tensor::Digest;
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, cloister, guests};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -41,20 +41,28 @@ fn federation() -> TempDir {
     for name in PARTICIPANTS {
         done(&format!("identity new --out DIR/{name} --participant"));
     }
-    for file in ["train.wasm", "average.wasm", "graph.onnx", "weights.safetensors"] {
-        std::fs::write(dir.join(file), file).unwrap();
+    done("graph sample mlp --inputs 4 --hidden 8 --classes 3 -o DIR/mlp.onnx");
+    for (guest, module) in [
+        ("train-sgd.wasm", "train.wasm"),
+        ("aggregate-fedavg.wasm", "average.wasm"),
+    ] {
+        std::fs::copy(guests().join(guest), dir.join(module)).expect("`cargo xtask setup` builds the guests");
     }
     for node in ["worker-a", "worker-b"] {
         let commitment = Digest::of(node.as_bytes());
-        let inputs = "{ x = { columns = \"p0..p3\", shape = [4], dtype = \"f32\" } }";
-        let text = format!("name = \"train\"\nnode = \"{node}\"\ncommitment = \"{commitment}\"\ninputs = {inputs}\n");
+        let inputs = "{ x = { columns = \"p0..p3\", shape = [4], dtype = \"f32\" }, \
+                      labels = { column = \"label\", dtype = \"i64\" } }";
+        let text = format!(
+            "name = \"train\"\nnode = \"{node}\"\ncommitment = \"{commitment}\"\nrows = 16\ninputs = {inputs}\n"
+        );
         std::fs::write(dir.join(format!("{node}.toml")), text).unwrap();
     }
     done(
         "policy draft --name wards --root DIR/authority --participant alpha=DIR/alpha.pub --participant beta=DIR/beta.pub \
          --participant gamma=DIR/gamma.pub --threshold 2 --node hub:aggregator:gamma --node worker-a:worker:alpha \
-         --node worker-b:worker:beta --model mlp --weights DIR/weights.safetensors --graph train:8=DIR/graph.onnx \
+         --node worker-b:worker:beta --model mlp --onnx DIR/mlp.onnx --optimizer momentum --batch 8 --graphs-out DIR/made \
          --module sgd:trainer=DIR/train.wasm --module average:aggregator=DIR/average.wasm --dataset DIR/worker-a.toml \
+         --scalar sgd.learning_rate=0..0.1 --scalar sgd.step=1..1e9 --reads sgd.loss \
          --dataset DIR/worker-b.toml --min-workers 2 -o DIR/policies/1.toml",
     );
     folder

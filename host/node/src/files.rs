@@ -54,7 +54,7 @@ fn unwritable(path: &Path, error: &Error) -> miette::Report {
 fn read_from(file: File, path: &Path, limit_bytes: u64) -> Result<Vec<u8>, miette::Report> {
     let found = file.metadata().map_err(|error| unreadable(path, &error))?;
     // Before a byte is read; devices and pipes tell no size, or a wrong one.
-    if found.len() > limit_bytes {
+    if found.is_file() && found.len() > limit_bytes {
         return Err(too_long(path, limit_bytes));
     }
     // A device such as /dev/zero has no end, and would fill the memory up to any limit.
