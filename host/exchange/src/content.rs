@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 
 use bytes::Bytes;
 use cloister_attestation::identity::PublicKey;
@@ -105,6 +105,16 @@ pub struct ContentStore {
     wanted: Vec<Wanted>,
     limit_bytes: u64,
     turns: Arc<Mutex<BTreeMap<String, Arc<Semaphore>>>>,
+    held: Arc<tokio::sync::Mutex<BTreeMap<Digest, Weak<Vec<u8>>>>>,
+}
+
+/// An object in memory, which all that it is sent to share.
+struct Held(Arc<Vec<u8>>);
+
+impl AsRef<[u8]> for Held {
+    fn as_ref(&self) -> &[u8] {
+        &self.0
+    }
 }
 
 /// A place among a participant's transfers; given back when dropped.
@@ -133,6 +143,7 @@ impl ContentStore {
             wanted,
             limit_bytes,
             turns: Arc::default(),
+            held: Arc::default(),
         })
     }
 
@@ -210,8 +221,13 @@ impl ContentStore {
         missing
     }
 
-    /// Reads an object whole and compares its digest: a store on disk is not trusted to have kept it.
+    /// Reads an object whole and compares its digest: a store on disk is not trusted to have kept it. Whoever reads it while
+    /// others have it shares their memory.
     pub async fn read(&self, digest: &Digest) -> Result<Option<Bytes>, ExchangeError> {
+        let mut held = self.held.lock().await;
+        if let Some(there) = held.get(digest).and_then(Weak::upgrade) {
+            return Ok(Some(Bytes::from_owner(Held(there))));
+        }
         let path = self.path(digest);
         let content = match fs::read(&path).await {
             Ok(content) => content,
@@ -227,7 +243,10 @@ impl ContentStore {
                 wanted: digest.to_string(),
             });
         }
-        Ok(Some(content.into()))
+        let content = Arc::new(content);
+        held.retain(|_, object| object.strong_count() > 0);
+        held.insert(*digest, Arc::downgrade(&content));
+        Ok(Some(Bytes::from_owner(Held(content))))
     }
 
     /// Puts an object in whose digest is the policy's; gives whether it was new. The caller has checked the signature.
@@ -322,6 +341,12 @@ mod tests {
             })
         );
         assert_eq!(store.read(&digest).await.unwrap().unwrap(), &b"module"[..]);
+        let (one, other) = (
+            store.read(&digest).await.unwrap().unwrap(),
+            store.read(&digest).await.unwrap().unwrap(),
+        );
+        assert_eq!(one.as_ptr(), other.as_ptr(), "two that have it share it");
+        drop((one, other));
         std::fs::write(store.path(&digest), b"changed").unwrap();
         assert!(matches!(store.read(&digest).await, Err(ExchangeError::Digest { .. })));
         assert!(store.read(&Digest::of(b"absent")).await.unwrap().is_none());

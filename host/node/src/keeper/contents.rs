@@ -4,14 +4,13 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use bytes::Bytes;
-use cloister_attestation::identity::Role;
 use cloister_exchange::content::{ContentKind, Wanted};
 use cloister_policy::Policy;
-use cloister_tensor::Digest;
+use cloister_tensor::{Digest, ReadLimits, TensorMap, safetensors};
 
 use super::config::NodeConfig;
 use crate::files;
-use crate::ui::{Exit, failed};
+use crate::ui::{Exit, failed, unreadable};
 
 /// Content in memory, checked against the policy: kind and name to bytes.
 pub type Contents = BTreeMap<Wanted, Bytes>;
@@ -40,8 +39,9 @@ pub fn named(policy: &Policy) -> Vec<Wanted> {
     wanted
 }
 
-/// What one node needs to be a member.
-pub fn needed(policy: &Policy, node: &str, role: Role) -> Vec<Wanted> {
+/// What one node needs to be a member: what it runs, and the weights that round 1 starts from. The aggregator sends them,
+/// and each worker compares what it is sent with them.
+pub fn needed(policy: &Policy, node: &str) -> Vec<Wanted> {
     let modules = policy.modules_for(node).into_iter();
     let mut wanted: Vec<_> = modules
         .map(|module| Wanted {
@@ -55,14 +55,26 @@ pub fn needed(policy: &Policy, node: &str, role: Role) -> Vec<Wanted> {
         name: graph.name.clone(),
         digest: graph.sha256,
     }));
-    if role == Role::Aggregator {
-        wanted.push(Wanted {
-            kind: ContentKind::Weights,
-            name: policy.model.name.clone(),
-            digest: policy.model.weights,
-        });
-    }
+    wanted.push(Wanted {
+        kind: ContentKind::Weights,
+        name: policy.model.name.clone(),
+        digest: policy.model.weights,
+    });
     wanted
+}
+
+/// The weights that round 1 starts from.
+pub fn initial_weights(policy: &Policy, contents: &Contents) -> Result<TensorMap, miette::Report> {
+    let bytes = contents
+        .iter()
+        .find(|(item, _)| item.kind == ContentKind::Weights)
+        .map(|(_, bytes)| bytes.clone())
+        .ok_or_else(|| failed(Exit::Failed, "the initial weights are missing", None))?;
+    let limits = ReadLimits {
+        max_bytes: policy.limits.update_mib << 20,
+        ..ReadLimits::default()
+    };
+    safetensors::read(bytes, &limits).map_err(unreadable)
 }
 
 /// Takes from the node's folders what is there and has the right digest; gives what is still missing.

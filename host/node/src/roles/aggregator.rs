@@ -19,8 +19,7 @@ use cloister_policy::agreement::Module;
 use cloister_rounds::Receipt;
 use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, WorkerUpdate};
 use cloister_session::{ListenLimits, Listener};
-use cloister_tensor::safetensors;
-use cloister_tensor::{Digest, ReadLimits, TensorMap};
+use cloister_tensor::{Digest, TensorMap};
 use cloister_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
@@ -219,13 +218,13 @@ async fn federate(
             start
         }
         _ => StartingPoint {
-            model: initial_weights(&keeper, &contents)?,
+            model: contents::initial_weights(&keeper.policy, &contents)?,
             next_round: 1,
             previous: None,
         },
     };
     let name = keeper.config.name.clone();
-    let needed = contents::needed(&keeper.policy, &name, Role::Aggregator);
+    let needed = contents::needed(&keeper.policy, &name);
     let own: Contents = contents.into_iter().filter(|(item, _)| needed.contains(item)).collect();
     let evaluation = evaluation_graph(&own)?;
     keeper.load(&mut runner, &own, &mut loaded)?;
@@ -321,19 +320,6 @@ fn say_finished(keeper: &Keeper, last: &Receipt, out: &mut Ui) {
         last.round,
         vault.unwrap_or_default()
     ));
-}
-
-fn initial_weights(keeper: &Keeper, contents: &Contents) -> Result<TensorMap, miette::Report> {
-    let bytes = contents
-        .iter()
-        .find(|(item, _)| item.kind == ContentKind::Weights)
-        .map(|(_, bytes)| bytes.clone())
-        .ok_or_else(|| failed(Exit::Failed, "the initial weights are missing", None))?;
-    let limits = ReadLimits {
-        max_bytes: keeper.policy.limits.update_mib << 20,
-        ..ReadLimits::default()
-    };
-    safetensors::read(bytes, &limits).map_err(unreadable)
 }
 
 fn evaluation_graph(contents: &Contents) -> Result<Option<EngineGraph>, miette::Report> {

@@ -12,6 +12,7 @@ use cloister_exchange::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord
 use cloister_exchange::worker::{Backoff, WorkerOptions, fetch_all, run as take_part};
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
+use cloister_rounds::Layout;
 use cloister_runner::{Runner, RunnerError, TrainRequest};
 use cloister_session::{DialOptions, Proxy};
 use cloister_tensor::TensorMap;
@@ -65,7 +66,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     let progress: Arc<dyn Progress> = Arc::new(Watch::new(teller, &keeper));
     runtime.spawn(until_signal(cancel.clone()));
 
-    let wanted = contents::needed(&keeper.policy, &keeper.config.name, Role::Worker);
+    let wanted = contents::needed(&keeper.policy, &keeper.config.name);
     let (mut found, missing) = contents::from_folders(&keeper.config, &keeper.policy, &wanted)?;
     if !missing.is_empty() {
         let certificate = keeper.certificate(State::Bootstrap, &loaded)?;
@@ -85,6 +86,9 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         }
     }
     keeper.load(&mut runner, &found, &mut loaded)?;
+    let initial = contents::initial_weights(&keeper.policy, &found)?;
+    let initial_model = Layout::model_digest(&initial).map_err(|error| fail(Exit::Failed, error))?;
+    drop((initial, found));
     let certificate = keeper.certificate(State::Member, &loaded)?;
     teller.tell(&Event::measured("member", &certificate));
     let model_limit_bytes = keeper.policy.limits.update_mib << 20;
@@ -92,7 +96,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     let options = WorkerOptions {
         local: keeper.local(&certificate),
         dial,
-        initial_model: None,
+        initial_model: Some(initial_model),
         model_limit_bytes,
         backoff,
         sink: Arc::new(models.sink(model_limit_bytes)),
