@@ -70,14 +70,22 @@ impl Workload {
             part,
             problem: problem.to_owned(),
         };
-        let digest = image
-            .rsplit_once("@sha256:")
-            .map(|(name, digest)| (name.is_empty(), digest));
+        let digest = image.rsplit_once("@sha256:");
         let hex = |text: &str| text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !digest.is_some_and(|(nameless, digest)| !nameless && hex(digest)) {
+        if !digest.is_some_and(|(repository, digest)| !repository.is_empty() && hex(digest)) {
             return Err(wrong(
                 "image",
                 "names no digest (REPOSITORY@sha256:64 digits): a tag may come to mean another image",
+            ));
+        }
+        let repository = digest.map(|(repository, _)| repository).unwrap_or_default();
+        if !repository
+            .bytes()
+            .all(|byte| matches!(byte, b'a'..=b'z' | b'0'..=b'9' | b'.' | b'_' | b'-' | b'/' | b':'))
+        {
+            return Err(wrong(
+                "image",
+                "has a repository with other characters than a-z, 0-9 and ._-/:",
             ));
         }
         if arguments.is_empty() {
