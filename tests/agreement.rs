@@ -10,7 +10,7 @@
 use std::path::Path;
 
 use cloister_tensor::Digest;
-use cloister_tests::{Run, cloister, guests};
+use cloister_tests::{Run, cloister, guests, words};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -92,15 +92,6 @@ fn sign(folder: &Path, policy: &str, participant: &str) {
         format!("policy sign DIR/policies/{policy}.toml --key DIR/{participant}.key --participant {participant}");
     let signed = run(folder, &line);
     assert_eq!(signed.code, 0, "{}", signed.stderr);
-}
-
-/// What a person reads in an error: without the frame and the breaks of lines.
-fn words(stderr: &str) -> String {
-    stderr
-        .replace('│', " ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 #[test]

@@ -9,7 +9,7 @@
 
 use cloister_tensor::Digest;
 use cloister_tests::federation::{Aggregator, Federation};
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, cloister, words};
 use serde_json::Value;
 
 /// Runs `cloister audit COMMAND` on a node's log.
@@ -30,15 +30,6 @@ fn entries(federation: &Federation, node: &str) -> Vec<Value> {
         .lines()
         .map(|line| serde_json::from_str(line).unwrap())
         .collect()
-}
-
-/// What a person reads in an error: without the frame and the breaks of lines.
-fn words(stderr: &str) -> String {
-    stderr
-        .replace('│', " ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
 }
 
 #[test]

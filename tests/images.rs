@@ -10,7 +10,7 @@
 use std::fs;
 use std::path::Path;
 
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, cloister, words};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha384};
 use tempfile::TempDir;
@@ -96,8 +96,7 @@ fn what_is_no_image_or_names_none_ends_with_2_and_writes_nothing() {
     let refused = |folder: &Path, repository: &str, wanted: &str| {
         let run = from_image(folder, repository, &[]);
         assert_eq!(run.code, 2, "{wanted}: {}{}", run.stdout, run.stderr);
-        let words: Vec<&str> = run.stderr.split_whitespace().filter(|&word| word != "│").collect();
-        assert!(words.join(" ").contains(wanted), "{wanted}: {}", run.stderr);
+        assert!(words(&run.stderr).contains(wanted), "{wanted}: {}", run.stderr);
         assert!(!folder.join("out").exists(), "{wanted}");
     };
     for repository in ["", "a b", "a\"b", "a'''b", "a\nb", "a@sha256:00", "A"] {

@@ -67,3 +67,9 @@ where
         stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
     })
 }
+
+/// What a person reads in an error: without its frame and the breaks of its lines.
+pub fn words(stderr: &str) -> String {
+    let text = stderr.replace('│', " ");
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}

@@ -11,7 +11,7 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::Path;
 
 use cloister_tensor::Digest;
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, cloister, words};
 
 /// Runs the binary on a line of arguments in which `DIR` stands for the folder.
 fn run(folder: &Path, line: &str) -> Run {
@@ -29,15 +29,6 @@ fn names(folder: &Path) -> Vec<String> {
 }
 
 const SEAL: &str = "seal data DIR/rows.csv --out DIR/rows.sealed --key-out DIR/rows.key -o json";
-
-/// What a person reads in an error: without the frame and the breaks of lines.
-fn words(stderr: &str) -> String {
-    stderr
-        .replace('│', " ")
-        .split_whitespace()
-        .collect::<Vec<_>>()
-        .join(" ")
-}
 
 #[test]
 fn what_is_sealed_comes_back_with_its_key_alone() {

@@ -86,7 +86,7 @@ fn refused(bytes: u64, error: &dyn std::fmt::Display) -> SinkError {
 }
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used)]
+#[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use cloister_tensor::{Dtype, Shape, Tensor};
 
