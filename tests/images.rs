@@ -13,6 +13,7 @@ use std::path::Path;
 use cloister_tests::{Run, cloister, words};
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256, Sha384};
+use tar::{Builder, EntryType, Header};
 use tempfile::TempDir;
 
 fn hex(bytes: &[u8]) -> String {
@@ -76,10 +77,15 @@ fn what_is_printed_is_the_hash_of_the_initdata_that_lets_this_image_start() {
     let parsed: toml::Table = toml::from_str(std::str::from_utf8(&initdata).unwrap()).unwrap();
     let policy = fs::read_to_string(folder.path().join("out/agent-policy.rego")).unwrap();
     assert_eq!(parsed["data"]["policy.rego"].as_str(), Some(policy.as_str()));
-    assert!(
-        policy.contains(&digest) && policy.contains(r#"["/cloister","worker"]"#),
-        "{policy}"
-    );
+    for text in [digest.as_str(), "\"/cloister\"", "\"worker\"", "\"PATH=/usr/bin\""] {
+        assert!(policy.contains(text), "{policy}");
+    }
+
+    // An archive of the layout is the same image.
+    archive(folder.path(), |_| {});
+    let again = from_image(folder.path(), "registry.example.org/cloister", &[]);
+    assert_eq!(again.code, 0, "{}", again.stderr);
+    assert_eq!(again.json().unwrap()["mrconfigid"], made["mrconfigid"]);
 
     // Another command line is another TD.
     let other = from_image(
@@ -116,6 +122,13 @@ fn what_is_no_image_or_names_none_ends_with_2_and_writes_nothing() {
         "cannot be read",
     );
     changed(
+        &|layout| {
+            fs::remove_dir_all(layout).unwrap();
+            fs::write(layout, "no archive either").unwrap();
+        },
+        "as an archive",
+    );
+    changed(
         &|layout| fs::write(layout.join("index.json"), "{}").unwrap(),
         "no image in the OCI layout",
     );
@@ -137,4 +150,136 @@ fn what_is_no_image_or_names_none_ends_with_2_and_writes_nothing() {
         },
         "it has the digest",
     );
+}
+
+/// Puts an archive of the layout in its place, with what else is written into it behind.
+fn archive(folder: &Path, more: impl FnOnce(&mut Builder<fs::File>)) {
+    let (layout, packed) = (folder.join("oci"), folder.join("packed"));
+    let mut builder = Builder::new(fs::File::create(&packed).unwrap());
+    builder.append_dir_all(".", &layout).unwrap();
+    more(&mut builder);
+    builder.into_inner().unwrap();
+    fs::remove_dir_all(&layout).unwrap();
+    fs::rename(packed, layout).unwrap();
+}
+
+/// A header of an entry, with a name and a size that no builder would write.
+fn header(name: &str, kind: EntryType, size: u64) -> Header {
+    let mut header = Header::new_gnu();
+    header.as_old_mut().name[..name.len()].copy_from_slice(name.as_bytes());
+    header.set_entry_type(kind);
+    header.set_mode(0o644);
+    header.set_size(size);
+    header.set_cksum();
+    header
+}
+
+#[test]
+fn an_archive_that_could_mean_something_else_to_another_reader_is_refused() {
+    let refused = |wanted: &str, more: &dyn Fn(&mut Builder<fs::File>)| {
+        let (folder, _) = image();
+        archive(folder.path(), more);
+        let run = from_image(folder.path(), "registry.example.org/cloister", &[]);
+        assert_eq!(run.code, 2, "{wanted}: {}{}", run.stdout, run.stderr);
+        assert!(words(&run.stderr).contains(wanted), "{wanted}: {}", run.stderr);
+        assert!(!folder.path().join("out").exists(), "{wanted}");
+    };
+    let entry = |name: &'static str, kind: EntryType, content: &'static [u8]| {
+        move |builder: &mut Builder<fs::File>| {
+            builder
+                .append(&header(name, kind, content.len() as u64), content)
+                .unwrap();
+        }
+    };
+    let file = EntryType::Regular;
+    refused("lies outside of it", &entry("../index.json", file, b"{}"));
+    refused("lies outside of it", &entry("blobs/../../x", file, b"{}"));
+    refused("lies outside of it", &entry("/etc/passwd", file, b"x"));
+    refused("is in it twice", &entry("index.json", file, b"{}"));
+    refused("is in it twice", &entry("./index.json", file, b"{}"));
+    for kind in [
+        EntryType::Symlink,
+        EntryType::Link,
+        EntryType::Char,
+        EntryType::Fifo,
+        EntryType::GNUSparse,
+    ] {
+        refused("is neither a file nor a folder", &entry("other", kind, b""));
+    }
+    // A longer name, or another size, for the entry behind it.
+    refused(
+        "is neither a file nor a folder",
+        &entry("other", EntryType::GNULongName, b"index.json"),
+    );
+    refused(
+        "changes names or sizes",
+        &entry("other", EntryType::XHeader, b"19 path=index.json\n"),
+    );
+    refused(
+        "changes names or sizes",
+        &entry("other", EntryType::XGlobalHeader, b"10 size=1\n"),
+    );
+    refused(
+        "changes names or sizes",
+        &entry("other", EntryType::XHeader, b"no record"),
+    );
+    refused("as an archive", &|builder| {
+        let mut broken = header("other", file, 0);
+        broken.set_cksum();
+        broken.as_mut_bytes()[0] ^= 1;
+        builder.append(&broken, std::io::empty()).unwrap();
+    });
+    for size in [u64::MAX, u64::MAX / 2] {
+        refused("as an archive", &|builder| {
+            builder.append(&header("layer", file, size), std::io::empty()).unwrap();
+            builder.append(&header("behind", file, 0), std::io::empty()).unwrap();
+        });
+    }
+    refused("entries", &|builder| {
+        for _ in 0..5000 {
+            builder
+                .append(&header("folder", EntryType::Directory, 0), std::io::empty())
+                .unwrap();
+        }
+    });
+}
+
+#[test]
+fn documents_of_an_archive_are_small_and_whole_and_layers_may_be_of_any_size() {
+    // Sizes are said, not written: nothing may be read for them.
+    let with_index = |size: u64, cut: bool| {
+        let (folder, _) = image();
+        fs::remove_file(folder.path().join("oci/index.json")).unwrap();
+        archive(folder.path(), |builder| {
+            builder
+                .append(&header("index.json", EntryType::Regular, size), std::io::empty())
+                .unwrap();
+        });
+        if cut {
+            let packed = fs::OpenOptions::new()
+                .write(true)
+                .open(folder.path().join("oci"))
+                .unwrap();
+            packed.set_len(packed.metadata().unwrap().len() - 1024).unwrap();
+        }
+        from_image(folder.path(), "registry.example.org/cloister", &[])
+    };
+    for (run, wanted) in [
+        (with_index(1 << 40, false), "wanted at most"),
+        (with_index(4096, true), "is cut off"),
+    ] {
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        assert!(words(&run.stderr).contains(wanted), "{wanted}: {}", run.stderr);
+    }
+    let (folder, _) = image();
+    archive(folder.path(), |builder| {
+        builder
+            .append(
+                &header("blobs/sha256/layer", EntryType::Regular, 1 << 40),
+                std::io::empty(),
+            )
+            .unwrap();
+    });
+    let run = from_image(folder.path(), "registry.example.org/cloister", &[]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
 }

@@ -16,7 +16,8 @@ use crate::agreement::Register;
 
 /// Initdata is not larger than this.
 pub const MAX_INITDATA_BYTES: usize = 256 * 1024;
-const MAX_TEXT_BYTES: usize = 4096;
+/// With each character escaped, a line of the agent policy keeps below the 1024 bytes that agents read.
+const MAX_TEXT_BYTES: usize = 500;
 const MAX_TEXTS: usize = 256;
 const MAX_FILE_BYTES: usize = 64 * 1024;
 
@@ -24,6 +25,9 @@ const MAX_FILE_BYTES: usize = 64 * 1024;
 const AGENT_POLICY: &str = include_str!("agent_policy.rego");
 /// What stands in [`AGENT_POLICY`] where the workload goes.
 const PLACE: &str = "@WORKLOAD@";
+/// How the workload begins there, and ends: a line for each text, because agents read no endless ones.
+const BEGINNING: &str = "\nworkload := ";
+const END: &str = "\n}\n";
 
 /// Why initdata ties the host to nothing.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -101,7 +105,7 @@ impl Workload {
         ];
         for (part, texts) in texts {
             if texts.len() > MAX_TEXTS || texts.iter().any(|text| text.len() > MAX_TEXT_BYTES) {
-                return Err(wrong(part, "has more than 256 entries, or one of more than 4096 bytes"));
+                return Err(wrong(part, "has more than 256 entries, or one of more than 500 bytes"));
             }
             if texts.iter().any(|text| text.chars().any(char::is_control)) {
                 return Err(wrong(part, "holds control characters"));
@@ -136,8 +140,8 @@ impl Workload {
     /// The agent policy (Rego) that lets this start, and nothing else.
     pub fn agent_policy(&self) -> String {
         // A list of texts in JSON is the same in Rego.
-        let line = serde_json::to_string(self).unwrap_or_default();
-        AGENT_POLICY.replacen(PLACE, &line, 1)
+        let lines = serde_json::to_string_pretty(self).unwrap_or_default();
+        AGENT_POLICY.replacen(PLACE, &lines, 1)
     }
 }
 
@@ -209,15 +213,9 @@ impl Anchor {
             return Err(broken("it has another version or algorithm"));
         }
         let files = initdata.data;
-        let line = files
-            .agent_policy
-            .lines()
-            .find_map(|line| line.strip_prefix("workload := "));
-        let workload: Workload =
-            line.and_then(|line| serde_json::from_str(line).ok())
-                .ok_or_else(|| AnchorError::AgentPolicy {
-                    difference: "it names no workload".to_owned(),
-                })?;
+        let workload: Workload = workload_of(&files.agent_policy).ok_or_else(|| AnchorError::AgentPolicy {
+            difference: "it names no workload".to_owned(),
+        })?;
         let workload = Workload::new(workload.image, workload.arguments, workload.environment)?;
         let wanted = workload.agent_policy();
         if files.agent_policy != wanted {
@@ -285,6 +283,13 @@ impl Anchor {
     pub fn mrconfigid(&self) -> Register {
         Sha384::digest(self.initdata()).into()
     }
+}
+
+/// The workload that an agent policy names, whatever else it does.
+fn workload_of(agent_policy: &str) -> Option<Workload> {
+    let (_, from) = agent_policy.split_once(BEGINNING)?;
+    let (object, _) = from.split_once(END)?;
+    serde_json::from_str(&format!("{object}\n}}")).ok()
 }
 
 fn first_difference(seen: &str, wanted: &str) -> String {

@@ -5,6 +5,7 @@ pub mod data;
 pub mod graph;
 pub mod graph_run;
 pub mod identity;
+mod image_layout;
 pub mod module;
 pub mod module_inspect;
 pub mod module_submit;

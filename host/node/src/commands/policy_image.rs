@@ -8,29 +8,28 @@ use base64::engine::general_purpose::STANDARD;
 use clap::Args;
 use cloister_attestation::encoding::hex;
 use cloister_policy::anchor::{Anchor, AnchorError, Workload};
-use cloister_tensor::Digest;
 use flate2::{Compression, GzBuilder};
-use serde::Deserialize;
 use serde_json::json;
 
+use super::image_layout::{MAX_DOCUMENT_BYTES, read_image};
 use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Annotation of a pod that hands initdata to Kata Containers.
 const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
-const MAX_DOCUMENT_BYTES: u64 = 4 << 20;
 
 /// Compute what a policy must hold for a container image: agent policy, initdata, and their hash, MRCONFIGID.
 ///
-/// Reads an image in the OCI layout (a folder, as `podman save --format oci-dir` and `skopeo copy ... oci:DIR` write it), checks its
-/// digests, and writes agent-policy.rego, initdata.toml and annotation.txt. What goes into the policy is printed.
+/// Reads an image in the OCI layout (a folder, as `podman save --format oci-dir` and `skopeo copy ... oci:DIR` write it, or an archive of
+/// one, as `podman save --format oci-archive` and `skopeo copy ... oci-archive:FILE` do), checks its digests, and writes
+/// agent-policy.rego, initdata.toml and annotation.txt. What goes into the policy is printed.
 #[derive(Args, Debug)]
 #[command(after_help = "Examples:
   cloister policy from-image cloister-oci --repository registry.example.org/cloister --argument cloister --argument worker \\
     --argument --config --argument /cloister/node.toml --out-dir worker
   cloister policy from-image cloister-oci --repository registry.example.org/cloister --aa aa.toml --cdh cdh.toml --out-dir pod -o json")]
 pub(super) struct FromImageArgs {
-    /// The image: a folder in the OCI layout.
+    /// The image in the OCI layout: a folder, or an archive (tar).
     layout: PathBuf,
     /// Where nodes pull it from, without tag and digest.
     #[arg(long, value_name = "REPOSITORY")]
@@ -52,42 +51,6 @@ pub(super) struct FromImageArgs {
     out_dir: PathBuf,
     #[command(flatten)]
     output: OutputArgs,
-}
-
-#[derive(Deserialize)]
-struct Index {
-    manifests: Vec<Descriptor>,
-}
-
-#[derive(Deserialize)]
-struct Descriptor {
-    digest: String,
-    platform: Option<Platform>,
-}
-
-#[derive(Deserialize)]
-struct Platform {
-    architecture: String,
-    os: String,
-}
-
-#[derive(Deserialize)]
-struct Manifest {
-    config: Option<Descriptor>,
-    manifests: Option<Vec<Descriptor>>,
-}
-
-#[derive(Deserialize)]
-struct ImageConfig {
-    config: Option<Execution>,
-}
-
-#[derive(Default, Deserialize)]
-#[serde(rename_all = "PascalCase")]
-struct Execution {
-    entrypoint: Option<Vec<String>>,
-    cmd: Option<Vec<String>>,
-    env: Option<Vec<String>>,
 }
 
 pub(super) fn run(args: &FromImageArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
@@ -142,65 +105,5 @@ fn annotation(initdata: &str) -> std::io::Result<String> {
 fn text(path: Option<&Path>) -> Result<String, miette::Report> {
     let Some(path) = path else { return Ok(String::new()) };
     let bytes = files::read(path, MAX_DOCUMENT_BYTES)?;
-    String::from_utf8(bytes).map_err(|_| unsound(path, "it is not text"))
-}
-
-/// The digest by which a registry names the image for this architecture, and how it is executed.
-fn read_image(layout: &Path) -> Result<(String, Execution), miette::Report> {
-    let path = layout.join("index.json");
-    let index: Index = document(&path, &files::read(&path, MAX_DOCUMENT_BYTES)?)?;
-    let mut descriptor = only(index.manifests, &path)?;
-    let mut manifest: Manifest = blob(layout, &descriptor.digest)?;
-    if let Some(manifests) = manifest.manifests {
-        descriptor = only(manifests, &path)?;
-        manifest = blob(layout, &descriptor.digest)?;
-    }
-    let config = manifest
-        .config
-        .ok_or_else(|| unsound(&path, "its manifest names no configuration"))?;
-    let config: ImageConfig = blob(layout, &config.digest)?;
-    Ok((descriptor.digest, config.config.unwrap_or_default()))
-}
-
-/// The one manifest, or the one for Linux on x86-64.
-fn only(manifests: Vec<Descriptor>, path: &Path) -> Result<Descriptor, miette::Report> {
-    let mut fitting: Vec<_> = manifests
-        .into_iter()
-        .filter(|manifest| {
-            let platform = manifest.platform.as_ref();
-            platform.is_none_or(|platform| platform.os == "linux" && platform.architecture == "amd64")
-        })
-        .collect();
-    match (fitting.pop(), fitting.is_empty()) {
-        (Some(one), true) => Ok(one),
-        (None, _) => Err(unsound(path, "no image for linux/amd64 is in it")),
-        (Some(_), false) => Err(unsound(path, "several images are in it; one is wanted")),
-    }
-}
-
-/// A document of the layout, which has to be what its digest says.
-fn blob<T: for<'de> Deserialize<'de>>(layout: &Path, digest: &str) -> Result<T, miette::Report> {
-    let hex = digest
-        .strip_prefix("sha256:")
-        .filter(|hex| hex.len() == 64 && hex.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
-        .ok_or_else(|| unsound(layout, &format!("{digest:?} is no SHA-256 digest")))?;
-    let path = layout.join("blobs").join("sha256").join(hex);
-    let bytes = files::read(&path, MAX_DOCUMENT_BYTES)?;
-    let seen = Digest::of(&bytes).to_string();
-    if seen != hex {
-        return Err(unsound(&path, &format!("it has the digest {seen}")));
-    }
-    document(&path, &bytes)
-}
-
-fn document<T: for<'de> Deserialize<'de>>(path: &Path, bytes: &[u8]) -> Result<T, miette::Report> {
-    serde_json::from_slice(bytes).map_err(|error| unsound(path, &error.to_string()))
-}
-
-fn unsound(path: &Path, problem: &str) -> miette::Report {
-    ui::failed(
-        Exit::Usage,
-        format!("{} is no image in the OCI layout: {problem}", path.display()),
-        Some("`skopeo copy ... oci:DIR` or `podman save --format oci-dir` write one".into()),
-    )
+    String::from_utf8(bytes).map_err(|_| ui::failed(Exit::Usage, format!("{} is not text", path.display()), None))
 }
