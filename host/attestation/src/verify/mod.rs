@@ -14,6 +14,7 @@ mod collateral;
 pub(crate) mod crypto;
 mod dates;
 mod examine;
+mod known;
 mod platform;
 mod root;
 mod rules;
@@ -36,6 +37,7 @@ use crate::quote::{Quote, TdReport};
 use crate::refusal::{FailedRule, Refusal};
 use collateral::Set;
 use crypto::AwsLcConfig;
+use known::KnownSignatures;
 use platform::Chain;
 
 /// A quote that verified. It says what is true of a TD, not whether a policy wants it.
@@ -80,6 +82,7 @@ impl VerifiedQuote {
 pub struct Verifier {
     root: TrustRoot,
     collateral: Arc<RwLock<Arc<Collateral>>>,
+    known: Arc<KnownSignatures>,
     allow_debug: bool,
 }
 
@@ -89,6 +92,7 @@ impl Verifier {
         Self {
             root,
             collateral: Arc::new(RwLock::new(Arc::new(collateral))),
+            known: Arc::default(),
             allow_debug: false,
         }
     }
@@ -116,6 +120,7 @@ impl Verifier {
     pub fn replace_collateral(&self, collateral: &VerifiedCollateral) {
         let new = Arc::new(collateral.collateral().clone());
         *self.collateral.write().unwrap_or_else(PoisonError::into_inner) = new;
+        self.known.clear();
     }
 
     /// Verifies a quote over exactly these 64 bytes of report data, at a time in seconds since 1970.
@@ -166,10 +171,11 @@ impl Verifier {
             let wanted = format!("a quote that verifies under {} at {now} s since 1970", self.root);
             FailedRule::new("quote.verification", seen, wanted)
         };
-        let claims = QuoteVerifier::<AwsLcConfig>::new_with_config(self.root.der().to_vec())
-            .allow_debug(allow_debug)
-            .verify_with_policy(quote.bytes, &set.collateral, now, &QuotePolicy::claims_only(now))
-            .map_err(|error| refused(format!("{error:#}")))?;
+        let verifier = QuoteVerifier::<AwsLcConfig>::new_with_config(self.root.der().to_vec()).allow_debug(allow_debug);
+        let verified = self.known.during(now, || {
+            verifier.verify_with_policy(quote.bytes, &set.collateral, now, &QuotePolicy::claims_only(now))
+        });
+        let claims = verified.map_err(|error| refused(format!("{error:#}")))?;
         // The same was asked of the chain before; what counts is the certificate that verified.
         let pck = &claims.platform.pck;
         if hex(&pck.fmspc) != set.fmspc || from_hex_vec(&set.pce_id).as_deref() != Some(&pck.pce_id) {
