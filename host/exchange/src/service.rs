@@ -5,22 +5,21 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
 use cloister_attestation::State;
 use cloister_attestation::identity::Role;
 use cloister_policy::Policy;
 use cloister_session::{Clock, Listener, Peer, channel};
 use cloister_tensor::Digest;
+use cloister_wire::MAX_MESSAGE_BYTES;
 use cloister_wire::federation as wire;
 use cloister_wire::federation::federation_server::{Federation, FederationServer};
-use cloister_wire::{MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES};
-use tokio_stream::Stream;
+use tokio_stream::{Stream, StreamExt};
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
 use tonic::{Request, Response, Status, Streaming};
 
 use crate::aggregator::AggregatorHandle;
-use crate::content::{ContentKind, ContentStore, Submission, Turn, verify_submission};
+use crate::content::{ContentKind, ContentStore, SendError, Submission, verify_submission};
 use crate::convert;
 use crate::error::ExchangeError;
 
@@ -30,7 +29,7 @@ const MAX_STREAMS: u32 = 16;
 /// How long running calls may take to end once the node stops.
 pub const GRACE: Duration = Duration::from_secs(5);
 
-/// How long a call waits for the next message that it can't do without.
+/// How long a call waits for the next message that it can't do without, or for the next one to be taken.
 const NEXT_MESSAGE: Duration = Duration::from_secs(60);
 
 type Sending<T> = Pin<Box<dyn Stream<Item = Result<T, Status>> + Send>>;
@@ -209,9 +208,14 @@ impl Federation for FederationService {
         let peer = self.known(&request)?;
         let digest = convert::digest(&request.get_ref().digest, "a request").map_err(|error| invalid(&error))?;
         let turn = self.store.turn(participant(&peer).unwrap_or_default()).await;
-        let content = self.store.read(&digest).await.map_err(|error| internal(&error))?;
-        let content = content.ok_or_else(|| Status::not_found(format!("{digest} is not in the store")))?;
-        Ok(Response::new(Box::pin(tokio_stream::iter(slices(content, turn)))))
+        let object = self.store.object(&digest).await.map_err(|error| internal(&error))?;
+        let object = object.ok_or_else(|| Status::not_found(format!("{digest} is not in the store")))?;
+        let chunks = object.send(turn, NEXT_MESSAGE).map(|chunk| match chunk {
+            Ok(data) => Ok(wire::Chunk { data }),
+            Err(SendError::Store(error)) => Err(internal(&error)),
+            Err(slow) => Err(Status::deadline_exceeded(slow.to_string())),
+        });
+        Ok(Response::new(Box::pin(chunks)))
     }
 
     async fn submit(
@@ -287,13 +291,4 @@ async fn next_part(parts: &mut Streaming<wire::SubmitPart>) -> Result<Option<wir
             .ok_or_else(|| Status::invalid_argument("a part of a submission is empty"))
     })
     .transpose()
-}
-
-/// The content in chunks; the turn ends with the stream.
-fn slices(mut content: Bytes, turn: Turn) -> impl Iterator<Item = Result<wire::Chunk, Status>> + Send {
-    std::iter::from_fn(move || {
-        let _held = &turn;
-        let data = content.split_to(content.len().min(MAX_CHUNK_BYTES));
-        (!data.is_empty()).then(|| Ok(wire::Chunk { data }))
-    })
 }

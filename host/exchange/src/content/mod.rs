@@ -3,12 +3,13 @@
 //! Only what the policy names is taken, each object once, signed by the participant that submits it. An object's file
 //! comes to be under its name when it is whole and its digest right; who submitted it stands beside it.
 
+mod object;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, Mutex, PoisonError};
 
-use bytes::Bytes;
 use cloister_attestation::identity::PublicKey;
 use cloister_tensor::Digest;
 use tokio::fs;
@@ -16,6 +17,7 @@ use tokio::io::AsyncWriteExt;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::error::ExchangeError;
+pub(crate) use object::{Object, SendError};
 
 /// What an object is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
@@ -95,7 +97,7 @@ pub fn verify_submission(key: &PublicKey, submission: &Submission<'_>, digest: &
     key.verify(&submission_bytes(submission, digest), signature)
 }
 
-/// Objects of one participant that are on their way in or out at a time, and so in memory.
+/// Objects of one participant that are on their way in (and so in memory) or out at a time.
 const TRANSFERS: usize = 4;
 
 /// A folder of objects, named by their digests. Clones share it.
@@ -105,16 +107,6 @@ pub struct ContentStore {
     wanted: Vec<Wanted>,
     limit_bytes: u64,
     turns: Arc<Mutex<BTreeMap<String, Arc<Semaphore>>>>,
-    held: Arc<tokio::sync::Mutex<BTreeMap<Digest, Weak<Vec<u8>>>>>,
-}
-
-/// An object in memory, which all that it is sent to share.
-struct Held(Arc<Vec<u8>>);
-
-impl AsRef<[u8]> for Held {
-    fn as_ref(&self) -> &[u8] {
-        &self.0
-    }
 }
 
 /// A place among a participant's transfers; given back when dropped.
@@ -143,7 +135,6 @@ impl ContentStore {
             wanted,
             limit_bytes,
             turns: Arc::default(),
-            held: Arc::default(),
         })
     }
 
@@ -221,32 +212,23 @@ impl ContentStore {
         missing
     }
 
-    /// Reads an object whole and compares its digest: a store on disk is not trusted to have kept it. Whoever reads it while
-    /// others have it shares their memory.
-    pub async fn read(&self, digest: &Digest) -> Result<Option<Bytes>, ExchangeError> {
-        let mut held = self.held.lock().await;
-        if let Some(there) = held.get(digest).and_then(Weak::upgrade) {
-            return Ok(Some(Bytes::from_owner(Held(there))));
-        }
-        let path = self.path(digest);
-        let content = match fs::read(&path).await {
-            Ok(content) => content,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-            Err(source) => return Err(failed("reading", &path, source)),
+    /// An object to be read, if it is there.
+    pub(crate) async fn object(&self, digest: &Digest) -> Result<Option<Object>, ExchangeError> {
+        Object::open(&self.path(digest), *digest, self.limit_bytes).await
+    }
+
+    /// Whether the object is there and is what it was.
+    async fn whole(&self, digest: &Digest) -> bool {
+        let Ok(Some(mut object)) = self.object(digest).await else {
+            return false;
         };
-        let seen = Digest::of(&content);
-        if seen != *digest {
-            let what = format!("the object in {}", path.display());
-            return Err(ExchangeError::Digest {
-                what,
-                seen: seen.to_string(),
-                wanted: digest.to_string(),
-            });
+        loop {
+            match object.chunk().await {
+                Ok(Some(_)) => {}
+                Ok(None) => return true,
+                Err(_) => return false,
+            }
         }
-        let content = Arc::new(content);
-        held.retain(|_, object| object.strong_count() > 0);
-        held.insert(*digest, Arc::downgrade(&content));
-        Ok(Some(Bytes::from_owner(Held(content))))
     }
 
     /// Puts an object in whose digest is the policy's; gives whether it was new. The caller has checked the signature.
@@ -267,7 +249,7 @@ impl ContentStore {
             });
         }
         // What lies there damaged is replaced: nobody could read it.
-        if matches!(self.read(digest).await, Ok(Some(_))) {
+        if self.whole(digest).await {
             return Ok(false);
         }
         let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -311,160 +293,4 @@ fn failed(what: &'static str, path: &Path, source: std::io::Error) -> ExchangeEr
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[tokio::test]
-    async fn objects_come_back_whole_or_not_at_all() {
-        let folder = tempfile::tempdir().unwrap();
-        let digest = Digest::of(b"module");
-        let wanted = Wanted {
-            kind: ContentKind::Module,
-            name: "train".into(),
-            digest,
-        };
-        let store = ContentStore::open(folder.path().join("c"), vec![wanted.clone(), wanted.clone()], 100)
-            .await
-            .unwrap();
-        assert_eq!(store.missing().await, vec![wanted]);
-        assert!(store.names(ContentKind::Module, "train", &digest));
-        assert!(!store.names(ContentKind::Graph, "train", &digest));
-        assert!(store.put(&digest, b"other", "alpha", &[1; 64]).await.is_err());
-        assert!(store.put(&digest, b"module", "alpha", &[1; 64]).await.unwrap());
-        assert!(!store.put(&digest, b"module", "alpha", &[1; 64]).await.unwrap());
-        assert!(store.missing().await.is_empty());
-        assert_eq!(
-            store.stored(&digest).await,
-            Some(Stored {
-                length: 6,
-                participant: "alpha".into()
-            })
-        );
-        assert_eq!(store.read(&digest).await.unwrap().unwrap(), &b"module"[..]);
-        let (one, other) = (
-            store.read(&digest).await.unwrap().unwrap(),
-            store.read(&digest).await.unwrap().unwrap(),
-        );
-        assert_eq!(one.as_ptr(), other.as_ptr(), "two that have it share it");
-        drop((one, other));
-        std::fs::write(store.path(&digest), b"changed").unwrap();
-        assert!(matches!(store.read(&digest).await, Err(ExchangeError::Digest { .. })));
-        assert!(store.read(&Digest::of(b"absent")).await.unwrap().is_none());
-        assert!(
-            store.put(&digest, b"module", "beta", &[2; 64]).await.unwrap(),
-            "what is damaged can be brought again"
-        );
-        assert_eq!(store.read(&digest).await.unwrap().unwrap(), &b"module"[..]);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn several_that_submit_one_object_at_a_time_leave_it_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let object = vec![7; 3 << 20];
-        let digest = Digest::of(&object);
-        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 8 << 20)
-            .await
-            .unwrap();
-        let mut puts = tokio::task::JoinSet::new();
-        for participant in ["alpha", "beta", "gamma", "delta"] {
-            let (store, object) = (store.clone(), object.clone());
-            puts.spawn(async move { store.put(&digest, &object, participant, &[1; 64]).await });
-        }
-        while let Some(put) = puts.join_next().await {
-            put.unwrap().unwrap();
-        }
-        assert_eq!(store.read(&digest).await.unwrap().unwrap(), object);
-        let files = std::fs::read_dir(folder.path()).unwrap().count();
-        assert_eq!(files, 2, "the object and its note, and nothing half-written");
-    }
-
-    #[tokio::test]
-    async fn a_participant_that_ends_no_transfer_stops_itself_alone() {
-        let folder = tempfile::tempdir().unwrap();
-        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 100)
-            .await
-            .unwrap();
-        let mut held = Vec::new();
-        for _ in 0..TRANSFERS {
-            held.push(store.clone().turn("alpha").await);
-        }
-        let mut fifth = Box::pin(store.turn("alpha"));
-        assert!(ready_now(&mut fifth).is_none(), "a fifth one waits");
-        drop(store.turn("beta").await);
-        held.pop();
-        assert!(ready_now(&mut fifth).is_some());
-    }
-
-    /// What the future gives if it is ready.
-    fn ready_now<F: Future + Unpin>(future: &mut F) -> Option<F::Output> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match std::pin::Pin::new(future).poll(&mut context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        }
-    }
-
-    #[tokio::test]
-    async fn a_write_that_fails_leaves_nothing() {
-        let folder = tempfile::tempdir().unwrap();
-        let digest = Digest::of(b"module");
-        let store = ContentStore::open(folder.path().to_owned(), Vec::new(), 100)
-            .await
-            .unwrap();
-        // A folder stands where the object should come to be.
-        std::fs::create_dir(store.path(&digest)).unwrap();
-        assert!(store.put(&digest, b"module", "alpha", &[1; 64]).await.is_err());
-        let left: Vec<_> = std::fs::read_dir(folder.path())
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name())
-            .filter(|name| name.to_string_lossy().contains("part-"))
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
-    }
-
-    #[test]
-    fn a_submission_binds_every_field() {
-        let (policy, object) = (Digest::of(b"policy"), Digest::of(b"object"));
-        let base = Submission {
-            federation: "f",
-            policy_digest: &policy,
-            kind: ContentKind::Module,
-            name: "n",
-            participant: "p",
-        };
-        let bytes = submission_bytes(&base, &object);
-        let others = [
-            submission_bytes(
-                &Submission {
-                    federation: "g",
-                    ..base
-                },
-                &object,
-            ),
-            submission_bytes(
-                &Submission {
-                    policy_digest: &object,
-                    ..base
-                },
-                &object,
-            ),
-            submission_bytes(
-                &Submission {
-                    kind: ContentKind::Graph,
-                    ..base
-                },
-                &object,
-            ),
-            submission_bytes(&Submission { name: "m", ..base }, &object),
-            submission_bytes(
-                &Submission {
-                    participant: "q",
-                    ..base
-                },
-                &object,
-            ),
-            submission_bytes(&base, &policy),
-        ];
-        assert!(others.iter().all(|other| *other != bytes));
-    }
-}
+mod tests;
