@@ -2,11 +2,13 @@
 
 use bytes::Bytes;
 use cloister_attestation::identity::SigningKey;
+use cloister_attestation::time;
 use cloister_session::{AttestedConnection, Peer, channel};
 use cloister_tensor::Digest;
 use cloister_wire::federation as wire;
 use cloister_wire::federation::federation_client::FederationClient;
 use cloister_wire::{MAX_CHUNK_BYTES, MAX_MESSAGE_BYTES};
+use prost::Message as _;
 use tokio::sync::mpsc;
 use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
@@ -57,15 +59,21 @@ impl Client {
         &self.peer
     }
 
-    /// Opens the member's call.
+    /// Opens the call of this member.
     pub(crate) async fn member(
         &mut self,
+        node: &str,
         messages: mpsc::Receiver<wire::MemberMessage>,
     ) -> Result<tonic::Streaming<wire::AggregatorMessage>, ExchangeError> {
         let answer = self.inner.member(ReceiverStream::new(messages)).await;
-        Ok(answer
-            .map_err(|status| ExchangeError::call("joining", &status))?
-            .into_inner())
+        let refused = |status: tonic::Status| match wire::OtherInstance::decode(status.details()) {
+            Ok(other) if status.code() == tonic::Code::AlreadyExists => ExchangeError::OtherInstance {
+                node: node.to_owned(),
+                since: time::format(other.since_unix_s),
+            },
+            _ => ExchangeError::call("joining", &status),
+        };
+        Ok(answer.map_err(refused)?.into_inner())
     }
 
     /// What the content store holds and what it still wants.

@@ -5,7 +5,7 @@ use cloister_rounds::worker::AggregatorFault;
 use cloister_session::SessionError;
 
 use crate::sink::SinkError;
-use crate::work::WorkError;
+use crate::work::{ModuleFailure, WorkError};
 
 /// Why an exchange ended.
 #[derive(Debug, thiserror::Error)]
@@ -25,12 +25,25 @@ pub enum ExchangeError {
     #[error(transparent)]
     Aggregator(#[from] AggregatorFault),
     /// The aggregator took this worker off for good.
-    #[error("the aggregator dropped this node ({code}): {reason}")]
+    #[error("the aggregator dropped this node ({code}): {reason}{}", own_failure(.failure.as_ref()))]
     Dropped {
         /// A word.
         code: String,
         /// In words.
         reason: String,
+        /// What went wrong on this node last, if anything did: the aggregator knows no more of it than code and digest.
+        failure: Option<RoundFailure>,
+    },
+    /// Somebody started this node twice.
+    #[error(
+        "another instance of {node} takes part since {since}, and lives: a node runs once, so this one ends. If that is the one \
+         to end, stop it, then start this one again"
+    )]
+    OtherInstance {
+        /// Which node.
+        node: String,
+        /// When the other one joined.
+        since: String,
     },
     /// A call was refused or broke.
     #[error("{what}: {message}")]
@@ -112,6 +125,21 @@ pub enum ExchangeError {
     /// The node was told to stop.
     #[error("stopped before the last round")]
     Cancelled,
+}
+
+/// A module's failure on this node.
+#[derive(Clone, Debug)]
+pub struct RoundFailure {
+    /// In which round.
+    pub round: u64,
+    /// What failed, and why.
+    pub failure: ModuleFailure,
+}
+
+fn own_failure(failure: Option<&RoundFailure>) -> String {
+    failure.map_or(String::new(), |RoundFailure { round, failure }| {
+        format!(". What failed on this node, in round {round}: {failure}")
+    })
 }
 
 impl ExchangeError {

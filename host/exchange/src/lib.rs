@@ -23,4 +23,4 @@ pub mod sink;
 pub mod work;
 pub mod worker;
 
-pub use error::ExchangeError;
+pub use error::{ExchangeError, RoundFailure};

@@ -1,6 +1,7 @@
 //! What a round computes: the node's part, called by the drivers on a thread where it may block.
 
-use cloister_rounds::Receipt;
+use cloister_attestation::identity::PublicKey;
+use cloister_rounds::{NoReceipt, Receipt};
 use cloister_tensor::{Digest, TensorMap};
 use tokio::sync::mpsc;
 
@@ -26,13 +27,13 @@ impl WorkError {
 
 /// A module failed. Peers get the code and the digest; the message stays with the node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("module failed ({code}): {message}")]
+#[error("module{} failed ({code}): {message}", .module.map_or(String::new(), |digest| format!(" {digest}")))]
 pub struct ModuleFailure {
     /// Kind, a word such as `trap` or `deadline`.
     pub code: String,
     /// Digest of the module.
     pub module: Option<Digest>,
-    /// For the log of this node.
+    /// For the log and the errors of this node: what the module says, among others.
     pub message: String,
 }
 
@@ -130,7 +131,37 @@ pub struct RoundRecord {
     /// What is signed.
     pub receipt: Receipt,
     /// Ed25519 by the aggregator's node key over [`Receipt::signed_bytes`].
-    pub signature: [u8; 64],
+    pub signature: [u8; SIGNATURE_BYTES],
+}
+
+/// Bytes of an Ed25519 signature.
+const SIGNATURE_BYTES: usize = 64;
+
+impl RoundRecord {
+    /// No file with a record is larger.
+    pub const MAX_BYTES: u64 = 1 << 20;
+
+    /// As a file: what is signed, then the signature (`host/audit/FORMAT.md`, section 4).
+    pub fn to_bytes(&self) -> Vec<u8> {
+        let mut bytes = self.receipt.signed_bytes();
+        bytes.extend_from_slice(&self.signature);
+        bytes
+    }
+
+    /// Reads such a file. Whether the signature is good is not looked at.
+    ///
+    /// # Errors
+    /// What stands before the last 64 bytes is no receipt.
+    pub fn parse(bytes: &[u8]) -> Result<Self, NoReceipt> {
+        let (signed, &signature) = bytes.split_last_chunk().ok_or(NoReceipt { bytes: bytes.len() })?;
+        let receipt = Receipt::parse(signed)?;
+        Ok(Self { receipt, signature })
+    }
+
+    /// Whether the node with this key signed it.
+    pub fn signed_by(&self, key: &PublicKey) -> bool {
+        key.verify(&self.receipt.signed_bytes(), &self.signature)
+    }
 }
 
 /// The aggregator's part.

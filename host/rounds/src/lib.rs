@@ -23,7 +23,7 @@ pub mod worker;
 
 pub use aggregator::{Action, Aggregator, Event, RoundsConfig};
 pub use layout::{Layout, LayoutError, TensorSpec};
-pub use receipt::Receipt;
+pub use receipt::{NoReceipt, Receipt};
 pub use reception::Reception;
 pub use refusal::{DropReason, RuleSeen, UpdateRefusal};
 pub use roster::RosterEntry;

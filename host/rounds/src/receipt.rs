@@ -225,6 +225,34 @@ mod tests {
         }
     }
 
+    /// The test vector of `host/audit/FORMAT.md`, section 4.
+    #[test]
+    fn the_bytes_are_the_documented_ones() {
+        let digest = |byte| Digest::from_bytes([byte; 32]);
+        let receipt = Receipt {
+            federation: "wards".to_owned(),
+            policy_digest: digest(1),
+            round: 2,
+            attempt: 1,
+            roster_digest: digest(2),
+            previous: Some(digest(3)),
+            model_before: digest(4),
+            model_after: digest(5),
+            updates: vec![ReceiptUpdate {
+                node: "ward-a".to_owned(),
+                rows: 599,
+                digest: digest(6),
+            }],
+            drops: vec![ReceiptDrop {
+                node: "ward-b".to_owned(),
+                code: "late".to_owned(),
+            }],
+            metrics: vec![("loss".to_owned(), 0.5)],
+        };
+        let wanted = "b54644159961e2047782d229b875857c30b9692b57fa4b16ddf63f98274a88ea";
+        assert_eq!(receipt.digest().to_string(), wanted);
+    }
+
     #[test]
     fn a_list_that_announces_more_than_there_is_ends_at_once() {
         let mut bytes = Transcript::new(LABEL);

@@ -15,8 +15,8 @@ pub const STREAM_WINDOW_BYTES: u32 = 16 * 1024 * 1024;
 pub const CONNECTION_WINDOW_BYTES: u32 = 32 * 1024 * 1024;
 /// Largest HTTP/2 frame taken, in bytes.
 pub const MAX_FRAME_BYTES: u32 = 1024 * 1024;
-/// How often an idle connection is probed, so that a dead peer is noticed.
-pub const KEEP_ALIVE: Duration = Duration::from_secs(20);
+/// How often an idle connection is probed, so that a dead peer is noticed: something of a peer that lives comes in at least as often.
+pub const KEEP_ALIVE: Duration = Duration::from_secs(5);
 /// How long a probe may go unanswered.
 pub const KEEP_ALIVE_TIMEOUT: Duration = Duration::from_secs(20);
 

@@ -4,6 +4,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 
 use cloister_attestation::PeerEvidence;
@@ -36,6 +37,7 @@ struct PeerInner {
     admission: Admission,
     address: SocketAddr,
     lease: Arc<Lease>,
+    heard: AtomicU64,
 }
 
 impl Peer {
@@ -47,6 +49,7 @@ impl Peer {
                 admission,
                 address,
                 lease: Lease::new(until_unix_s),
+                heard: AtomicU64::new(0),
             }),
         }
     }
@@ -84,6 +87,12 @@ impl Peer {
             Admission::Node(_) => None,
             Admission::Visitor(visit) => Some(visit),
         }
+    }
+
+    /// How often something of it came in over this connection, authenticated by TLS. A peer that lives adds to it within
+    /// [`crate::channel::KEEP_ALIVE`], whatever it is busy with.
+    pub fn heard(&self) -> u64 {
+        self.inner.heard.load(Ordering::Relaxed)
     }
 
     /// Where it comes from (the proxy's address, behind a proxy).
@@ -145,7 +154,13 @@ impl std::fmt::Debug for AttestedConnection {
 impl AsyncRead for AttestedConnection {
     fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, buf: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         self.believed()?;
-        Pin::new(&mut self.get_mut().stream).poll_read(cx, buf)
+        let this = self.get_mut();
+        let before = buf.filled().len();
+        let read = Pin::new(&mut this.stream).poll_read(cx, buf);
+        if buf.filled().len() > before {
+            this.peer.inner.heard.fetch_add(1, Ordering::Relaxed);
+        }
+        read
     }
 }
 

@@ -26,6 +26,7 @@ pub struct Link {
     pub address: String,
     /// Connections that it took.
     pub connections: Arc<AtomicUsize>,
+    frozen: Arc<AtomicUsize>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -43,23 +44,46 @@ impl Link {
         let target = target.to_owned();
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
+        let frozen = Arc::new(AtomicUsize::new(0));
+        let below = Arc::clone(&frozen);
         let task = tokio::spawn(async move {
             while let Ok((stream, _)) = listener.accept().await {
                 let number = counter.fetch_add(1, Ordering::SeqCst);
                 let cut_after = if number < faults.cuts { faults.cut_after } else { 0 };
-                tokio::spawn(forward(stream, target.clone(), Faults { cut_after, ..faults }));
+                let passing = Passing {
+                    faults: Faults { cut_after, ..faults },
+                    number,
+                    frozen: Arc::clone(&below),
+                };
+                tokio::spawn(forward(stream, target.clone(), passing));
             }
         });
         Self {
             address,
             connections,
+            frozen,
             task,
         }
     }
+
+    /// The connections so far stay open, and nothing passes on them any more.
+    pub fn freeze(&self) {
+        self.frozen
+            .store(self.connections.load(Ordering::SeqCst), Ordering::SeqCst);
+    }
 }
 
-async fn forward(mut near: TcpStream, mut target: String, faults: Faults) {
-    if faults.connect {
+/// One connection of a link.
+#[derive(Clone)]
+struct Passing {
+    faults: Faults,
+    number: usize,
+    /// Connections below this number are frozen.
+    frozen: Arc<AtomicUsize>,
+}
+
+async fn forward(mut near: TcpStream, mut target: String, passing: Passing) {
+    if passing.faults.connect {
         let mut head = Vec::new();
         while !head.ends_with(b"\r\n\r\n") {
             head.push(near.read_u8().await.unwrap());
@@ -83,8 +107,8 @@ async fn forward(mut near: TcpStream, mut target: String, faults: Faults) {
     let (near_read, near_write) = near.into_split();
     let (far_read, far_write) = far.into_split();
     let sent = Arc::new(AtomicU64::new(0));
-    let up = pump(near_read, far_write, faults, Some(sent));
-    let down = pump(far_read, near_write, faults, None);
+    let up = pump(near_read, far_write, &passing, Some(sent));
+    let down = pump(far_read, near_write, &passing, None);
     // Whichever direction ends first, by a cut or by a close, takes the other with it.
     tokio::select! { () = up => {}, () = down => {} }
 }
@@ -92,14 +116,18 @@ async fn forward(mut near: TcpStream, mut target: String, faults: Faults) {
 async fn pump(
     mut from: tokio::net::tcp::OwnedReadHalf,
     mut to: tokio::net::tcp::OwnedWriteHalf,
-    faults: Faults,
+    passing: &Passing,
     sent: Option<Arc<AtomicU64>>,
 ) {
+    let faults = passing.faults;
     let mut piece = vec![0; 64 * 1024];
     loop {
         let Ok(read @ 1..) = from.read(&mut piece).await else {
             return;
         };
+        while passing.number < passing.frozen.load(Ordering::SeqCst) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
         if !faults.delay.is_zero() {
             tokio::time::sleep(faults.delay).await;
         }

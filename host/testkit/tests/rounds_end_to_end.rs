@@ -328,3 +328,59 @@ async fn told_to_stop_a_worker_leaves_and_the_aggregator_ends() {
     assert!(matches!(rounds.await.unwrap(), Err(ExchangeError::Cancelled)));
     staying.abort();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn of_two_instances_of_a_node_the_first_stays_and_the_second_is_told() {
+    let world = World::new(WorldOptions {
+        rounds: 1,
+        ..WorldOptions::default()
+    });
+    let progress = Remembered::default();
+    let mut aggregator = start(&world, small_model(0.0), &progress).await;
+    let driver = aggregator.driver.take().unwrap();
+    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
+    let first = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
+    while !progress.lines().contains("worker-a joined") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let second = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
+    let told = second.await.unwrap().unwrap_err();
+    assert!(
+        matches!(&told, ExchangeError::OtherInstance { node, .. } if node == "worker-a"),
+        "{told}"
+    );
+    assert!(told.to_string().contains("takes part since 2026-"), "{told}");
+    assert!(!progress.lines().contains("dropped"), "{}", progress.lines());
+    let other = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10));
+    assert_eq!(rounds.await.unwrap().unwrap().records.len(), 1);
+    assert!(first.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_node_that_comes_back_gets_in_where_its_old_session_is_dead_and_nobody_was_told() {
+    let world = World::new(WorldOptions {
+        rounds: 1,
+        ..WorldOptions::default()
+    });
+    let progress = Remembered::default();
+    let mut aggregator = start(&world, small_model(0.0), &progress).await;
+    let driver = aggregator.driver.take().unwrap();
+    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
+    let link = Link::open(&aggregator.address, Faults::default()).await;
+    let first = start_worker(&world, "worker-a", &link.address, AddingWork::new(1.0, 10));
+    while !progress.lines().contains("worker-a joined") {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    link.freeze();
+    let second = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
+    while !progress
+        .lines()
+        .contains("dropped worker-a: gone: its session showed no life")
+    {
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    let other = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10));
+    assert_eq!(rounds.await.unwrap().unwrap().records.len(), 1);
+    assert!(second.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
+    first.abort();
+}

@@ -21,6 +21,7 @@ use crate::work::{AggregatorWork, FoldMessage, RoundRecord, WorkError, WorkerUpd
 use super::labour::{self, Order};
 use super::member::{Input, Link, Outgoing, Said, Slot};
 use super::running::Running;
+use super::second::{JoinRefused, Joining, Seconds};
 use super::{AggregatorOptions, rounds_config};
 
 /// How long members get to hang up by themselves after the last message.
@@ -43,6 +44,7 @@ pub struct Driver {
     pub(super) sender: mpsc::Sender<Input>,
     started: Instant,
     links: HashMap<String, Link>,
+    seconds: Seconds,
     challenge: [u8; 32],
     evidence: BTreeMap<String, wire::RosterEvidence>,
     pub(super) model: Arc<TensorMap>,
@@ -66,6 +68,7 @@ impl Driver {
             sender,
             started: Instant::now(),
             links: HashMap::new(),
+            seconds: Seconds::default(),
             challenge: [0; 32],
             evidence: BTreeMap::new(),
             model: Arc::new(options.start.model.clone()),
@@ -116,16 +119,18 @@ impl Driver {
         let cancel = self.options.cancel.clone();
         self.handle(Event::Tick, orders).await?;
         while !self.machine.finished() {
-            let deadline = self
-                .machine
-                .next_deadline_ms()
-                .map(|ms| self.started + Duration::from_millis(ms));
+            let machine = self.machine.next_deadline_ms();
+            let machine = machine.map(|ms| self.started + Duration::from_millis(ms));
+            let deadline = machine.into_iter().chain(self.seconds.next_deadline()).min();
             tokio::select! {
                 () = cancel.cancelled() => return Err(ExchangeError::Cancelled),
                 Some(input) = self.inputs.recv() => self.input(input, orders).await?,
                 () = tokio::time::sleep_until(deadline.unwrap_or(self.started)), if deadline.is_some() => {
                     self.handle(Event::Tick, orders).await?;
                 }
+            }
+            for joining in self.seconds.decided(&self.links) {
+                self.join_again(joining, orders).await?;
             }
         }
         Ok(())
@@ -134,6 +139,8 @@ impl Driver {
     /// After the last round: the members hang up by themselves. What one still sends is refused as too late.
     async fn see_off(&mut self) {
         let deadline = Instant::now() + GOODBYE;
+        self.seconds
+            .refuse_all(|node| self.machine.may_join(node).err().unwrap_or_default());
         loop {
             let outs: Vec<mpsc::Sender<Outgoing>> = self.links.values().map(|link| link.out.clone()).collect();
             let closed = async {
@@ -153,9 +160,9 @@ impl Driver {
 
     fn too_late(&mut self, input: Input) {
         match input {
-            Input::Join { node, answer, .. } => {
+            Input::Join(Joining { node, answer, .. }) => {
                 // A member that hung up meanwhile needs no answer.
-                let _ = answer.send(self.machine.may_join(&node));
+                let _ = answer.send(self.machine.may_join(&node).map_err(JoinRefused::Rules));
             }
             Input::Said { node, connection, said } => {
                 if self.links.get(&node).is_none_or(|link| link.connection != connection) {
@@ -178,39 +185,10 @@ impl Driver {
 
     async fn input(&mut self, input: Input, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
         let event = match input {
-            Input::Join {
-                node,
-                nonce,
-                link,
-                answer,
-            } => {
-                let replaced = self.links.contains_key(&node);
-                if replaced {
-                    let cause = "the same node opened a new session".to_owned();
-                    self.handle(
-                        Event::Lost {
-                            node: node.clone(),
-                            cause,
-                        },
-                        orders,
-                    )
-                    .await?;
-                }
-                let verdict = self.machine.may_join(&node);
-                let refused = verdict.is_err();
-                if answer.send(verdict).is_err() || refused {
-                    return Ok(());
-                }
-                self.shows(Happening::Verified {
-                    node: node.clone(),
-                    role: "worker".to_owned(),
-                    measurement: link.measurement.clone(),
-                    simulated: link.simulated,
-                });
-                self.shows(Happening::Joined { node: node.clone() });
-                self.links.insert(node.clone(), link);
-                Event::Joined { node, nonce }
-            }
+            Input::Join(joining) => match self.join(joining) {
+                Some(event) => event,
+                None => return Ok(()),
+            },
             Input::Said { node, connection, said } => {
                 // A connection that was replaced or dropped has nothing to say any more.
                 if self.links.get(&node).is_none_or(|link| link.connection != connection) {
@@ -241,6 +219,53 @@ impl Driver {
             }
         };
         self.handle(event, orders).await
+    }
+
+    /// A node that joins, unless it may not, or another session of it has to be looked at first.
+    fn join(&mut self, joining: Joining) -> Option<Event> {
+        let verdict = self.machine.may_join(&joining.node);
+        if verdict.is_ok()
+            && let Some(first) = self.links.get(&joining.node)
+        {
+            self.seconds.wait(joining, first);
+            return None;
+        }
+        let Joining {
+            node,
+            nonce,
+            link,
+            answer,
+        } = joining;
+        let refused = verdict.is_err();
+        if answer.send(verdict.map_err(JoinRefused::Rules)).is_err() || refused {
+            return None;
+        }
+        self.shows(Happening::Verified {
+            node: node.clone(),
+            role: "worker".to_owned(),
+            measurement: link.measurement.clone(),
+            simulated: link.simulated,
+        });
+        self.shows(Happening::Joined { node: node.clone() });
+        self.links.insert(node.clone(), link);
+        Some(Event::Joined { node, nonce })
+    }
+
+    /// A node whose first session has ended, or showed no life.
+    async fn join_again(
+        &mut self,
+        joining: Joining,
+        orders: &mpsc::UnboundedSender<Order>,
+    ) -> Result<(), ExchangeError> {
+        if self.links.contains_key(&joining.node) {
+            let cause = "its session showed no life, and the same node opened a new one".to_owned();
+            let node = joining.node.clone();
+            self.handle(Event::Lost { node, cause }, orders).await?;
+        }
+        match self.join(joining) {
+            Some(event) => self.handle(event, orders).await,
+            None => Ok(()),
+        }
     }
 
     fn running(&mut self, round: u64, attempt: u32) -> Option<&mut Running> {

@@ -15,6 +15,7 @@ use tokio_stream::wrappers::ReceiverStream;
 use tonic::{Status, Streaming};
 
 use super::reader::Reader;
+use super::second::{JoinRefused, Joining};
 use crate::chunks::Chunks;
 use crate::roster;
 use crate::sink::ModelSink;
@@ -53,6 +54,9 @@ pub(super) struct Link {
     pub(super) entry: RosterEntry,
     pub(super) measurement: String,
     pub(super) simulated: bool,
+    pub(super) peer: Peer,
+    /// When it joined, in seconds since 1970.
+    pub(super) since_unix_s: u64,
 }
 
 impl Link {
@@ -74,12 +78,7 @@ pub(super) fn lock(slot: &Mutex<Option<Slot>>) -> MutexGuard<'_, Option<Slot>> {
 
 /// What the driver is told.
 pub(super) enum Input {
-    Join {
-        node: String,
-        nonce: [u8; 32],
-        link: Link,
-        answer: oneshot::Sender<Result<(), String>>,
-    },
+    Join(Joining),
     Said {
         node: String,
         connection: u64,
@@ -187,22 +186,24 @@ impl AggregatorHandle {
             entry: roster::entry(evidence),
             measurement: evidence.measurement().root().to_string(),
             simulated: evidence.simulated(),
+            peer: peer.clone(),
+            since_unix_s: (self.clock)(),
         };
         let (answer, answered) = oneshot::channel();
         let stopped = || Status::unavailable("the aggregator has stopped");
         self.inputs
-            .send(Input::Join {
+            .send(Input::Join(Joining {
                 node: node.clone(),
                 nonce,
                 link,
                 answer,
-            })
+            }))
             .await
             .map_err(|_| stopped())?;
         answered
             .await
             .map_err(|_| stopped())?
-            .map_err(Status::failed_precondition)?;
+            .map_err(JoinRefused::into_status)?;
         let (encoded, sending) = mpsc::channel(SEND_AHEAD);
         let reader = Reader::new(node, connection, slot, self.inputs.clone(), &self.layout, &self.sink);
         let clock = Arc::clone(&self.clock);

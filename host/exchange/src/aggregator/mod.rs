@@ -7,6 +7,7 @@ mod labour;
 mod member;
 mod reader;
 mod running;
+mod second;
 
 use std::sync::Arc;
 
@@ -108,6 +109,6 @@ pub(crate) fn rounds_config(options: &AggregatorOptions) -> RoundsConfig {
 }
 
 /// Fewest updates of an aggregate: the larger of quorum and `min_workers_per_aggregate`.
-pub(crate) fn needed(policy: &Policy) -> usize {
+pub fn needed(policy: &Policy) -> usize {
     policy.rounds.quorum.max(policy.rounds.min_workers_per_aggregate) as usize
 }

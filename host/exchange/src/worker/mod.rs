@@ -14,7 +14,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::aggregator::needed;
-use crate::error::ExchangeError;
+use crate::error::{ExchangeError, RoundFailure};
 use crate::progress::{Happening, Progress};
 use crate::sink::ModelSink;
 use crate::work::{WorkError, WorkerWork};
@@ -74,6 +74,14 @@ pub struct WorkerEnd {
     pub finished: bool,
 }
 
+/// What outlives a connection.
+#[derive(Default)]
+pub(crate) struct Lasting {
+    chain: Chain,
+    /// The last failure of the training here.
+    failure: Option<RoundFailure>,
+}
+
 /// How one connection ended.
 pub(crate) enum SessionEnd {
     Finished,
@@ -94,16 +102,20 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
         .into());
     };
     let config = worker_config(&options, &node);
-    let mut chain = Chain::default();
+    let mut state = Lasting::default();
     let mut work = Some(work);
     let mut backoff = Retry::new(options.backoff);
     loop {
-        let attempt = session::run(&options, &node, &config, &mut chain, &mut work, &mut backoff);
+        let attempt = session::run(&options, &node, &config, &mut state, &mut work, &mut backoff);
         let why = match attempt.await {
-            Ok(SessionEnd::Finished) => return Ok(end(&chain, true)),
-            Ok(SessionEnd::Left) => return Ok(end(&chain, false)),
+            Ok(SessionEnd::Finished) => return Ok(end(&state.chain, true)),
+            Ok(SessionEnd::Left) => return Ok(end(&state.chain, false)),
             Ok(SessionEnd::Again { why }) => why,
             Err(error) if retryable(&error) => error.to_string(),
+            Err(ExchangeError::Dropped { code, reason, .. }) => {
+                let failure = state.failure;
+                return Err(ExchangeError::Dropped { code, reason, failure });
+            }
             Err(error) => return Err(error),
         };
         if work.is_none() {
@@ -116,7 +128,7 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
         });
         tokio::select! {
             () = tokio::time::sleep(pause) => {}
-            () = options.cancel.cancelled() => return Ok(end(&chain, false)),
+            () = options.cancel.cancelled() => return Ok(end(&state.chain, false)),
         }
     }
 }
@@ -153,6 +165,7 @@ pub(crate) fn retryable(error: &ExchangeError) -> bool {
                     | tonic::Code::Cancelled
                     | tonic::Code::Internal
                     | tonic::Code::NotFound
+                    | tonic::Code::DeadlineExceeded
             )
         }
         _ => false,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::{PeerEvidence, State};
 use cloister_policy::{Appraiser, Expected};
-use cloister_rounds::worker::{Chain, RoundHead, WorkerConfig};
+use cloister_rounds::worker::{RoundHead, WorkerConfig};
 use cloister_rounds::{Layout, RosterEntry, Worker};
 use cloister_session::{NodeSide, Peer, SessionError, connect};
 use cloister_tensor::TensorMap;
@@ -17,13 +17,13 @@ use tonic::Streaming;
 
 use crate::client::Client;
 use crate::convert;
-use crate::error::ExchangeError;
+use crate::error::{ExchangeError, RoundFailure};
 use crate::progress::{Happening, RoundLine};
 use crate::roster;
 use crate::work::{RoundInfo, RoundRecord, WorkError, WorkerWork};
 
 use super::step::Trained;
-use super::{Retry, SessionEnd, WorkerOptions};
+use super::{Lasting, Retry, SessionEnd, WorkerOptions};
 
 /// Messages that wait to be sent.
 const SEND_QUEUE: usize = 2;
@@ -37,7 +37,7 @@ pub(super) async fn run(
     options: &WorkerOptions,
     node: &NodeSide,
     config: &WorkerConfig,
-    chain: &mut Chain,
+    state: &mut Lasting,
     work: &mut Option<Box<dyn WorkerWork>>,
     retry: &mut Retry,
 ) -> Result<SessionEnd, ExchangeError> {
@@ -77,9 +77,9 @@ pub(super) async fn run(
         nonce: Bytes::copy_from_slice(&nonce),
     });
     let _ = out.send(wire::MemberMessage { body: Some(join) }).await;
-    let inbound = client.member(queue).await?;
+    let inbound = client.member(&config.node, queue).await?;
     retry.succeeded();
-    let machine = Worker::new(config.clone(), nonce, chain.clone());
+    let machine = Worker::new(config.clone(), nonce, state.chain.clone());
     let mut session = Session {
         options,
         node,
@@ -91,9 +91,11 @@ pub(super) async fn run(
         stash: None,
         layout: None,
         running: None,
+        failure: state.failure.take(),
     };
     let result = session.work_through(inbound, work).await;
-    *chain = session.machine.chain().clone();
+    state.chain = session.machine.chain().clone();
+    state.failure = session.failure;
     result
 }
 
@@ -109,6 +111,7 @@ pub(super) struct Session<'a> {
     pub(super) stash: Option<aggregator_message::Body>,
     layout: Option<Layout>,
     pub(super) running: Option<Running>,
+    failure: Option<RoundFailure>,
 }
 
 pub(super) struct Running {
@@ -321,7 +324,7 @@ impl Session<'_> {
                 self.send(member_message::Body::UpdateReady(ready)).await;
             }
             Err(failure) => {
-                tracing::error!(round = info.round, %failure, "the training module failed");
+                tracing::error!(round = info.round, %failure, "the training failed");
                 self.machine.failed();
                 let failed = wire::ModuleFailed {
                     round: info.round,
@@ -330,6 +333,8 @@ impl Session<'_> {
                     module_digest: failure.module.as_ref().map(convert::digest_bytes).unwrap_or_default(),
                 };
                 self.send(member_message::Body::ModuleFailed(failed)).await;
+                let round = info.round;
+                self.failure = Some(RoundFailure { round, failure });
             }
         }
         Ok(None)
@@ -431,7 +436,11 @@ pub(super) fn dropped_end(dropped: &wire::Dropped) -> Result<SessionEnd, Exchang
             why: format!("the aggregator dropped this node ({code}): {reason}"),
         });
     }
-    Err(ExchangeError::Dropped { code, reason })
+    Err(ExchangeError::Dropped {
+        code,
+        reason,
+        failure: None,
+    })
 }
 
 pub(super) fn out_of_place(what: &'static str, cause: impl std::fmt::Display) -> ExchangeError {

@@ -18,10 +18,6 @@ use crate::ui::{Exit, fail, failed, unreadable};
 const MODEL_FILE: &str = "model.safetensors";
 const ONNX_FILE: &str = "model.onnx";
 const RECEIPT_FILE: &str = "receipt.bin";
-/// Bytes of an Ed25519 signature, which stands behind the receipt's.
-const SIGNATURE_BYTES: usize = 64;
-/// No file with a receipt is larger.
-const MAX_RECEIPT_BYTES: u64 = 1 << 20;
 /// What to do where the vault is not this federation's.
 const OTHER_VAULT: &str = "name another folder in [vault] `path` (and another `last_seen`) for this federation, or put back what belongs \
                            to the vault";
@@ -83,7 +79,7 @@ fn say_freshness(vault: &Vault) {
 
 /// The receipt of the last round that was sealed, if any: of this federation, under this policy, signed by this node.
 fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette::Report> {
-    let Some(file) = read(vault, RECEIPT_FILE, MAX_RECEIPT_BYTES)? else {
+    let Some(file) = read(vault, RECEIPT_FILE, RoundRecord::MAX_BYTES)? else {
         return match read(vault, MODEL_FILE, 0) {
             Ok(None) => Ok(None),
             _ => Err(failed(
@@ -102,8 +98,8 @@ fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette:
             Some(OTHER_VAULT.into()),
         ))
     };
-    let (signed, signature) = file.split_at(file.len().saturating_sub(SIGNATURE_BYTES));
-    let receipt = Receipt::parse(signed).map_err(|error| fail(Exit::Failed, error))?;
+    let record = RoundRecord::parse(&file).map_err(|error| fail(Exit::Failed, error))?;
+    let receipt = &record.receipt;
     let policy = &keeper.policy;
     if (receipt.federation.as_str(), receipt.policy_digest) != (policy.name.as_str(), policy.digest()) {
         return not_ours(
@@ -119,13 +115,13 @@ fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette:
         );
     }
     let key = keeper.identity.key.public();
-    if !key.verify(signed, signature) {
+    if !record.signed_by(&key) {
         return not_ours(
             Exit::Failed,
             format!("(round {}) is not signed by this node's key {key}", receipt.round),
         );
     }
-    Ok(Some(receipt))
+    Ok(Some(record.receipt))
 }
 
 /// Where the rounds go on behind `last`: the model that was sealed with it.
@@ -180,8 +176,7 @@ fn read(vault: &Vault, name: &str, limit: u64) -> Result<Option<Vec<u8>>, miette
 pub fn keep(vault: &mut Vault, record: &RoundRecord, model: &TensorMap, onnx: Option<&[u8]>) -> Result<(), WorkError> {
     let metadata = BTreeMap::from([("cloister.round".to_owned(), record.receipt.round.to_string())]);
     let tensors = safetensors::write(model, &metadata).map_err(|error| WorkError::new("writing the model", error))?;
-    let mut receipt = record.receipt.signed_bytes();
-    receipt.extend_from_slice(&record.signature);
+    let receipt = record.to_bytes();
     let sealing = |error: VaultError| WorkError::new("sealing the round", error);
     let (mut tensors, mut receipt, mut onnx) = (tensors.as_slice(), receipt.as_slice(), onnx);
     let mut files: BTreeMap<FileName, &mut dyn BufRead> = BTreeMap::new();
