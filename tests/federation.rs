@@ -1,6 +1,6 @@
 //! A federation that the demo prepared, to be attacked: its aggregator, and workers that differ in one thing.
 
-use std::io::{self, BufRead, BufReader};
+use std::io::{self, BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::sync::mpsc::{self, Receiver};
@@ -109,6 +109,17 @@ impl Federation {
         self.worker_at(node, case, &aggregator.address, edit)
     }
 
+    /// The node file of a worker that is like `node` but for what `edit` changes, with an aggregator's address.
+    pub fn worker_file(
+        &self,
+        node: &str,
+        case: &str,
+        address: &str,
+        edit: impl FnOnce(&Path, String) -> String,
+    ) -> io::Result<PathBuf> {
+        self.node_like(node, case, |own, text| edit(own, redirected(&text, address)))
+    }
+
     /// As [`Self::worker_like`], against an address.
     pub fn worker_at(
         &self,
@@ -117,7 +128,7 @@ impl Federation {
         address: &str,
         edit: impl FnOnce(&Path, String) -> String,
     ) -> io::Result<Run> {
-        let file = self.node_like(node, case, |own, text| edit(own, redirected(&text, address)))?;
+        let file = self.worker_file(node, case, address, edit)?;
         cloister([
             "worker".as_ref(),
             "--give-up-s".as_ref(),
@@ -136,6 +147,51 @@ fn redirected(text: &str, address: &str) -> String {
             false => format!("{line}\n"),
         })
         .collect()
+}
+
+/// A running worker whose end is waited for; it ends with this value.
+#[derive(Debug)]
+pub struct Worker(Child);
+
+impl Worker {
+    /// Starts a worker from its node file.
+    pub fn start(file: &Path) -> io::Result<Self> {
+        let child = Command::new(binary())
+            .args(["worker", "--give-up-s", "60", "--config"])
+            .arg(file)
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()?;
+        Ok(Self(child))
+    }
+
+    /// Its process id.
+    pub fn pid(&self) -> u32 {
+        self.0.id()
+    }
+
+    /// Whether it still runs.
+    pub fn lives(&mut self) -> bool {
+        matches!(self.0.try_wait(), Ok(None))
+    }
+
+    /// Its exit code, and what it wrote to stderr.
+    pub fn wait(&mut self) -> io::Result<(Option<i32>, String)> {
+        let mut said = String::new();
+        if let Some(mut stderr) = self.0.stderr.take() {
+            stderr.read_to_string(&mut said)?;
+        }
+        Ok((self.0.wait()?.code(), said))
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }
 
 /// A running aggregator; it ends with this value.

@@ -6,12 +6,13 @@
     reason = "a test that panics says where"
 )]
 
-use std::path::Path;
-use std::process::{Command, Stdio};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use cloister_tests::federation::Federation;
-use cloister_tests::{binary, cloister, guests, root};
+use cloister_tests::federation::{Federation, Worker};
+use cloister_tests::{binary, cloister, guests, root, words};
+use tempfile::TempDir;
 
 /// How long a test waits for something to happen: less than the 300 s that a policy gives a round by default.
 const PATIENCE: Duration = Duration::from_secs(150);
@@ -25,9 +26,12 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
     }
 }
 
-fn terminate(pid: u32) {
-    let status = Command::new("kill").arg("-TERM").arg(pid.to_string()).status().unwrap();
-    assert!(status.success());
+fn signal(pid: u32, name: &str) {
+    let status = Command::new("kill")
+        .arg(format!("-{name}"))
+        .arg(pid.to_string())
+        .status();
+    assert!(status.unwrap().success());
 }
 
 /// Whether a process is there and more than a name that waits to be read.
@@ -145,56 +149,171 @@ fn a_vault_put_back_whole_is_refused_with_both_versions() {
     assert!(run.stderr.contains("freshness not proven"), "{}", run.stderr);
 }
 
-#[test]
-fn whoever_is_asked_to_end_amid_a_training_ends_and_leaves_no_process() {
-    let kept = tempfile::tempdir().unwrap();
-    let (example, out) = (kept.path().join("example"), kept.path().join("out"));
-    std::fs::create_dir(&example).unwrap();
-    for file in ["digits.csv", "federation.toml"] {
-        std::fs::copy(root().join("examples/digits").join(file), example.join(file)).unwrap();
+/// A demo amid a training that comes to no end by itself.
+struct EndlessDemo {
+    demo: Child,
+    out: PathBuf,
+    _kept: TempDir,
+}
+
+impl EndlessDemo {
+    fn start() -> Self {
+        let kept = tempfile::tempdir().unwrap();
+        let (example, out) = (kept.path().join("example"), kept.path().join("out"));
+        example_like_digits(&example, |plan| plan.replace("epochs = 2,", "epochs = 4000000000,"));
+        let demo = demo(&example, &out).spawn().unwrap();
+        let endless = Self { demo, out, _kept: kept };
+        until("the first round", || {
+            endless.logged("worker-north", "round 1/20 starts")
+        });
+        endless
     }
-    // A training that comes to no end by itself.
-    let plan = std::fs::read_to_string(example.join("federation.toml")).unwrap();
-    let endless = plan.replace("epochs = 2,", "epochs = 4000000000,");
-    assert_ne!(plan, endless);
-    std::fs::write(example.join("federation.toml"), endless).unwrap();
-    let mut demo = Command::new(binary())
+
+    fn logged(&self, node: &str, words: &str) -> bool {
+        let log = self.out.join("run-1/logs").join(node).with_extension("log");
+        std::fs::read_to_string(log).unwrap_or_default().contains(words)
+    }
+
+    /// Its nodes, and their runners.
+    fn processes(&self) -> (Vec<u32>, Vec<u32>) {
+        let nodes = children(self.demo.id());
+        assert_eq!(nodes.len(), 3, "an aggregator and two workers");
+        let runners: Vec<u32> = nodes.iter().flat_map(|&node| children(node)).collect();
+        assert_eq!(runners.len(), 3, "each with a runner");
+        (nodes, runners)
+    }
+}
+
+impl Drop for EndlessDemo {
+    fn drop(&mut self) {
+        // It may have ended by itself.
+        let _ = self.demo.kill();
+        let _ = self.demo.wait();
+    }
+}
+
+/// An example beside the digits', whose plan `edit` changes.
+fn example_like_digits(example: &Path, edit: impl FnOnce(&str) -> String) {
+    std::fs::create_dir(example).unwrap();
+    let digits = root().join("examples/digits");
+    std::fs::copy(digits.join("digits.csv"), example.join("digits.csv")).unwrap();
+    let plan = std::fs::read_to_string(digits.join("federation.toml")).unwrap();
+    let edited = edit(&plan);
+    assert_ne!(plan, edited);
+    std::fs::write(example.join("federation.toml"), edited).unwrap();
+}
+
+fn demo(example: &Path, out: &Path) -> Command {
+    let mut command = Command::new(binary());
+    command
         .args(["demo".as_ref(), "--guests".as_ref(), guests().as_os_str()])
-        .args([
-            "--example".as_ref(),
-            example.as_os_str(),
-            "--out".as_ref(),
-            out.as_os_str(),
-        ])
+        .args(["--example".as_ref(), example.as_os_str()])
+        .args(["--out".as_ref(), out.as_os_str()])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let logs = out.join("run-1/logs");
-    let logged = |node: &str, words: &str| {
-        let log = std::fs::read_to_string(logs.join(node).with_extension("log"));
-        log.unwrap_or_default().contains(words)
-    };
-    until("the first round", || logged("worker-north", "round 1/20 starts"));
-    let nodes = children(demo.id());
-    assert_eq!(nodes.len(), 3, "an aggregator and two workers");
-    let runners: Vec<u32> = nodes.iter().flat_map(|&node| children(node)).collect();
-    assert_eq!(runners.len(), 3, "each with a runner");
+        .stderr(Stdio::null());
+    command
+}
 
+#[test]
+fn whoever_is_asked_to_end_amid_a_training_ends_and_leaves_no_process() {
+    let mut endless = EndlessDemo::start();
+    let (nodes, runners) = endless.processes();
     let north = |pid: &&u32| {
         let line = std::fs::read_to_string(Path::new("/proc").join(pid.to_string()).join("cmdline"));
         line.is_ok_and(|line| line.contains("worker-north"))
     };
     let worker = *nodes.iter().find(north).unwrap();
-    terminate(worker);
+    signal(worker, "TERM");
     until("the end of a worker that was asked to end", || !lives(worker));
-    until("its goodbye", || logged("aggregator", "dropped worker-north: left"));
-    assert!(!logged("aggregator", "module failed"), "its module did nothing wrong");
+    until("its goodbye", || {
+        endless.logged("aggregator", "dropped worker-north: left")
+    });
+    assert!(
+        !endless.logged("aggregator", "module failed"),
+        "its module did nothing wrong"
+    );
 
-    terminate(demo.id());
-    assert_eq!(demo.wait().unwrap().code(), Some(1));
+    signal(endless.demo.id(), "TERM");
+    assert_eq!(endless.demo.wait().unwrap().code(), Some(1));
     for pid in nodes.into_iter().chain(runners) {
         until("the end of every node and runner", || !lives(pid));
     }
+}
+
+#[test]
+fn a_demo_that_is_killed_leaves_no_process() {
+    let mut endless = EndlessDemo::start();
+    let (nodes, runners) = endless.processes();
+    signal(endless.demo.id(), "KILL");
+    endless.demo.wait().unwrap();
+    for pid in nodes.into_iter().chain(runners) {
+        until("the end of every node and runner", || !lives(pid));
+    }
+}
+
+#[test]
+fn a_node_runs_once_and_one_that_hangs_makes_room() {
+    let federation = Federation::of_demo().unwrap();
+    let aggregator = federation.start_aggregator().unwrap();
+    let worker = |side: &str, case: &str| {
+        let node = format!("worker-{side}");
+        let file = federation.worker_file(&node, case, &aggregator.address, |_, text| text);
+        Worker::start(&file.unwrap()).unwrap()
+    };
+    let mut first = worker("north", "first");
+    // It told of itself before it listened; then come the first one's evidence and the wait for the other worker.
+    aggregator.wait_for("waiting").unwrap();
+    let (code, said) = worker("north", "second").wait().unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(
+        words(&said).contains("another instance of worker-north takes part since 20")
+            && words(&said).contains("a node runs once"),
+        "{said}"
+    );
+    assert!(first.lives(), "the first one stays");
+
+    // One that hangs is given up for the one that comes, and finds that out when it goes on.
+    signal(first.pid(), "STOP");
+    let mut third = worker("north", "third");
+    let dropped = aggregator.wait_for("dropped").unwrap();
+    assert!(
+        dropped["reason"].as_str().unwrap().contains("showed no life"),
+        "{dropped}"
+    );
+    signal(first.pid(), "CONT");
+    let (code, said) = first.wait().unwrap();
+    assert_eq!(code, Some(1), "{said}");
+    assert!(words(&said).contains("another instance of worker-north"), "{said}");
+    let mut south = worker("south", "other");
+    aggregator.wait_for("finished").unwrap();
+    for worker in [&mut third, &mut south] {
+        let (code, said) = worker.wait().unwrap();
+        assert_eq!(code, Some(0), "{said}");
+    }
+}
+
+#[test]
+fn a_worker_ends_with_what_its_module_said_and_others_learn_code_and_digest() {
+    let kept = tempfile::tempdir().unwrap();
+    let (example, out) = (kept.path().join("example"), kept.path().join("out"));
+    example_like_digits(&example, |plan| {
+        plan.replace("trainer = \"train-sgd\"", "trainer = \"hostile-trainer\"")
+            .replace("epochs = 2, learning_rate = 0.05", "attack = \"give_up\"")
+    });
+    let demo = demo(&example, &out).status().unwrap();
+    assert_eq!(demo.code(), Some(1));
+    let log = |node: &str| std::fs::read_to_string(out.join("run-1/logs").join(node).with_extension("log")).unwrap();
+    let north = words(&log("worker-north"));
+    let own = north.split_once("What failed on this node, in round 1: module ");
+    let (_, own) = own.unwrap_or_else(|| panic!("{north}"));
+    let digest = own.split(' ').next().unwrap();
+    assert_eq!(digest.len(), 64, "{own}");
+    assert!(own.contains("no xxxxxxxx"), "what the module says: {own}");
+    let aggregator = log("aggregator");
+    assert!(
+        aggregator.contains("dropped worker-north: its module failed (") && aggregator.contains(digest),
+        "{aggregator}"
+    );
+    assert!(!aggregator.contains("xxxxxxxx"), "a module's words stay on its node");
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cloister_tensor::Digest;
-use rustix::process::{DumpableBehavior, Resource, Rlimit};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 /// Why the host cannot start.
 #[derive(Debug, thiserror::Error)]
@@ -13,6 +13,12 @@ pub enum ProcessError {
     Harden {
         /// What should have been switched off.
         what: &'static str,
+        /// The system's error.
+        cause: rustix::io::Errno,
+    },
+    /// What started this process is gone, or its end would not be noticed.
+    #[error("the process that started this node is not there, or its end cannot be watched: {cause}")]
+    Parent {
         /// The system's error.
         cause: rustix::io::Errno,
     },
@@ -45,6 +51,17 @@ pub fn harden() -> Result<(), ProcessError> {
     })
 }
 
+/// Has the kernel ask this process to end (SIGTERM) when the one that started it ends, however that ends: by SIGKILL, too.
+fn end_with(parent: u32) -> Result<(), ProcessError> {
+    let failed = |cause| ProcessError::Parent { cause };
+    rustix::process::set_parent_process_death_signal(Some(Signal::TERM)).map_err(failed)?;
+    // It may have ended before the kernel was asked.
+    match rustix::process::getppid() {
+        Some(now) if now.as_raw_nonzero().get().cast_unsigned() == parent => Ok(()),
+        _ => Err(failed(rustix::io::Errno::SRCH)),
+    }
+}
+
 /// The path of this binary, as the kernel holds it open: it stays the same file when the name is replaced.
 pub fn own_binary() -> PathBuf {
     PathBuf::from("/proc/self/exe")
@@ -67,6 +84,21 @@ fn digest_of(path: &Path) -> Result<Digest, ProcessError> {
         cause,
     })?;
     Ok(Digest::of(&bytes))
+}
+
+/// How a node is tied to what started it; for programs, not for people.
+#[derive(clap::Args, Clone, Copy, Debug)]
+pub struct ParentArgs {
+    /// End when this process, which started the node, ends.
+    #[arg(long, value_name = "PID", hide = true)]
+    end_with: Option<u32>,
+}
+
+impl ParentArgs {
+    /// Ties this process to the one that is named, if one is.
+    pub fn tie(self) -> Result<(), ProcessError> {
+        self.end_with.map_or(Ok(()), end_with)
+    }
 }
 
 /// Starts the log on stderr. `CLOISTER_LOG` holds a filter such as `info` or `cloister_session=debug`.

@@ -92,7 +92,8 @@ impl Processes {
         }
     }
 
-    /// Starts `cloister ROLE --config FILE -o json`.
+    /// Starts `cloister ROLE --config FILE -o json`, as a process that ends with this one: to be called on a thread that lives as long
+    /// (the kernel watches the thread).
     pub fn start(&mut self, node: &str, role: &str, config: &Path) -> Result<(), ProcessError> {
         let failed = |cause| ProcessError::Start {
             node: node.into(),
@@ -104,7 +105,7 @@ impl Processes {
             .arg(role)
             .arg("--config")
             .arg(config)
-            .args(["-o", "json"])
+            .args(["-o", "json", "--end-with", &std::process::id().to_string()])
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log_file)

@@ -32,7 +32,7 @@ use crate::keeper::contents::{self, Contents};
 use crate::keeper::measured::Loaded;
 use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, runner as tools};
-use crate::process::until_signal;
+use crate::process::{ParentArgs, until_signal};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, root_in_words, unreadable};
 
 /// How often the store is looked at while content is missing.
@@ -55,10 +55,13 @@ pub struct AggregatorArgs {
     config: PathBuf,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    parent: ParentArgs,
 }
 
 /// Runs the command.
 pub fn run(args: AggregatorArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    args.parent.tie().map_err(|error| fail(Exit::Failed, error))?;
     let teller = Teller::new(args.output.json());
     let keeper = Keeper::open(&args.config, Role::Aggregator)?;
     let kept = match checkpoint::open(&keeper)? {

@@ -24,7 +24,7 @@ use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::models::SharedModels;
 use crate::keeper::{Keeper, contents, runner as tools};
-use crate::process::until_signal;
+use crate::process::{ParentArgs, until_signal};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, refused, unreadable};
 
 /// Run a worker: attest the aggregator and the other workers, train on this node's rows.
@@ -42,10 +42,13 @@ pub struct WorkerArgs {
     give_up_s: u64,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    parent: ParentArgs,
 }
 
 /// Runs the command.
 pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
+    args.parent.tie().map_err(|error| fail(Exit::Failed, error))?;
     let teller = Teller::new(args.output.json());
     let keeper = Arc::new(Keeper::open(&args.config, Role::Worker)?);
     let mut runner = keeper.start_runner()?;
