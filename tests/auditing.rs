@@ -108,6 +108,105 @@ fn the_nodes_write_down_what_they_agreed_to_whom_they_attested_and_each_round() 
 }
 
 #[test]
+fn a_receipt_tells_what_went_into_the_model_and_any_change_of_it_shows() {
+    let federation = Federation::of_rounds(2).unwrap();
+    let own = federation.node("aggregator");
+    let text = |path: std::path::PathBuf| path.display().to_string();
+    let opened = text(federation.folder().join("opened"));
+    let (vault, key) = (text(own.join("vault")), text(own.join("vault.key")));
+    let seen = text(own.join("vault.last-seen"));
+    let export = [
+        "vault",
+        "export",
+        &vault,
+        "--to",
+        &opened,
+        "--key-file",
+        &key,
+        "--last-seen",
+        &seen,
+    ];
+    assert_eq!(cloister(export).unwrap().code, 0);
+    let receipt = format!("{opened}/receipt.bin");
+    let policy = text(federation.folder().join("policy.toml"));
+    let audited = |file: &str, node: &str, policy: &str, more: &[&str]| {
+        let credential = text(federation.node(node).join("node.credential"));
+        let arguments = [
+            "audit",
+            "receipt",
+            file,
+            "--credential",
+            &credential,
+            "--policy",
+            policy,
+        ];
+        cloister(arguments.iter().chain(more)).unwrap()
+    };
+    let model = format!("{opened}/model.safetensors");
+    let run = audited(&receipt, "aggregator", &policy, &["--model", &model, "-o", "json"]);
+    assert_eq!(run.code, 0, "{}", run.stderr);
+    let told = run.json().unwrap();
+    assert_eq!(
+        (&told["round"], &told["simulated"]),
+        (&2.into(), &true.into()),
+        "{told}"
+    );
+    assert_eq!(told["model_compared"], true, "{told}");
+    // What the node's own log says of that round.
+    let hub = entries(&federation, "aggregator");
+    let logged = &hub.iter().rfind(|entry| entry["event"] == "round").unwrap()["what"];
+    for field in ["receipt", "roster", "model_before", "model_after", "updates", "dropped"] {
+        assert_eq!(told[field], logged[field], "{field}");
+    }
+    let run = audited(&receipt, "aggregator", &policy, &[]);
+    assert!(
+        run.stdout.contains("SIMULATED") && run.stdout.contains("round 2 of digits"),
+        "{}",
+        run.stdout
+    );
+
+    let bytes = std::fs::read(&receipt).unwrap();
+    let changed = text(federation.folder().join("changed.bin"));
+    let refused = |bytes: &[u8], code: i32| {
+        std::fs::write(&changed, bytes).unwrap();
+        let run = audited(&changed, "aggregator", &policy, &[]);
+        assert_eq!(run.code, code, "{} bytes: {}{}", bytes.len(), run.stdout, run.stderr);
+        assert!(
+            run.stdout.is_empty() && run.stderr.contains("changed.bin"),
+            "{}",
+            run.stderr
+        );
+    };
+    for cut in [0, 1, 63, 64, 65, bytes.len() / 2, bytes.len() - 1] {
+        refused(&bytes[..cut], 2);
+    }
+    refused(&[&bytes[..], b"more"].concat(), 2);
+    refused(&vec![0; (1 << 20) + 1], 2);
+    // Within the digest of the policy, and within the signature.
+    for at in [40, bytes.len() - 1] {
+        let mut flipped = bytes.clone();
+        flipped[at] ^= 1;
+        refused(&flipped, 1);
+    }
+    // Another node's word, another policy, another model.
+    let run = audited(&receipt, "worker-north", &policy, &[]);
+    assert_eq!(run.code, 1, "{}", run.stdout);
+    assert!(
+        words(&run.stderr).contains("is not signed by worker-north"),
+        "{}",
+        run.stderr
+    );
+    let other = text(federation.folder().join("other.toml"));
+    std::fs::write(&other, std::fs::read_to_string(&policy).unwrap() + "\n# another one\n").unwrap();
+    let run = audited(&receipt, "aggregator", &other, &[]);
+    assert_eq!(run.code, 4, "{}", run.stdout);
+    let weights = text(federation.folder().join("submissions/weights.safetensors"));
+    let run = audited(&receipt, "aggregator", &policy, &["--model", &weights]);
+    assert_eq!(run.code, 1, "{}{}", run.stdout, run.stderr);
+    assert!(words(&run.stderr).contains("round 2 ended with"), "{}", run.stderr);
+}
+
+#[test]
 fn a_node_runs_the_newest_policy_in_force_and_none_that_it_has_left_behind() {
     let federation = Federation::of_demo().unwrap();
     let dir = federation.folder();

@@ -10,7 +10,7 @@ use std::collections::BTreeMap;
 use std::path::Path;
 
 use cloister_tensor::{Digest, ReadLimits, safetensors};
-use cloister_tests::{Run, cloister, guests};
+use cloister_tests::{Run, cloister, guests, words};
 use tempfile::TempDir;
 
 /// A public key: that of the first test vector in RFC 8032, section 7.1.
@@ -190,15 +190,44 @@ fn given_graphs_and_weights_are_taken_as_they_are() {
         &at("step.onnx"),
     ]);
     assert_eq!(made.unwrap().code, 0);
-    let graphs = [
-        "--weights",
-        "DIR/train.wasm",
-        "--graph",
-        "train:32=DIR/step.onnx",
-        "--scalar",
-        "train-sgd.step=1..1e9",
-    ];
-    let run = draft(folder.path(), &graphs);
+    assert_eq!(draft(folder.path(), &MADE).code, 0);
+    let given = |weights| {
+        let graph = ["--graph", "train:32=DIR/step.onnx", "--scalar", "train-sgd.step=1..1e9"];
+        draft(folder.path(), &[&graph[..], &["--weights", weights]].concat())
+    };
+    // Weights of the same names in other shapes, of other names, and a file that holds none.
+    for (other, sample) in [
+        (
+            "wider",
+            ["mlp", "--inputs", "4", "--hidden", "9", "--classes", "3"].as_slice(),
+        ),
+        ("other", &["logistic", "--inputs", "4", "--classes", "3"]),
+    ] {
+        let path = at(&format!("{other}.onnx"));
+        let made = cloister([&["graph", "sample"], sample, &["-o", &path]].concat()).unwrap();
+        assert_eq!(made.code, 0, "{}", made.stderr);
+        let arguments = MADE.map(|word| match word {
+            "DIR/mlp.onnx" => path.clone(),
+            "DIR/made" => at(other),
+            word => word.to_owned(),
+        });
+        let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+        assert_eq!(draft(folder.path(), &arguments).code, 0);
+    }
+    for (weights, wanted) in [
+        (
+            "DIR/wider/weights.safetensors",
+            ["[9, 4]", "graph train takes f32 [8, 4]"],
+        ),
+        ("DIR/other/weights.safetensors", ["the weights lack", "no graph takes"]),
+        ("DIR/train.wasm", ["train.wasm", "safetensors"]),
+    ] {
+        let run = given(weights);
+        assert_eq!(run.code, 2, "{}", run.stderr);
+        let said = words(&run.stderr);
+        assert!(wanted.iter().all(|word| said.contains(word)), "{wanted:?}: {said}");
+    }
+    let run = given("DIR/made/weights.safetensors");
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert!(run.stderr.contains("add train@23"), "{}", run.stderr);
     let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
@@ -236,6 +265,41 @@ fn what_is_missing_or_contradicts_itself_ends_with_2() {
         assert_eq!(run.code, 2, "{first:?} {more:?}: {}", run.stderr);
         assert!(run.stderr.contains(word), "{word} is wanted: {}", run.stderr);
     }
+    // What the policy would say wrong is told by the argument that it comes from, not by a line of what nobody has.
+    for (more, wanted) in [
+        (["--quorum", "5"], "--quorum 5: `rounds.quorum` is 5"),
+        (
+            ["--node", "w:worker:beta"],
+            "--node w:worker:beta: `node[3].participant`",
+        ),
+        (
+            ["--node", "worker-a:worker:alpha"],
+            "--node worker-a:worker:alpha: `node[3].name`",
+        ),
+        (["--recipient", "omega"], "--recipient omega: `release.recipients[0]`"),
+        (["--threshold", "3"], "--threshold: `agreement.threshold` is 3"),
+        (
+            ["--scalar", "train-sgd.step=5..1"],
+            "--scalar train-sgd.step=5..1: `module[0].scalars.step`",
+        ),
+        (
+            ["--module", "third:aggregator=DIR/average.wasm"],
+            "--module: `module` gives node",
+        ),
+        (
+            ["--dataset", "DIR/worker-a.toml"],
+            "worker-a.toml: `dataset[3]` is a second dataset",
+        ),
+    ] {
+        let without_step = &MADE[2..];
+        let first = if more[1].contains("step") { without_step } else { &MADE };
+        let run = draft(folder.path(), &[first, &more].concat());
+        assert_eq!(run.code, 2, "{more:?}: {}", run.stderr);
+        let said = words(&run.stderr);
+        assert!(said.contains(wanted), "{wanted} is wanted: {said}");
+        assert!(!said.contains("the draft:"), "{said}");
+    }
+    std::fs::remove_dir_all(folder.path().join("made")).unwrap();
     dataset(folder.path(), "worker-b", "");
     let run = draft(folder.path(), &MADE);
     assert_eq!(run.code, 2, "{}", run.stderr);

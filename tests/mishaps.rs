@@ -9,7 +9,7 @@
 use std::fs::{File, OpenOptions};
 use std::process::{Command, Stdio};
 
-use cloister_tests::{Run, binary, cloister};
+use cloister_tests::{Run, binary, cloister, words};
 use tempfile::TempDir;
 
 fn run(arguments: &[&str]) -> Run {
@@ -132,6 +132,108 @@ fn an_output_never_takes_the_place_of_an_input() {
     let key = std::fs::read(at("alpha.key")).unwrap();
     assert_eq!(endorse(&at, &at("node.pub"), "alpha.key").code, 2);
     assert_eq!(std::fs::read(at("alpha.key")).unwrap(), key);
+
+    // The same check wherever a command writes a file, before anything else is done.
+    assert_eq!(run(&["quote", "authority", &at("sim")]).code, 0);
+    let (root, collateral, pck) = (at("sim/root.der"), at("sim/collateral.json"), at("sim/keys/pck.pem"));
+    for name in [
+        "policy.toml",
+        "audit.jsonl",
+        "hub.credential",
+        "td.quote",
+        "initdata.toml",
+    ] {
+        std::fs::write(at(name), name).unwrap();
+    }
+    let (policy, quote, sim) = (at("policy.toml"), at("td.quote"), at("sim"));
+    let (log, credential, key) = (at("audit.jsonl"), at("hub.credential"), at("alpha.key"));
+    let digest = "00".repeat(32);
+    let report_data = "00".repeat(64);
+    let fetch = [
+        "module",
+        "fetch",
+        &digest,
+        "--to",
+        "127.0.0.1:1",
+        "--policy",
+        &policy,
+        "--trust-root",
+        &sim,
+    ];
+    let fetch = [&fetch[..], &["--participant", "alpha", "--participant-key", &key]].concat();
+    let verify = [
+        "audit",
+        "verify",
+        &log,
+        "--credential",
+        &credential,
+        "--policy",
+        &policy,
+        "--save",
+    ];
+    let make = [
+        "quote",
+        "make",
+        "--simulated",
+        &sim,
+        "--report-data",
+        &report_data,
+        "-o",
+    ];
+    let collect = ["quote", "collateral", &quote, "--root", &root, "-o"];
+    let reference = [
+        "policy",
+        "reference",
+        "draft",
+        &quote,
+        "--collateral",
+        &collateral,
+        "--root",
+        &root,
+    ];
+    let reference = [
+        &reference[..],
+        &["--policy", &policy, "--name", "n", "--not-after", "2027-01-31", "-o"],
+    ]
+    .concat();
+    let folder = at("./").replace("/./", "");
+    let image = [
+        "policy",
+        "from-image",
+        &sim,
+        "--repository",
+        "r",
+        "--aa",
+        &at("initdata.toml"),
+        "--out-dir",
+        &folder,
+    ];
+    let fetch = [&fetch[..], &["-o"]].concat();
+    for (command, outputs) in [
+        (&fetch[..], &[&policy, &key, &root, &collateral][..]),
+        (&verify, &[&log, &credential, &policy]),
+        (&make, &[&root, &pck]),
+        (&collect, &[&quote, &root]),
+        (&reference, &[&quote, &collateral, &root, &policy]),
+    ] {
+        for output in outputs {
+            refused(&[command, &[output.as_str()]].concat(), output);
+        }
+    }
+    refused(&image, &at("initdata.toml"));
+}
+
+/// A command whose output is an input ends with 2, and the input is as it was.
+fn refused(command: &[&str], input: &str) {
+    let before = std::fs::read(input).unwrap();
+    let seen = run(command);
+    assert_eq!(seen.code, 2, "{command:?}: {}", seen.stderr);
+    assert!(
+        words(&seen.stderr).contains("would be written over"),
+        "{command:?}: {}",
+        seen.stderr
+    );
+    assert_eq!(std::fs::read(input).unwrap(), before, "{command:?}");
 }
 
 #[test]

@@ -6,14 +6,15 @@
     reason = "a test that panics says where"
 )]
 
-use std::io::{Read, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::path::Path;
+use std::process::{Command, Stdio};
 use std::sync::{Arc, Mutex};
 
 use cloister_attestation::identity::{Credential, SigningKey, endorse};
 use cloister_tests::federation::Federation;
-use cloister_tests::{Run, cloister};
+use cloister_tests::{Run, binary, cloister};
 use parquet::column::writer::ColumnWriter;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -267,4 +268,42 @@ fn a_simulated_node_and_its_quotes_have_no_place_under_intels_root() {
     let verdict = run.json().unwrap();
     assert_eq!(verdict["verdict"], "refused", "{verdict}");
     assert!(!verdict["reasons"].as_array().unwrap().is_empty(), "{verdict}");
+}
+
+/// What is dialled while nobody listens there, as between two states of a node, is dialled again, and that is said.
+#[test]
+fn a_node_that_listens_a_moment_later_is_looked_at_then() {
+    let federation = Federation::of_demo().unwrap();
+    let aggregator = federation.start_aggregator().unwrap();
+    // A port that is free, and refuses until somebody listens.
+    let address = TcpListener::bind("127.0.0.1:0").unwrap().local_addr().unwrap();
+    let mut peer = Command::new(binary())
+        .args(["peer", &address.to_string(), "-o", "json", "--policy"])
+        .arg(federation.folder().join("policy.toml"))
+        .arg("--trust-root")
+        .arg(federation.folder().join("authority"))
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut said = BufReader::new(peer.stderr.take().unwrap()).lines();
+    let told = said.find(|line| line.as_ref().unwrap().contains("dialling again"));
+    assert!(told.unwrap().unwrap().contains("takes no connection"));
+    let listener = TcpListener::bind(address).unwrap();
+    let target = aggregator.address.clone();
+    std::thread::spawn(move || {
+        let (near, _) = listener.accept().unwrap();
+        let far = TcpStream::connect(target).unwrap();
+        let back = (far.try_clone().unwrap(), near.try_clone().unwrap());
+        std::thread::spawn(move || pass_on(back.0, back.1));
+        pass_on(near, far);
+    });
+    let shown = peer.wait_with_output().unwrap();
+    assert_eq!(shown.status.code(), Some(0), "{:?}", said.collect::<Vec<_>>());
+    let shown: serde_json::Value = serde_json::from_slice(&shown.stdout).unwrap();
+    assert_eq!(
+        (&shown["verdict"], &shown["node"]),
+        (&"accepted".into(), &"aggregator".into())
+    );
 }

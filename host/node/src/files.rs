@@ -220,6 +220,19 @@ pub fn not_an_input<'p>(output: &Path, inputs: impl IntoIterator<Item = &'p Path
     }
 }
 
+/// The files behind a trust root or collateral: `path`, or what is read of an authority's folder, its keys among them.
+pub fn of_authority(path: &Path) -> Vec<PathBuf> {
+    if !path.is_dir() {
+        return vec![path.to_owned()];
+    }
+    let mut files: Vec<_> = ["root.der", "collateral.json", "pck-chain.pem"]
+        .map(|name| path.join(name))
+        .into();
+    let keys = std::fs::read_dir(path.join("keys")).into_iter().flatten();
+    files.extend(keys.flatten().map(|entry| entry.path()));
+    files
+}
+
 /// `path` with `suffix` behind its whole name.
 pub fn with_suffix(path: &Path, suffix: &str) -> PathBuf {
     let mut name = path.as_os_str().to_owned();
@@ -248,6 +261,16 @@ mod tests {
         not_an_input(&at("other"), [input.as_path()]).unwrap();
         not_an_input(&at("new"), [input.as_path()]).unwrap();
         not_an_input(Path::new("/dev/null"), [Path::new("/dev/null")]).unwrap();
+        // Of an authority's folder that is given, what is read of it is an input, and nothing else there.
+        std::fs::create_dir_all(at("authority/keys")).unwrap();
+        for name in ["authority/root.der", "authority/keys/root.pem", "authority/note"] {
+            std::fs::write(at(name), b"x").unwrap();
+        }
+        let files = of_authority(&at("authority"));
+        let inputs = || files.iter().map(PathBuf::as_path);
+        not_an_input(&at("authority/root.der"), inputs()).unwrap_err();
+        not_an_input(&at("authority/keys/root.pem"), inputs()).unwrap_err();
+        not_an_input(&at("authority/note"), inputs()).unwrap();
     }
 
     fn help_of(report: &miette::Report) -> String {

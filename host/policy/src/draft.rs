@@ -15,8 +15,8 @@ use crate::reader::{PolicyError, Scalar};
 /// The text of a policy file that says `agreement`.
 ///
 /// # Errors
-/// [`PolicyError`] if the agreement is none that [`Policy::parse`] takes; line and column point into the text that it
-/// would have been.
+/// [`PolicyError`] if the agreement is none that [`Policy::parse`] takes. Line and column point into the text that it would have
+/// been, which nobody has: tell people by [`crate::Problem::path`] what it is about.
 pub fn draft(agreement: &Agreement) -> Result<String, PolicyError> {
     let text = render(agreement);
     Policy::parse(text.as_bytes(), "the draft")?;

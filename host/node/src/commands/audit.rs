@@ -6,10 +6,12 @@ use std::io::{BufReader, ErrorKind};
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
-use cloister_attestation::identity::{Credential, MAX_CREDENTIAL_BYTES, PublicKey};
+use cloister_attestation::identity::{Credential, CredentialFields, MAX_CREDENTIAL_BYTES, PublicKey};
 use cloister_audit::{AuditError, Checkpoint, Contents, Entry, Reader, Subject};
+use cloister_policy::Policy;
 use serde_json::json;
 
+use super::audit_receipt::{self, ReceiptArgs};
 use super::policy::read_policy;
 use crate::files;
 use crate::ui::{self, Exit, OutputArgs, Ui};
@@ -17,7 +19,7 @@ use crate::ui::{self, Exit, OutputArgs, Ui};
 /// No checkpoint file is larger than this.
 const MAX_CHECKPOINT_BYTES: u64 = 4096;
 
-/// Check and read the audit log of a node: agreements, evidence, refusals, rounds.
+/// Check and read the audit log of a node (agreements, evidence, refusals, rounds) and receipts of rounds.
 ///
 /// A node writes one where its node file names it (`audit = "audit.jsonl"`): a JSON object a line, each with the digest of the
 /// line before it and the node's signature.
@@ -26,7 +28,8 @@ const MAX_CHECKPOINT_BYTES: u64 = 4096;
   cloister audit verify audit.jsonl --credential hub.credential --policy digits.toml --save hub.checkpoint
   cloister audit verify audit.jsonl --credential hub.credential --policy digits.toml --checkpoint hub.checkpoint
   cloister audit show audit.jsonl --credential hub.credential --policy digits.toml --event round
-  cloister audit tail audit.jsonl --credential hub.credential --policy digits.toml --lines 5")]
+  cloister audit tail audit.jsonl --credential hub.credential --policy digits.toml --lines 5
+  cloister audit receipt receipt.bin --credential hub.credential --policy digits.toml")]
 pub struct AuditArgs {
     #[command(subcommand)]
     command: Command,
@@ -37,6 +40,7 @@ enum Command {
     Verify(VerifyArgs),
     Show(ShowArgs),
     Tail(TailArgs),
+    Receipt(ReceiptArgs),
 }
 
 /// Check that a log is what the node wrote, and that it extends the checkpoints that you kept.
@@ -92,7 +96,14 @@ struct TailArgs {
 struct LogArgs {
     /// The log.
     log: PathBuf,
-    /// The node's credential: whose log it is, and the key that signs it.
+    #[command(flatten)]
+    signer: SignerArgs,
+}
+
+/// Which node signed, and how that is known.
+#[derive(Args, Debug)]
+pub(super) struct SignerArgs {
+    /// The node's credential: whose word it is, and the key that signs it.
     #[arg(long, value_name = "FILE")]
     credential: PathBuf,
     /// The policy, whose participant has to have signed that credential.
@@ -100,9 +111,10 @@ struct LogArgs {
     policy: PathBuf,
 }
 
-impl LogArgs {
-    /// Whose log it is, by a credential that its participant signed. That one may have expired since: what was signed stays signed.
-    fn whose(&self) -> Result<(Subject, PublicKey), miette::Report> {
+impl SignerArgs {
+    /// The policy, and the node by a credential that its participant signed. That one may have expired since: what was signed stays
+    /// signed.
+    pub(super) fn proven(&self) -> Result<(Policy, CredentialFields), miette::Report> {
         let policy = read_policy(&self.policy)?;
         let bytes = files::read(&self.credential, MAX_CREDENTIAL_BYTES as u64)?;
         let credential = Credential::parse(&String::from_utf8_lossy(&bytes)).map_err(ui::unreadable)?;
@@ -124,9 +136,17 @@ impl LogArgs {
         if let Some(failed) = credential.verify(&key, 0).first() {
             return Err(denied(failed.to_string()));
         }
+        Ok((policy, credential.fields))
+    }
+}
+
+impl LogArgs {
+    /// Whose log it is, and the key that signs it.
+    fn whose(&self) -> Result<(Subject, PublicKey), miette::Report> {
+        let (_, fields) = self.signer.proven()?;
         let subject = Subject {
-            federation: fields.federation.clone(),
-            node: fields.node.clone(),
+            federation: fields.federation,
+            node: fields.node,
         };
         Ok((subject, fields.node_key))
     }
@@ -146,6 +166,7 @@ pub fn run(args: &AuditArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         Command::Verify(args) => verify(args, out),
         Command::Show(args) => show(args, out),
         Command::Tail(args) => tail(args, out),
+        Command::Receipt(args) => audit_receipt::run(args, out),
     }
 }
 
@@ -158,6 +179,12 @@ fn not_as_it_was(path: &Path, error: AuditError) -> miette::Report {
 }
 
 fn verify(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    if let Some(save) = &args.save {
+        // A checkpoint may be replaced by the one that extends it.
+        let signer = &args.log.signer;
+        let inputs = [&args.log.log, &signer.credential, &signer.policy];
+        files::not_an_input(save, inputs.map(PathBuf::as_path))?;
+    }
     let (subject, key) = args.log.whose()?;
     let mut reader = Reader::new(subject.clone());
     for path in &args.checkpoints {

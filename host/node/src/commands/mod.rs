@@ -1,6 +1,7 @@
 //! One file a subcommand: parse, call the crate that does it, render.
 
 pub mod audit;
+mod audit_receipt;
 pub mod data;
 pub mod graph;
 pub mod graph_run;
@@ -12,6 +13,7 @@ pub mod module_submit;
 pub mod peer;
 pub mod policy;
 mod policy_draft;
+mod policy_draft_fault;
 mod policy_graphs;
 mod policy_image;
 mod policy_reference;

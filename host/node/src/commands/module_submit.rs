@@ -230,6 +230,9 @@ fn list(args: &LsArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 }
 
 fn fetch(args: &FetchArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    let mut inputs = args.store.trust.inputs();
+    inputs.push(args.store.participant_key.clone());
+    files::not_an_input(&args.output, inputs.iter().map(PathBuf::as_path))?;
     let local = args.store.local()?;
     let content = block_on(async {
         let mut client = args.store.client(&local).await?;

@@ -18,7 +18,7 @@ use serde_json::json;
 use crate::files;
 use crate::ui::{self, Exit, Ui};
 
-/// How often a participant's command dials a node that takes no connection.
+/// How often a command dials a node that takes no connection.
 const MAX_TRIES: u32 = 5;
 /// The pause before it dials again.
 const BETWEEN_TRIES: Duration = Duration::from_secs(1);
@@ -58,15 +58,26 @@ pub(super) struct TrustArgs {
 }
 
 impl TrustArgs {
+    /// The files that are read.
+    pub(super) fn inputs(&self) -> Vec<PathBuf> {
+        let mut files = files::of_authority(self.folder());
+        files.push(self.policy.clone());
+        files
+    }
+
+    fn folder(&self) -> &Path {
+        match (&self.trust_root, self.policy.parent()) {
+            (Some(folder), _) => folder,
+            (None, Some(parent)) if !parent.as_os_str().is_empty() => parent,
+            _ => Path::new("."),
+        }
+    }
+
     /// Reads policy and trust root and makes a visitor's side: signed by a participant, or by nobody.
     pub(super) fn visitor(&self, signer: Option<(String, &Path)>) -> Result<Local, miette::Report> {
         let text = files::read(&self.policy, MAX_FILE_BYTES)?;
         let policy = Policy::parse(&text, &self.policy.display().to_string()).map_err(ui::unreadable)?;
-        let folder = match (&self.trust_root, self.policy.parent()) {
-            (Some(folder), _) => folder.as_path(),
-            (None, Some(parent)) if !parent.as_os_str().is_empty() => parent,
-            _ => Path::new("."),
-        };
+        let folder = self.folder();
         let root = if policy.attestation.simulated {
             TrustRoot::from_file(folder)
         } else {
@@ -89,22 +100,12 @@ impl TrustArgs {
 
     /// Dials a node; a verdict against it ends the command.
     pub(super) async fn connect(&self, local: &Local, address: &str) -> Result<AttestedConnection, miette::Report> {
-        // Between two states of its measurement a node's listener is closed for a moment.
-        let mut tries = 1;
-        loop {
-            match self.dial(local, address).await? {
-                Err(SessionError::Unreachable { source, .. })
-                    if source.kind() == ErrorKind::ConnectionRefused && tries < MAX_TRIES =>
-                {
-                    tracing::info!("{address} takes no connection; trying again");
-                    tokio::time::sleep(BETWEEN_TRIES).await;
-                    tries += 1;
-                }
-                dialled => return dialled.map_err(|error| refused(error, local.policy.attestation.simulated)),
-            }
-        }
+        let dialled = self.dial(local, address).await?;
+        dialled.map_err(|error| refused(error, local.policy.attestation.simulated))
     }
 
+    /// Dials a node, a few times if it takes no connection: between two states of its measurement its listener is closed for a
+    /// moment.
     async fn dial(
         &self,
         local: &Local,
@@ -121,7 +122,23 @@ impl TrustArgs {
             proxy,
             role: None,
         };
-        Ok(connect(local, &options).await)
+        let mut tries = 1;
+        loop {
+            match connect(local, &options).await {
+                Err(SessionError::Unreachable { source, .. })
+                    if source.kind() == ErrorKind::ConnectionRefused && tries < MAX_TRIES =>
+                {
+                    tries += 1;
+                    tracing::info!(
+                        "{address} takes no connection, as a node that changes its state for a moment: dialling again in {} s \
+                         ({tries} of {MAX_TRIES})",
+                        BETWEEN_TRIES.as_secs()
+                    );
+                    tokio::time::sleep(BETWEEN_TRIES).await;
+                }
+                dialled => return Ok(dialled),
+            }
+        }
     }
 }
 

@@ -53,8 +53,8 @@ struct CheckArgs {
     /// Its signatures; by default FILE.sigs, if there is one.
     #[arg(long, value_name = "FILE")]
     sigs: Option<PathBuf>,
-    /// A folder with modules and graphs of the policy: those that it names by their SHA-256 are compared with its settings, grants
-    /// and datasets.
+    /// A folder with modules, graphs and weights of the policy: those that it names by their SHA-256 are compared with its settings,
+    /// grants and datasets.
     #[arg(long, value_name = "DIR")]
     content: Option<PathBuf>,
     #[command(flatten)]
@@ -103,7 +103,7 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         let missing = at_hand.folder(folder, &policy)?;
         consistency::refuse(&at_hand.problems(&policy), Exit::Failed)?;
         out.note(match missing.as_slice() {
-            [] => format!("its modules and graphs in {} fit it", folder.display()),
+            [] => format!("its modules, graphs and weights in {} fit it", folder.display()),
             missing => format!(
                 "what {} holds of it fits; not there, hence not compared: {}",
                 folder.display(),

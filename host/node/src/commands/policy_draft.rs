@@ -16,6 +16,7 @@ use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings}
 
 use super::identity::public_key;
 use super::policy::{MAX_FILE_BYTES, read_policy};
+use super::policy_draft_fault::unsound;
 use super::policy_graphs::GraphsArgs;
 use crate::consistency::{self, AtHand};
 use crate::drafting::Parties;
@@ -45,7 +46,7 @@ A dataset's file says what a [[dataset]] of a policy says: name, node, commitmen
 pub(super) struct DraftArgs {
     /// The federation's name.
     #[arg(long)]
-    name: String,
+    pub(super) name: String,
     /// The policy that this one follows; the version counts up from it.
     #[arg(long, value_name = "FILE")]
     predecessor: Option<PathBuf>,
@@ -57,60 +58,60 @@ pub(super) struct DraftArgs {
     immutable: bool,
     /// A participant and its public key, or the file that has it (repeat).
     #[arg(long = "participant", value_name = "NAME=KEY", required = true)]
-    participants: Vec<String>,
+    pub(super) participants: Vec<String>,
     /// A node, its role and whose it is (repeat).
     #[arg(long = "node", value_name = "NAME:ROLE:PARTICIPANT", required = true)]
-    nodes: Vec<String>,
+    pub(super) nodes: Vec<String>,
     /// The model's name.
     #[arg(long)]
-    model: String,
+    pub(super) model: String,
     #[command(flatten)]
-    graphs: GraphsArgs,
+    pub(super) graphs: GraphsArgs,
     /// A module, its role (trainer, transform, aggregator, predictor) and its file (repeat).
     #[arg(long = "module", value_name = "NAME:ROLE=FILE", required = true)]
-    modules: Vec<String>,
+    pub(super) modules: Vec<String>,
     /// A setting of a module (repeat).
     #[arg(long = "setting", value_name = "MODULE.KEY=VALUE")]
-    settings: Vec<String>,
+    pub(super) settings: Vec<String>,
     /// A scalar input of graphs that a module may set, and its range (repeat).
     #[arg(long = "scalar", value_name = "MODULE.NAME=MIN..MAX")]
-    scalars: Vec<String>,
+    pub(super) scalars: Vec<String>,
     /// A scalar output of graphs that a module may read (repeat).
     #[arg(long = "reads", value_name = "MODULE.NAME")]
-    reads: Vec<String>,
+    pub(super) reads: Vec<String>,
     /// What a module may do with values in tensors: handles, read, write, read-write (repeat).
     #[arg(long = "tensor-access", value_name = "MODULE=GRANT")]
-    tensor_access: Vec<String>,
+    pub(super) tensor_access: Vec<String>,
     /// A file that says what a [[dataset]] says (repeat).
     #[arg(long = "dataset", value_name = "FILE", required = true)]
-    datasets: Vec<PathBuf>,
+    pub(super) datasets: Vec<PathBuf>,
     /// Rounds of training.
     #[arg(long, default_value_t = 10)]
-    rounds: u32,
+    pub(super) rounds: u32,
     /// Fewest workers in a round; by default all.
     #[arg(long)]
-    quorum: Option<u32>,
+    pub(super) quorum: Option<u32>,
     /// How long a round waits for a worker, in seconds.
     #[arg(long, default_value_t = 60)]
-    deadline_s: u64,
+    pub(super) deadline_s: u64,
     /// Fewest workers in an aggregate; with two, each can subtract its own part.
     #[arg(long, default_value_t = 3)]
-    min_workers: u32,
+    pub(super) min_workers: u32,
     /// What seeds are derived from.
     #[arg(long, default_value_t = 0)]
-    seed: u64,
+    pub(super) seed: u64,
     /// A simulated root: its certificate, or the folder of `cloister quote authority`. Without it: Intel's.
     #[arg(long, value_name = "PATH")]
     root: Option<PathBuf>,
     /// An accepted value of mrtd, rtmr0, rtmr1, rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig (repeat).
     #[arg(long = "accept", value_name = "REGISTER=HEX")]
-    accept: Vec<String>,
+    pub(super) accept: Vec<String>,
     /// A file that hosts may run; `cloister` is the binary (repeat).
     #[arg(long = "host", value_name = "NAME=FILE")]
-    hosts: Vec<String>,
+    pub(super) hosts: Vec<String>,
     /// A participant that gets the final model (repeat).
     #[arg(long = "recipient", value_name = "NAME")]
-    recipients: Vec<String>,
+    pub(super) recipients: Vec<String>,
     /// Where to write the policy; standard output if left out.
     #[arg(short = 'o', long = "output", value_name = "PATH")]
     output: Option<PathBuf>,
@@ -125,7 +126,7 @@ pub(super) fn run(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report
         may_write(output, args)?;
     }
     let agreement = agreement(args, out)?;
-    let text = draft(&agreement).map_err(ui::unreadable)?;
+    let text = draft(&agreement).map_err(|error| unsound(args, &agreement, &error))?;
     let policy = Policy::parse(text.as_bytes(), "the draft").map_err(ui::unreadable)?;
     for warning in warnings(&policy) {
         out.note(format_args!("WARNING: {warning}."));
@@ -158,15 +159,12 @@ fn may_write(output: &Path, args: &DraftArgs) -> Result<(), miette::Report> {
             Some("choose another name for the draft, move both files away, or give --force".into()),
         ));
     }
-    let modules = args
-        .modules
-        .iter()
-        .filter_map(|module| Some(Path::new(module.split_once('=')?.1)));
-    let inputs = args.datasets.iter().map(PathBuf::as_path).chain(modules);
-    files::not_an_input(
-        output,
-        inputs.chain(args.graphs.inputs()).chain(args.predecessor.as_deref()),
-    )
+    let named = args.modules.iter().chain(&args.hosts).chain(&args.participants);
+    let named = named.filter_map(|text| Some(Path::new(text.split_once('=')?.1)));
+    let root = args.root.as_deref().map(files::of_authority).unwrap_or_default();
+    let inputs = args.datasets.iter().chain(&root).chain(&args.predecessor);
+    let inputs = inputs.map(PathBuf::as_path).chain(named).chain(args.graphs.inputs());
+    files::not_an_input(output, inputs)
 }
 
 fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report> {
@@ -220,6 +218,9 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
     }
     for (_, path) in &graphs {
         at_hand.graph(path)?;
+    }
+    if let Some(path) = args.graphs.weights() {
+        at_hand.weights(path)?;
     }
     let graphs = graphs.into_iter().map(|(graph, _)| graph).collect();
     let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();

@@ -77,6 +77,21 @@ impl GraphsArgs {
         Ok(())
     }
 
+    /// The argument that a graph of the policy comes from, by its place there: the given ones stand first.
+    pub(super) fn argument(&self, index: Option<usize>) -> String {
+        match index.map(|index| self.graphs.get(index)) {
+            Some(Some(text)) => format!("--graph {text}"),
+            Some(None) => "--onnx and --batch".to_owned(),
+            None if self.onnx.is_some() => "--onnx".to_owned(),
+            None => "--graph".to_owned(),
+        }
+    }
+
+    /// The weights that were given.
+    pub(super) fn weights(&self) -> Option<&Path> {
+        self.weights.as_deref()
+    }
+
     /// The files that are read.
     pub(super) fn inputs(&self) -> impl Iterator<Item = &Path> {
         let graphs = self

@@ -17,6 +17,10 @@ use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Annotation of a pod that hands initdata to Kata Containers.
 const ANNOTATION: &str = "io.katacontainers.config.hypervisor.cc_init_data";
+/// Names of what is written.
+const AGENT_POLICY_FILE: &str = "agent-policy.rego";
+const INITDATA_FILE: &str = "initdata.toml";
+const ANNOTATION_FILE: &str = "annotation.txt";
 
 /// Compute what a policy must hold for a container image: agent policy, initdata, and their hash, MRCONFIGID.
 ///
@@ -54,6 +58,10 @@ pub(super) struct FromImageArgs {
 }
 
 pub(super) fn run(args: &FromImageArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    let read = args.aa.iter().chain(&args.cdh).map(PathBuf::as_path);
+    for name in [AGENT_POLICY_FILE, INITDATA_FILE, ANNOTATION_FILE] {
+        files::not_an_input(&args.out_dir.join(name), read.clone())?;
+    }
     let (digest, execution) = read_image(&args.layout)?;
     let image = format!("{}@{digest}", args.repository);
     let own = execution.entrypoint.into_iter().chain(execution.cmd).flatten();
@@ -72,9 +80,9 @@ pub(super) fn run(args: &FromImageArgs, out: &mut Ui) -> Result<Exit, miette::Re
     std::fs::create_dir_all(&args.out_dir)
         .map_err(|error| ui::failed(Exit::Usage, format!("{}: {error}", args.out_dir.display()), None))?;
     let write = |name: &str, text: &str| files::write(&args.out_dir.join(name), text.as_bytes());
-    write("agent-policy.rego", &anchor.workload().agent_policy())?;
-    write("initdata.toml", &anchor.initdata())?;
-    write("annotation.txt", &annotation)?;
+    write(AGENT_POLICY_FILE, &anchor.workload().agent_policy())?;
+    write(INITDATA_FILE, &anchor.initdata())?;
+    write(ANNOTATION_FILE, &annotation)?;
     if args.output.json() {
         out.json(&json!({
             "image": anchor.workload().image(),
@@ -90,7 +98,7 @@ pub(super) fn run(args: &FromImageArgs, out: &mut Ui) -> Result<Exit, miette::Re
     out.note(format!(
         "MRCONFIGID {}; the pod's annotation {ANNOTATION} is in {}",
         hex(&anchor.mrconfigid()),
-        args.out_dir.join("annotation.txt").display()
+        args.out_dir.join(ANNOTATION_FILE).display()
     ));
     Ok(Exit::Done)
 }

@@ -152,6 +152,14 @@ pub fn from_quote(args: &FromQuoteArgs, out: &mut Ui) -> Result<Exit, miette::Re
 }
 
 impl GoodQuote {
+    /// The files that are read.
+    fn inputs(&self) -> Vec<PathBuf> {
+        let mut files = vec![self.quote.clone()];
+        files.extend(files::of_authority(&self.collateral));
+        files.extend(files::of_authority(Path::new(&self.root)));
+        files
+    }
+
     fn verified(&self, out: &mut Ui) -> Result<VerifiedQuote, miette::Report> {
         let root = trust_root(&self.root)?;
         if root.simulated() {
@@ -166,6 +174,10 @@ impl GoodQuote {
 }
 
 fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
+    // The version before may be replaced: its values that still count go on in the new one.
+    let mut inputs = args.good.inputs();
+    inputs.push(args.policy.clone());
+    files::not_an_input(&args.output, inputs.iter().map(PathBuf::as_path))?;
     let quote = args.good.verified(out)?;
     let policy = read_policy(&args.policy)?;
     let td = quote.td();
@@ -200,7 +212,14 @@ fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         registers,
     });
     let text = ReferenceValues::to_text(&policy.name, version, &references);
-    ReferenceValues::parse(text.as_bytes(), "the draft").map_err(|error| ui::fail(Exit::Usage, error))?;
+    ReferenceValues::parse(text.as_bytes(), "").map_err(|error| {
+        let text = format!("this makes no file of references: {}", error.without_places());
+        ui::failed(
+            Exit::Usage,
+            text,
+            Some("look at --name, --not-after and --previous".into()),
+        )
+    })?;
     files::write(&args.output, text.as_bytes())?;
     out.note(format_args!(
         "version {version} with {} references in {}; its signers sign it by `cloister policy reference sign`",

@@ -174,6 +174,8 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn make(args: &MakeArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let report_data = hex_argument::<64>("--report-data", &args.report_data)?;
+    let authority = args.simulated.as_deref().map(files::of_authority).unwrap_or_default();
+    files::not_an_input(&args.output, authority.iter().map(PathBuf::as_path))?;
     let provider = provider(args)?;
     let quote = provider
         .quote(&report_data)

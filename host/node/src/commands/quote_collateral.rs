@@ -44,6 +44,9 @@ pub struct CollateralArgs {
 /// Runs the command.
 pub fn run(args: &CollateralArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let root = trust_root(&args.root)?;
+    let root_files = files::of_authority(Path::new(&args.root));
+    let inputs = args.quotes.iter().chain(&args.authorities).chain(&root_files);
+    files::not_an_input(&args.output, inputs.map(PathBuf::as_path))?;
     let families = families(args)?;
     let proxy = args
         .proxy

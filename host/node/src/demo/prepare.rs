@@ -131,7 +131,13 @@ pub fn prepare(
         },
     };
     let policy = out.join("policy.toml");
-    files::write(&policy, draft(&agreement).map_err(unreadable)?.as_bytes())?;
+    let text = draft(&agreement).map_err(|error| {
+        // The policy's words are the plan's as well.
+        let plan = plan.folder.join("federation.toml");
+        let text = format!("{} makes no policy: {}", plan.display(), error.without_places());
+        failed(Exit::Usage, text, None)
+    })?;
+    files::write(&policy, text.as_bytes())?;
     sign(&policy, &keys)?;
     Ok(Prepared {
         policy,

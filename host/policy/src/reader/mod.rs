@@ -37,6 +37,7 @@ impl Source<'_> {
         Problem {
             line,
             column,
+            path: String::new(),
             message: message.into(),
         }
     }
@@ -58,6 +59,7 @@ pub(crate) fn read_document<T>(
         return Err(alone(Problem {
             line: 1,
             column: 1,
+            path: String::new(),
             message,
         }));
     }
@@ -115,7 +117,10 @@ impl<'t> Node<'t> {
         } else {
             format!("`{}` {message}", self.path)
         };
-        self.source.problem(self.at, message)
+        Problem {
+            path: self.path.clone(),
+            ..self.source.problem(self.at, message)
+        }
     }
 
     fn value(&self) -> Option<&'t Value> {
@@ -353,7 +358,10 @@ impl<'t> Node<'t> {
                     Some(near) => format!("unknown key `{key}`; did you mean `{near}`?"),
                     None => format!("unknown key `{key}`; known here: {}", known.join(", ")),
                 };
-                return Err(self.source.problem(at, message));
+                return Err(Problem {
+                    path: key,
+                    ..self.source.problem(at, message)
+                });
             }
         }
         Ok(fields)
@@ -373,9 +381,11 @@ impl<'t> Node<'t> {
             let at = fields.key_at(key);
             if !valid_name(key) || key.len() > 64 {
                 let shown: String = key.chars().take(64).collect();
-                return Err(self
-                    .source
-                    .problem(at, format!("`{}` has the key {shown:?}, which is no name", self.path)));
+                let message = format!("`{}` has the key {shown:?}, which is no name", self.path);
+                return Err(Problem {
+                    path: self.path.clone(),
+                    ..self.source.problem(at, message)
+                });
             }
             if entries.len() == max {
                 return Err(self.problem(format_args!("has more than {max} entries, the most that are allowed")));
@@ -441,7 +451,10 @@ impl<'t> Fields<'t> {
         } else {
             format!("`{}`", self.path)
         };
-        self.source.problem(self.at, format!("{subject} {message}"))
+        Problem {
+            path: self.path.clone(),
+            ..self.source.problem(self.at, format!("{subject} {message}"))
+        }
     }
 
     /// The elements of an optional list.

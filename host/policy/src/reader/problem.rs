@@ -9,6 +9,8 @@ pub struct Problem {
     pub line: usize,
     /// Column, counted from 1 in characters.
     pub column: usize,
+    /// The value that it is about, such as `rounds.quorum` or `node[1].role`; empty for the document as a whole.
+    pub path: String,
     /// What is there, what was wanted, what to do.
     pub message: String,
 }
@@ -32,6 +34,12 @@ impl PolicyError {
     /// The file's name, as it was given to the parser.
     pub fn file(&self) -> &str {
         &self.file
+    }
+
+    /// The problems without their places, for a text that nobody has.
+    pub fn without_places(&self) -> String {
+        let messages: Vec<_> = self.problems.iter().map(|problem| problem.message.as_str()).collect();
+        messages.join("\n")
     }
 
     /// What is wrong; at least one problem.

@@ -1,5 +1,7 @@
 //! Whether the parts of an agreement fit each other, as far as their files are at hand: settings and what modules declare, grants and
-//! what graphs have, datasets and what graphs take. What is found here would else end the first round.
+//! what graphs have, datasets and weights and what graphs take. What is found here would else end the first round.
+
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
@@ -15,6 +17,7 @@ use miette::Report;
 use crate::files;
 use crate::keeper::runner::settings;
 use crate::ui::{Exit, failed};
+use weights::Weights;
 
 /// The setting by which a trainer says how many rows a batch has.
 pub const BATCH: &str = "batch";
@@ -30,7 +33,11 @@ const MAX_FOLDER_FILES: usize = 4096;
 pub struct AtHand {
     modules: BTreeMap<Digest, Inspection>,
     graphs: BTreeMap<Digest, Result<Ports, String>>,
+    weights: Option<Weights>,
 }
+
+/// How a file that an agreement names is looked at.
+type Look = fn(&mut AtHand, &Path) -> Result<(), Report>;
 
 /// The ports of a graph.
 #[derive(Debug)]
@@ -73,6 +80,15 @@ impl AtHand {
         Ok(())
     }
 
+    /// Looks at the file of the initial weights.
+    ///
+    /// # Errors
+    /// It cannot be read or is no safetensors file.
+    pub fn weights(&mut self, path: &Path) -> Result<(), Report> {
+        self.weights = Some(Weights::read(path)?);
+        Ok(())
+    }
+
     /// Looks at those files of a folder that the agreement names; says which it names besides.
     ///
     /// # Errors
@@ -86,28 +102,22 @@ impl AtHand {
                 help,
             )
         };
-        let mut named: BTreeMap<Digest, (&str, bool)> = BTreeMap::new();
-        named.extend(
-            agreement
-                .graphs
-                .iter()
-                .map(|graph| (graph.sha256, (graph.name.as_str(), false))),
-        );
-        named.extend(
-            agreement
-                .modules
-                .iter()
-                .map(|module| (module.sha256, (module.name.as_str(), true))),
-        );
+        let mut named: BTreeMap<Digest, (&str, Look)> = BTreeMap::new();
+        let weights = &agreement.model;
+        named.insert(weights.weights, (weights.name.as_str(), Self::weights));
+        for graph in &agreement.graphs {
+            named.insert(graph.sha256, (graph.name.as_str(), Self::graph));
+        }
+        for module in &agreement.modules {
+            named.insert(module.sha256, (module.name.as_str(), Self::module));
+        }
         for entry in std::fs::read_dir(folder).map_err(unreadable)?.take(MAX_FOLDER_FILES) {
             let path = entry.map_err(unreadable)?.path();
             if !path.is_file() {
                 continue;
             }
-            match named.remove(&files::digest_of(&path)?) {
-                Some((_, true)) => self.module(&path)?,
-                Some((_, false)) => self.graph(&path)?,
-                None => {}
+            if let Some((_, look)) = named.remove(&files::digest_of(&path)?) {
+                look(self, &path)?;
             }
         }
         Ok(named.into_values().map(|(name, _)| name.to_owned()).collect())
@@ -123,6 +133,14 @@ impl AtHand {
         }
         for graph in &agreement.graphs {
             self.graph_problems(graph, &mut problems);
+        }
+        if let Some(weights) = &self.weights
+            && weights.digest == agreement.model.weights
+        {
+            let ports = |graph: &'_ Graph| self.graphs.get(&graph.sha256)?.as_ref().ok();
+            let graphs = agreement.graphs.iter();
+            let graphs: Vec<_> = graphs.filter_map(|graph| Some((graph, ports(graph)?))).collect();
+            problems.extend(weights.problems(&graphs));
         }
         for node in &agreement.nodes {
             let base = match node.role {
@@ -375,94 +393,4 @@ fn words(names: &BTreeSet<&str>) -> String {
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
-mod tests {
-    use cloister_graph::{Optimizer, TrainOptions, samples, train};
-
-    use super::*;
-
-    /// An agreement of two nodes over a model of 4 inputs and 3 classes, drafted out of these lines for module and dataset.
-    fn agreement(module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
-        let model = Model::parse(&samples::mlp(4, 8, 3, 1).unwrap(), &Limits::default()).unwrap();
-        let made = train(&model, &TrainOptions::new(Optimizer::Sgd, 16)).unwrap();
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("train.onnx");
-        std::fs::write(&path, made.training.bytes()).unwrap();
-        let (zeros, ones) = ("00".repeat(32), "11".repeat(32));
-        let digest = Digest::of(made.training.bytes());
-        let key = "d75a980182b10ab7d54bfed3c964073a0ee172f3daa62325af021a68f707511a";
-        let text = format!(
-            "format = 1\nname = \"f\"\nversion = 1\n\
-             [[participant]]\nname = \"a\"\npublic_key = \"{key}\"\n\
-             [[node]]\nname = \"hub\"\nrole = \"aggregator\"\nparticipant = \"a\"\n\
-             [[node]]\nname = \"w\"\nrole = \"worker\"\nparticipant = \"a\"\n\
-             [[node]]\nname = \"v\"\nrole = \"worker\"\nparticipant = \"a\"\n\
-             [model]\nname = \"m\"\nweights = \"{zeros}\"\n\
-             [[module]]\nname = \"t\"\nrole = \"trainer\"\nsha256 = \"{zeros}\"\n{module}\n\
-             [[module]]\nname = \"g\"\nrole = \"aggregator\"\nsha256 = \"{ones}\"\n\
-             [[graph]]\nname = \"train\"\nsha256 = \"{digest}\"\nbatch = 16\n\
-             [[dataset]]\nname = \"train\"\nnode = \"w\"\ncommitment = \"{zeros}\"\nrows = 32\n{dataset}\n\
-             [[dataset]]\nname = \"train\"\nnode = \"v\"\ncommitment = \"{ones}\"\nrows = 32\n{DATASET}\n\
-             [rounds]\nmode = \"synchronous\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
-             [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"final\"\nrecipients = []\n",
-            "00".repeat(48)
-        );
-        let policy = cloister_policy::Policy::parse(text.as_bytes(), "p.toml").unwrap();
-        let mut at_hand = AtHand::default();
-        let missing = at_hand.folder(folder.path(), &policy).unwrap();
-        (at_hand.problems(&policy), missing)
-    }
-
-    const MODULE: &str =
-        "scalars = { learning_rate = { min = 0.0, max = 1.0 }, step = { min = 1.0, max = 1e9 } }\nreads = [\"loss\"]";
-    const DATASET: &str =
-        "inputs = { x = { columns = \"p0..p3\", shape = [4] }, labels = { column = \"y\", dtype = \"i64\" } }";
-
-    #[test]
-    fn what_fits_has_no_problem() {
-        let (problems, missing) = agreement(MODULE, DATASET);
-        assert!(problems.is_empty(), "{problems:?}");
-        assert_eq!(missing, ["t", "g"], "files that are not in the folder");
-    }
-
-    #[test]
-    fn each_misfit_is_named_with_both_sides() {
-        let range = "scalars = { learning_rate = { min = 0.0, max = 1.0 } }";
-        for (module, dataset, words) in [
-            (range, DATASET, ["graph train takes step", "--scalar t.step=1..1e9"]),
-            (
-                MODULE,
-                "inputs = { x = { columns = \"p0..p3\" } }",
-                ["has the inputs x", "takes labels"],
-            ),
-            (
-                &MODULE.replace("loss", "los"),
-                DATASET,
-                ["`reads` names los", "they have loss"],
-            ),
-            (
-                &MODULE.replace("step =", "stop ="),
-                DATASET,
-                ["names stop", "learning_rate, step"],
-            ),
-            (
-                MODULE,
-                &DATASET.replace("x =", "images ="),
-                ["inputs images, labels", "takes x"],
-            ),
-            (
-                MODULE,
-                &DATASET.replace("p3", "p4").replace("[4]", "[5]"),
-                ["rows of shape [5]", "rows of shape [4]"],
-            ),
-            (
-                MODULE,
-                &DATASET.replace(", dtype = \"i64\"", ""),
-                ["labels has f32", "i64"],
-            ),
-        ] {
-            let (problems, _) = agreement(module, dataset);
-            let all = problems.join("\n");
-            assert!(words.iter().all(|word| all.contains(word)), "{words:?}: {all}");
-        }
-    }
-}
+mod tests;
