@@ -13,10 +13,12 @@ use std::time::{Duration, Instant};
 
 use cloister_benches::{Table, forget_peak_memory, memory_bytes, timed};
 use cloister_exchange::progress::{Happening, Progress, Silent};
+use cloister_exchange::sink::{ModelBuffer, ModelSink, SinkError};
 use cloister_exchange::work::{
     Aggregate, AggregatorWork, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerWork,
 };
 use cloister_exchange::worker;
+use cloister_runner::{BlobError, SharedBlob};
 use cloister_tensor::{Tensor, TensorMap};
 use cloister_testkit::world::{World, WorldOptions};
 use criterion::Criterion;
@@ -41,6 +43,44 @@ fn main() {
     rounds(&mut criterion, &mut table);
     criterion.final_summary();
     table.print();
+}
+
+/// Sealed shared memory, as a node receives models for its runner.
+struct Shared;
+
+struct SharedBuffer(SharedBlob);
+
+impl ModelSink for Shared {
+    fn create(&self, length: u64) -> Result<Box<dyn ModelBuffer>, SinkError> {
+        let blob = SharedBlob::create(length, 1 << 30).map_err(|error| no_memory(length, &error))?;
+        Ok(Box::new(SharedBuffer(blob)))
+    }
+}
+
+impl ModelBuffer for SharedBuffer {
+    fn write(&mut self, bytes: &[u8]) -> Result<(), SinkError> {
+        let length = self.0.len();
+        self.0.append(bytes).map_err(|error| no_memory(length, &error))
+    }
+
+    fn finish(self: Box<Self>) -> Result<bytes::Bytes, SinkError> {
+        let length = self.0.len();
+        let sealed = self.0.seal().map_err(|error| no_memory(length, &error))?;
+        Ok(sealed.bytes().clone())
+    }
+}
+
+fn no_memory(bytes: u64, error: &BlobError) -> SinkError {
+    SinkError {
+        bytes,
+        cause: error.to_string(),
+    }
+}
+
+/// The federation, receiving as nodes do.
+fn shared(mut world: World) -> World {
+    world.sink = Arc::new(Shared);
+    world
 }
 
 struct Nothing;
@@ -120,7 +160,7 @@ fn options() -> WorldOptions {
 
 /// A worker's process.
 fn work(name: &str, address: &str, folder: &Path) {
-    let world = World::open(folder, options());
+    let world = shared(World::open(folder, options()));
     let options = world.worker_options(&world.node(name), address, Arc::new(Silent));
     let runtime = Runtime::new().expect("the runtime starts");
     runtime
@@ -138,7 +178,7 @@ fn model() -> TensorMap {
 
 /// A whole federation: the mean time of its rounds, and the growth of this process's memory from the first join on.
 fn federation(runtime: &Runtime) -> (Duration, u64) {
-    let world = World::new(options());
+    let world = shared(World::new(options()));
     let watch = Arc::new(Watch::default());
     let (progress, exe) = (
         Arc::clone(&watch),

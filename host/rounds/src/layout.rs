@@ -2,7 +2,7 @@
 
 use cloister_tensor::{Digest, Dtype, Shape, Tensor, TensorMap};
 
-use crate::model_digest::ModelDigest;
+use crate::model_digest;
 
 /// Most tensors of a model.
 pub const MAX_TENSORS: usize = 65_536;
@@ -203,7 +203,7 @@ impl Layout {
 
     /// The digest of a model: manifest and bytes. Takes about 0.7 s a GiB and core.
     pub fn model_digest(tensors: &TensorMap) -> Result<Digest, LayoutError> {
-        Ok(ModelDigest::of(&Self::of(tensors)?, tensors))
+        Ok(model_digest::of(&Self::of(tensors)?, tensors))
     }
 
     /// Cuts a filled receive buffer into tensors, without a copy.

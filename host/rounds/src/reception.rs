@@ -1,22 +1,21 @@
-//! Receiving a model or an update: pieces in, an aligned buffer and a checked digest out.
+//! Receiving a model or an update: pieces in, an aligned buffer and checked tensors out.
 
 use cloister_tensor::{Digest, Dtype, TensorMap};
 
 use crate::layout::{ALIGN_BYTES, Layout};
-use crate::model_digest::ModelDigest;
+use crate::model_digest;
 use crate::refusal::UpdateRefusal;
 
 /// The zero bytes that fill a buffer up to the next tensor.
 const PADDING: [u8; ALIGN_BYTES as usize] = [0; ALIGN_BYTES as usize];
 
-/// What is still to come of one transfer, and the digest of what came.
+/// What is still to come of one transfer.
 ///
 /// The buffer itself belongs to the caller: [`Reception::accept`] says what to append to it.
 #[derive(Debug)]
 pub struct Reception {
     layout: Layout,
     announced: Digest,
-    digest: ModelDigest,
     position: usize,
     left_in_tensor: u64,
     received: u64,
@@ -25,12 +24,10 @@ pub struct Reception {
 impl Reception {
     /// Expects tensors of this layout whose digest was announced.
     pub fn new(layout: Layout, announced: Digest) -> Self {
-        let digest = ModelDigest::new(&layout);
         let left_in_tensor = layout.size(0).unwrap_or(0);
         Self {
             layout,
             announced,
-            digest,
             position: 0,
             left_in_tensor,
             received: 0,
@@ -69,7 +66,6 @@ impl Reception {
             }
             .into());
         }
-        self.digest.update(piece);
         self.received += length;
         loop {
             self.close_tensors(&mut append)?;
@@ -100,8 +96,8 @@ impl Reception {
         Ok(())
     }
 
-    /// Compares length and digest, once all pieces came.
-    pub fn finish(self) -> Result<(Layout, Digest), UpdateRefusal> {
+    /// The whole, still to be checked, once all pieces came.
+    pub fn finish(self) -> Result<Received, UpdateRefusal> {
         let wanted = self.layout.wire_bytes();
         if self.received != wanted {
             return Err(UpdateRefusal::WrongLength {
@@ -109,14 +105,34 @@ impl Reception {
                 wanted,
             });
         }
-        let seen = self.digest.finish();
+        Ok(Received {
+            layout: self.layout,
+            announced: self.announced,
+        })
+    }
+}
+
+/// A transfer of which all bytes are there.
+#[derive(Debug)]
+pub struct Received {
+    layout: Layout,
+    announced: Digest,
+}
+
+impl Received {
+    /// Cuts the filled buffer into tensors, without a copy, if their digest is the announced one and every value is finite.
+    /// Reads the buffer twice: nothing for a thread on which others wait.
+    pub fn check(self, buffer: &bytes::Bytes) -> Result<TensorMap, UpdateRefusal> {
+        let tensors = self.layout.tensors(buffer)?;
+        let seen = model_digest::of(&self.layout, &tensors);
         if seen != self.announced {
             return Err(UpdateRefusal::WrongDigest {
                 seen,
                 wanted: self.announced,
             });
         }
-        Ok((self.layout, seen))
+        require_finite(&tensors)?;
+        Ok(tensors)
     }
 }
 
@@ -149,8 +165,11 @@ fn first_with_exponent<const N: usize>(bytes: &[u8], special: impl Fn([u8; N]) -
     const BLOCK: usize = 4096;
     let elements = bytes.as_chunks::<N>().0;
     for (block_index, block) in elements.chunks(BLOCK).enumerate() {
-        // Counted in a number as wide as a lane: a flag of one byte would be packed at each step.
-        if block.iter().map(|&element| u32::from(special(element))).sum::<u32>() != 0 {
+        // Gathered in a number as wide as a lane: a flag of one byte would be packed at each step.
+        let found = block
+            .iter()
+            .fold(0, |found, &element| found | u32::from(special(element)));
+        if found != 0 {
             let inside = block.iter().position(|&element| special(element)).unwrap_or(0);
             return Some(block_index * BLOCK + inside);
         }
@@ -187,8 +206,7 @@ mod tests {
                 Ok::<_, UpdateRefusal>(())
             })?;
         }
-        let (layout, _) = reception.finish()?;
-        Ok(layout.tensors(&buffer.into()).unwrap())
+        reception.finish()?.check(&buffer.into())
     }
 
     proptest! {

@@ -104,6 +104,7 @@ impl Digester {
     }
 
     /// Takes the next piece.
+    #[inline]
     pub fn update(&mut self, piece: &[u8]) {
         self.0.update(piece);
     }

@@ -19,7 +19,7 @@ use cloister_exchange::aggregator::{self, AggregatorHandle, AggregatorOptions, D
 use cloister_exchange::content::{ContentKind, ContentStore, Wanted};
 use cloister_exchange::progress::Progress;
 use cloister_exchange::service::{FederationService, serve};
-use cloister_exchange::sink::HeapSink;
+use cloister_exchange::sink::{HeapSink, ModelSink};
 use cloister_exchange::worker::{Backoff, WorkerOptions};
 use cloister_policy::Policy;
 use cloister_session::{
@@ -95,6 +95,8 @@ pub struct World {
     pub policy: Arc<Policy>,
     /// Verifies quotes under the authority's root.
     pub verifier: Arc<Verifier>,
+    /// Where its nodes receive models: the heap, unless it is set.
+    pub sink: Arc<dyn ModelSink>,
 }
 
 /// A running aggregator.
@@ -192,6 +194,7 @@ impl World {
             participants: participants.collect(),
             policy: Arc::new(policy),
             verifier: Arc::new(Verifier::new(root, collateral)),
+            sink: Arc::new(HeapSink),
         }
     }
 
@@ -342,7 +345,7 @@ impl World {
             },
             gather_ms: None,
             update_slots: 2,
-            sink: Arc::new(HeapSink),
+            sink: Arc::clone(&self.sink),
             progress,
             cancel: cancel.clone(),
         })
@@ -398,7 +401,7 @@ impl World {
                 most: std::time::Duration::from_millis(200),
                 give_up: std::time::Duration::from_secs(20),
             },
-            sink: Arc::new(HeapSink),
+            sink: Arc::clone(&self.sink),
             progress,
             cancel: CancellationToken::new(),
         }

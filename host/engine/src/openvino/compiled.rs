@@ -7,6 +7,7 @@ use std::time::Duration;
 use cloister_graph::{EngineGraph, Port};
 use cloister_tensor::{Shape, Tensor};
 
+use super::watchdog::Watchdog;
 use super::{failed, ffi};
 use crate::intake::{Intake, described};
 use crate::pool::Pool;
@@ -21,6 +22,7 @@ pub(super) struct CompiledByOpenVino {
     request: Option<ffi::Request>,
     model: ffi::CompiledModel,
     _core: Arc<ffi::Core>,
+    watchdog: Arc<Watchdog>,
     backend: Arc<str>,
     intake: Intake,
     /// For each input of the compiled model, the graph's that goes there.
@@ -35,6 +37,7 @@ impl CompiledByOpenVino {
     pub(super) fn new(
         backend: Arc<str>,
         core: Arc<ffi::Core>,
+        watchdog: Arc<Watchdog>,
         model: ffi::CompiledModel,
         graph: &EngineGraph,
     ) -> Result<Self, EngineError> {
@@ -59,6 +62,7 @@ impl CompiledByOpenVino {
             request: None,
             model,
             _core: core,
+            watchdog,
             backend,
             intake: Intake::new(graph.inputs()),
             taken,
@@ -146,13 +150,12 @@ impl Compiled for CompiledByOpenVino {
             Some(request) => request,
             None => self.model.request().map_err(|failure| failed(&self.backend, failure))?,
         };
-        let buffers =
-            request
-                .run(&inputs, buffers, deadline)
-                .map_err(|failure| match (failure.deadline, deadline) {
-                    (true, Some(after)) => EngineError::Deadline { after },
-                    _ => failed(&self.backend, failure),
-                })?;
+        let buffers = request
+            .run(&inputs, buffers, deadline.map(|after| (after, &*self.watchdog)))
+            .map_err(|failure| match (failure.deadline, deadline) {
+                (true, Some(after)) => EngineError::Deadline { after },
+                _ => failed(&self.backend, failure),
+            })?;
         self.request = Some(request);
         self.outputs
             .iter()

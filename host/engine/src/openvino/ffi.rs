@@ -4,7 +4,8 @@
 //! - an object that a `*_create` or getter function returns belongs to the caller until the matching `*_free`;
 //! - a function that fails returns a status and leaves its out-pointer alone, and no C++ exception leaves the library;
 //! - strings that are passed in are read during the call only, and those handed out are freed by `ov_free`;
-//! - `ov_core_t` and `ov_compiled_model_t` may be used from any thread, `ov_infer_request_t` from one at a time;
+//! - `ov_core_t` and `ov_compiled_model_t` may be used from any thread, `ov_infer_request_t` from one at a time, but that an
+//!   inference may be cancelled from any other (the library guards a request's state by a lock of its own);
 //! - the memory behind a tensor made from a host pointer is touched between the start and the end of an inference only.
 #![allow(unsafe_code)]
 
@@ -12,14 +13,16 @@ use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;
 use std::path::Path;
 use std::ptr::{self, NonNull};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cloister_tensor::{Dtype, Tensor};
 use openvino_sys as ov;
 
+use super::watchdog::{Cancel, Watchdog};
 use crate::pool::Buffer;
 
-/// A deadline beyond this is none: it keeps OpenVINO's own arithmetic on milliseconds from overflowing.
+/// A deadline beyond this is none: it keeps arithmetic on points in time from overflowing.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);
 
 /// A call that failed.
@@ -106,8 +109,19 @@ unsafe impl Send for Core {}
 unsafe impl Sync for Core {}
 // SAFETY: a compiled model has no tie to the thread that made it.
 unsafe impl Send for CompiledModel {}
-// SAFETY: a request has no tie to the thread that made it; methods that use it take `&mut`, so one thread does.
+// SAFETY: a request has no tie to the thread that made it.
 unsafe impl Send for RequestHandle {}
+// SAFETY: through a shared handle it is cancelled only, which any thread may do; what else uses a request is a method of
+// [`Request`] that takes `&mut`, so one thread does.
+unsafe impl Sync for RequestHandle {}
+
+impl Cancel for RequestHandle {
+    fn cancel(&self) {
+        // SAFETY: the request lives as long as its handle, and may be cancelled from any thread; to cancel an inference
+        // that has ended, or has not begun, does nothing.
+        let _ = unsafe { ov::ov_infer_request_cancel(self.0.as_ptr()) };
+    }
+}
 
 impl Core {
     pub(super) fn new() -> Result<Self, Failure> {
@@ -223,7 +237,7 @@ impl CompiledModel {
         })?;
         let handle = own(during, request).map(RequestHandle)?;
         Ok(Request {
-            handle,
+            handle: Arc::new(handle),
             inputs: self.inputs()?.len(),
             outputs: self.outputs()?.len(),
         })
@@ -289,7 +303,7 @@ pub(super) struct Output {
 /// Runs a compiled model, one batch at a time.
 #[derive(Debug)]
 pub(super) struct Request {
-    handle: RequestHandle,
+    handle: Arc<RequestHandle>,
     inputs: usize,
     outputs: usize,
 }
@@ -301,7 +315,7 @@ impl Request {
         &mut self,
         inputs: &[&Tensor],
         mut outputs: Vec<Output>,
-        deadline: Option<Duration>,
+        deadline: Option<(Duration, &Watchdog)>,
     ) -> Result<Vec<Buffer>, Failure> {
         let during = "setting the inputs and outputs";
         // Each port is set anew, always: what the request still holds from the run before may be gone.
@@ -349,29 +363,23 @@ impl Request {
         Ok(outputs.into_iter().map(|output| output.buffer).collect())
     }
 
-    /// Starts the inference and returns when it has ended.
-    fn infer(&mut self, deadline: Option<Duration>) -> Result<(), Failure> {
+    /// Runs the inference in this thread, and returns when it has ended.
+    fn infer(&mut self, deadline: Option<(Duration, &Watchdog)>) -> Result<(), Failure> {
         let during = "running the graph";
-        let request = self.handle.0.as_ptr();
-        let Some(deadline) = deadline.filter(|&deadline| deadline < LONGEST_WAIT) else {
-            // SAFETY: the request lives, and `&mut self` keeps others from using it.
-            return check(during, unsafe { ov::ov_infer_request_infer(request) });
-        };
         let begin = Instant::now();
-        // SAFETY: as above; the inference ends before this function does, in `wait` below.
-        check(during, unsafe { ov::ov_infer_request_start_async(request) })?;
-        let wait_ms = i64::try_from(deadline.as_millis()).unwrap_or(i64::MAX).max(1);
-        // SAFETY: as above. The status of an inference that failed is asked for again in `wait` below; whether the
-        // time passed can't be seen from it, so the clock is asked.
-        let _ = unsafe { ov::ov_infer_request_wait_for(request, wait_ms) };
-        let late = begin.elapsed() >= deadline;
-        if late {
-            // SAFETY: as above. To cancel an inference that has just ended does nothing.
-            let _ = unsafe { ov::ov_infer_request_cancel(request) };
-        }
-        // SAFETY: as above.
-        let ended = unsafe { ov::ov_infer_request_wait(request) };
-        if late {
+        let deadline = deadline.filter(|(after, _)| *after < LONGEST_WAIT);
+        let watch = deadline.map(|(after, watchdog)| {
+            let run: Arc<dyn Cancel> = Arc::clone(&self.handle) as Arc<dyn Cancel>;
+            watchdog.watch(run, begin + after)
+        });
+        let watch = watch.transpose();
+        let watch =
+            watch.map_err(|error| Failure::new(during, format!("no thread to end it at its deadline: {error}")))?;
+        // SAFETY: the request lives, and `&mut self` keeps others from using it, but for cancelling.
+        let ended = unsafe { ov::ov_infer_request_infer(self.handle.0.as_ptr()) };
+        drop(watch);
+        // Whether it was cancelled can't be seen from the status, so the clock is asked.
+        if deadline.is_some_and(|(after, _)| begin.elapsed() >= after) {
             return Err(Failure {
                 during,
                 message: "cancelled at the deadline".into(),

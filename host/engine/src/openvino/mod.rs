@@ -6,6 +6,7 @@
 
 mod compiled;
 mod ffi;
+mod watchdog;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -48,6 +49,7 @@ const THREADS: &str = "INFERENCE_NUM_THREADS";
 #[derive(Clone, Debug)]
 pub struct OpenVino {
     core: Arc<ffi::Core>,
+    watchdog: Arc<watchdog::Watchdog>,
     name: Arc<str>,
 }
 
@@ -102,6 +104,7 @@ pub fn load(dir: &Path) -> Result<OpenVino, EngineError> {
     let core = ffi::Core::new().map_err(|failure| failed(&name, failure))?;
     let openvino = OpenVino {
         core: Arc::new(core),
+        watchdog: Arc::default(),
         name: name.into(),
     };
     openvino.prove()?;
@@ -189,6 +192,7 @@ impl Backend for OpenVino {
         Ok(Box::new(compiled::CompiledByOpenVino::new(
             self.name.clone(),
             self.core.clone(),
+            Arc::clone(&self.watchdog),
             model,
             graph,
         )?))

@@ -2,7 +2,6 @@
 
 use std::sync::{Arc, Mutex};
 
-use cloister_rounds::reception::require_finite;
 use cloister_rounds::{Layout, Reception, UpdateRefusal};
 use cloister_tensor::Digest;
 use cloister_wire::federation::{self as wire, member_message};
@@ -246,13 +245,9 @@ impl Reader {
         else {
             return Ok(None);
         };
-        let (layout, _) = reception.finish()?;
+        let received = reception.finish()?;
         let Some(buffer) = buffer else { return Ok(None) };
-        let checked = tokio::task::spawn_blocking(move || {
-            let tensors = layout.tensors(&buffer.finish()?).map_err(UpdateRefusal::from)?;
-            require_finite(&tensors)?;
-            Ok::<_, UploadError>(tensors)
-        });
+        let checked = tokio::task::spawn_blocking(move || Ok::<_, UploadError>(received.check(&buffer.finish()?)?));
         let tensors = checked.await.map_err(|error| SinkError {
             bytes: 0,
             cause: error.to_string(),

@@ -44,12 +44,8 @@ impl Session<'_> {
             };
             reception.accept(&chunk.data, |bytes| buffer.write(bytes).map_err(ReceiveError::Sink))?;
         }
-        let (layout, _) = reception.finish().map_err(ReceiveError::Refusal)?;
-        let checked = tokio::task::spawn_blocking(move || {
-            let tensors = layout.tensors(&buffer.finish()?).map_err(UpdateRefusal::from)?;
-            require_finite(&tensors)?;
-            Ok::<_, ReceiveError>(tensors)
-        });
+        let received = reception.finish().map_err(ReceiveError::Refusal)?;
+        let checked = tokio::task::spawn_blocking(move || Ok::<_, ReceiveError>(received.check(&buffer.finish()?)?));
         let tensors = checked
             .await
             .map_err(|error| WorkError::new("checking the model", error))??;
