@@ -100,6 +100,7 @@ pub(crate) fn evidence(identity: &RaTlsIdentity, quote: Vec<u8>) -> Evidence {
         quote: quote.into(),
         claims: identity.claims.clone(),
         credential: identity.credential.clone(),
+        event_log: identity.event_log.clone(),
         ..Evidence::default()
     }
 }

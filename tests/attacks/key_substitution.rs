@@ -32,6 +32,8 @@ async fn a_stolen_certificate_needs_its_key() {
         spki_sha256: thief.spki_sha256,
         node: victim.node.clone(),
         credential: victim.credential.clone(),
+        td: thief.td.clone(),
+        event_log: victim.event_log.clone(),
     });
     let local = arena.world.local(SelfSide::Node(side));
     let error = connect(&local, &dial(&arena.aggregator.address)).await.unwrap_err();

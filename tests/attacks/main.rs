@@ -18,6 +18,7 @@ mod claim_stripping;
 mod collateral_downgrade;
 mod digest_order;
 mod diversion;
+mod event_log;
 mod flood;
 mod interception;
 mod key_substitution;

@@ -3,6 +3,7 @@
 use cloister_tensor::Digest;
 
 use crate::claims::{Claims, NodeClaims, State, epoch_nonce};
+use crate::event_log::EventLog;
 use crate::identity::{Credential, PublicKey, Role};
 use crate::measurement::Measurement;
 use crate::quote::TdReport;
@@ -33,6 +34,7 @@ pub struct VerifiedEvidence {
     claims: Claims,
     quote: VerifiedQuote,
     credential: Credential,
+    event_log: Option<EventLog>,
 }
 
 impl VerifiedEvidence {
@@ -94,6 +96,12 @@ impl VerifiedEvidence {
     /// The credential: signed by the participant's key of the policy, and in force.
     pub fn credential(&self) -> &Credential {
         &self.credential
+    }
+
+    /// The log that came with it. It says what RTMR3 holds if it replays to the register in [`VerifiedEvidence::td`], which
+    /// is for the policy to ask; else nothing.
+    pub fn event_log(&self) -> Option<&EventLog> {
+        self.event_log.as_ref()
     }
 
     /// What the TDX module reported.
@@ -183,6 +191,7 @@ pub(crate) fn assemble(
     claims: Claims,
     quote: VerifiedQuote,
     credential: Credential,
+    event_log: Option<EventLog>,
     appraiser: &dyn Appraise,
     now_unix_s: u64,
 ) -> Result<VerifiedEvidence, Refusal> {
@@ -190,6 +199,7 @@ pub(crate) fn assemble(
         claims,
         quote,
         credential,
+        event_log,
     };
     Refusal::unless_empty(appraiser.appraise(&evidence, now_unix_s))?;
     Ok(evidence)
@@ -247,22 +257,41 @@ fn check_credential(
     Some(credential)
 }
 
+/// Reads the log that came with evidence.
+pub(crate) fn read_event_log(bytes: &[u8]) -> Result<Option<EventLog>, Refusal> {
+    EventLog::parse_shown(bytes)
+        .map_err(|error| Refusal::one("event_log", error, "a log of events in the form of the CCEL, or none"))
+}
+
+/// Evidence that came without a connection of its own, as it came.
+#[derive(Clone, Copy, Debug)]
+pub struct DetachedEvidence<'a> {
+    /// The quote.
+    pub quote: &'a [u8],
+    /// The claims, CBOR.
+    pub claims: &'a [u8],
+    /// The credential's text.
+    pub credential: &'a [u8],
+    /// The log of RTMR3; empty without one.
+    pub event_log: &'a [u8],
+}
+
 /// Verifies evidence that came without a connection of its own, such as a roster's: the quote has to be over exactly
 /// this report data, which the caller computes from its own challenge ([`crate::session::roster_report_data`]).
 ///
 /// # Errors
 /// [`Refusal`] with every rule that failed.
 pub fn verify_detached(
-    quote: &[u8],
-    claims: &[u8],
-    credential: &[u8],
+    shown: &DetachedEvidence<'_>,
     report_data: &[u8; 64],
     verifier: &Verifier,
     appraiser: &dyn Appraise,
     now_unix_s: u64,
 ) -> Result<VerifiedEvidence, Refusal> {
-    let claims = Claims::parse(claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
-    let credential = check_identity(&claims, credential, appraiser, now_unix_s)?;
-    let quote = verifier.verify(quote, report_data, now_unix_s)?;
-    assemble(claims, quote, credential, appraiser, now_unix_s)
+    let claims =
+        Claims::parse(shown.claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
+    let event_log = read_event_log(shown.event_log)?;
+    let credential = check_identity(&claims, shown.credential, appraiser, now_unix_s)?;
+    let quote = verifier.verify(shown.quote, report_data, now_unix_s)?;
+    assemble(claims, quote, credential, event_log, appraiser, now_unix_s)
 }

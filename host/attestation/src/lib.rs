@@ -8,6 +8,7 @@
 
 pub mod claims;
 pub mod encoding;
+pub mod event_log;
 mod evidence;
 mod files;
 pub mod identity;
@@ -23,7 +24,8 @@ pub mod time;
 mod verify;
 
 pub use claims::{Claims, NodeClaims, State};
-pub use evidence::{Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, verify_detached};
+pub use event_log::{EventLog, RuntimeEvent};
+pub use evidence::{Appraise, DetachedEvidence, PeerEvidence, VerifiedEvidence, VerifiedVisitor, verify_detached};
 pub use provider::{ProviderError, QuoteProvider};
 pub use quote::{Quote, TdReport};
 pub use ratls::{NodeIdentity, RaTlsIdentity};

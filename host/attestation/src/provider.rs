@@ -1,4 +1,6 @@
-//! Where quotes come from.
+//! Where quotes come from, and where what runs is extended into RTMR3 before.
+
+use crate::event_log::{EventLog, RuntimeEvent};
 
 /// Why a quote could not be had.
 #[derive(Debug, thiserror::Error)]
@@ -21,6 +23,14 @@ pub enum ProviderError {
         /// Name of the provider.
         provider: &'static str,
         /// What went wrong.
+        cause: String,
+    },
+    /// Nothing can be extended into RTMR3 here, or nothing keeps a log of it.
+    #[error("{provider} extends nothing into RTMR3: {cause}")]
+    CannotExtend {
+        /// Name of the provider.
+        provider: &'static str,
+        /// Why.
         cause: String,
     },
     /// This machine has no provider.
@@ -47,4 +57,24 @@ pub trait QuoteProvider: Send + Sync {
     /// # Errors
     /// [`ProviderError`] if none can be had.
     fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError>;
+
+    /// Extends RTMR3 by an event, and writes the event into the log: nothing takes it back until the TD is started anew.
+    ///
+    /// # Errors
+    /// [`ProviderError::CannotExtend`] where the platform can't, as by default; others if it failed.
+    fn extend(&self, event: &RuntimeEvent) -> Result<(), ProviderError> {
+        let _ = event;
+        Err(ProviderError::CannotExtend {
+            provider: self.name(),
+            cause: "this provider has no way to do it".into(),
+        })
+    }
+
+    /// The log of what was extended into RTMR3 since the TD was started, by whomsoever; `None` where none is kept.
+    ///
+    /// # Errors
+    /// [`ProviderError`] if it can't be read.
+    fn event_log(&self) -> Result<Option<EventLog>, ProviderError> {
+        Ok(None)
+    }
 }

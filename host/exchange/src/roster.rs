@@ -3,7 +3,8 @@
 use bytes::Bytes;
 use cloister_attestation::session::roster_report_data;
 use cloister_attestation::{
-    Appraise, Claims, FailedRule, RaTlsIdentity, Refusal, State, VerifiedEvidence, Verifier, verify_detached,
+    Appraise, Claims, DetachedEvidence, FailedRule, RaTlsIdentity, Refusal, State, VerifiedEvidence, Verifier,
+    verify_detached,
 };
 use cloister_rounds::RosterEntry;
 use cloister_session::{NodeSide, SessionError};
@@ -56,10 +57,11 @@ pub(crate) async fn make(
         quote: Bytes::from(quote),
         claims: identity.claims.clone(),
         credential: identity.credential.clone(),
+        event_log: identity.event_log.clone(),
     })
 }
 
-/// Verifies a member's evidence over the challenge: quote, claims, credential and policy; the name that it was relayed
+/// Verifies a member's evidence over the challenge: quote, claims, credential, event log and policy; the name that it was relayed
 /// under; and that it is a member, not a node that still collects its content.
 pub(crate) fn verify(
     evidence: &wire::RosterEvidence,
@@ -71,15 +73,13 @@ pub(crate) fn verify(
     let claims =
         Claims::parse(&evidence.claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
     let report_data = roster_report_data(challenge, &claims.digest(), &claims.node.measurement.root());
-    let verified = verify_detached(
-        &evidence.quote,
-        &evidence.claims,
-        &evidence.credential,
-        &report_data,
-        verifier,
-        appraiser,
-        now_unix_s,
-    )?;
+    let shown = DetachedEvidence {
+        quote: &evidence.quote,
+        claims: &evidence.claims,
+        credential: &evidence.credential,
+        event_log: &evidence.event_log,
+    };
+    let verified = verify_detached(&shown, &report_data, verifier, appraiser, now_unix_s)?;
     let mut failed = Vec::new();
     if verified.node() != evidence.node {
         failed.push(FailedRule::new("roster.node", verified.node(), &evidence.node));

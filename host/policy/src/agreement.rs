@@ -380,6 +380,32 @@ pub struct ReferenceRules {
     pub threshold: u32,
 }
 
+/// What RTMR3 has to hold.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub enum Rtmr3 {
+    /// Zeros: nothing was extended, and nodes extend nothing.
+    #[default]
+    Zero,
+    /// Anything. Nodes extend it by what they run where they can.
+    Any,
+    /// What a log explains: each policy, module and graph that a node runs, and what is named here. Nodes have to extend it.
+    Log {
+        /// Texts of further events that may be in the log, such as those of a guest's agent.
+        others: Vec<String>,
+    },
+}
+
+impl Rtmr3 {
+    /// The rule's name in the policy.
+    pub fn as_str(&self) -> &'static str {
+        match self {
+            Self::Zero => "zero",
+            Self::Any => "any",
+            Self::Log { .. } => "log",
+        }
+    }
+}
+
 /// Which TDs are let in. An empty list of registers takes any value; the parser allows that for `mrtd`, `rtmr0`, `rtmr1`
 /// and `mrseam` under a simulated root only, and for one of `rtmr2` and `mrconfigid` elsewhere.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -396,8 +422,8 @@ pub struct AttestationRules {
     pub rtmr1: Vec<Register>,
     /// Kernel command line, initial RAM disk, root file system.
     pub rtmr2: Vec<Register>,
-    /// Whether RTMR3 may have any value. Else it has to be zero. It depends on what runs, so a policy can't list values.
-    pub rtmr3_any: bool,
+    /// What was extended at run time. It depends on what runs, so a policy can't list values.
+    pub rtmr3: Rtmr3,
     /// The TDX module.
     pub mrseam: Vec<Register>,
     /// What the owner configured: in Confidential Containers, the hash of the pod's initdata.
@@ -464,7 +490,7 @@ impl AttestationRules {
             rtmr0: Vec::new(),
             rtmr1: Vec::new(),
             rtmr2: Vec::new(),
-            rtmr3_any: false,
+            rtmr3: Rtmr3::Zero,
             mrseam: Vec::new(),
             mrconfigid: Vec::new(),
             anchors: Vec::new(),

@@ -6,12 +6,15 @@ use std::sync::Arc;
 use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
-use cloister_attestation::{Appraise, Examination, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence};
+use cloister_attestation::{
+    Appraise, EventLog, Examination, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence,
+};
 use cloister_tensor::Digest;
 
 use crate::agreement::{AttestationRules, HOST_BINARY, Masked, Register};
 use crate::policy::Policy;
 use crate::references::check_registers;
+use crate::runtime;
 
 /// What a peer has to be, beyond being in the policy.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -101,6 +104,9 @@ impl Policy {
         let rules = &self.attestation;
         failed.root(rules, evidence.root_key_id(), evidence.simulated());
         failed.td(self, evidence.td(), now_unix_s);
+        let node = (evidence.node(), evidence.measurement());
+        let runtime = runtime::check(self, evidence.td(), evidence.event_log(), Some(node));
+        failed.rules.extend(runtime);
         failed.platform(rules, evidence.platform());
         failed.tcb(rules, evidence.tcb(), now_unix_s);
         failed.who(self, evidence);
@@ -111,8 +117,13 @@ impl Policy {
 
 impl Policy {
     /// Every rule of the section `[attestation]` that a quote fails, as far as what it judges was seen: for showing what a
-    /// policy says of a quote that nobody sent. No session uses it.
-    pub fn appraise_examined(&self, examined: &Examination, now_unix_s: u64) -> Vec<FailedRule> {
+    /// policy says of a quote that nobody sent, and of the event log beside it. No session uses it.
+    pub fn appraise_examined(
+        &self,
+        examined: &Examination,
+        event_log: Option<&EventLog>,
+        now_unix_s: u64,
+    ) -> Vec<FailedRule> {
         let mut failed = Failed::default();
         let rules = &self.attestation;
         match &examined.verdict {
@@ -127,6 +138,7 @@ impl Policy {
         }
         if let Some(td) = &examined.td {
             failed.td(self, td, now_unix_s);
+            failed.rules.extend(runtime::check(self, td, event_log, None));
         }
         if let Some(platform) = &examined.platform {
             failed.platform(rules, platform);
@@ -204,9 +216,6 @@ impl Failed {
             hex(&td.seam_attributes),
             hex(&[0; 8]),
         );
-        if !rules.rtmr3_any {
-            self.listed("attestation.rtmr3", &td.rtmr[3], &zero);
-        }
         if let Some(mrservicetd) = &td.mrservicetd {
             self.listed("attestation.mrservicetd", mrservicetd, &zero);
         }

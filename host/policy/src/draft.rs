@@ -7,7 +7,7 @@ use cloister_attestation::VerifiedQuote;
 use cloister_attestation::encoding::hex;
 use toml_edit::Value;
 
-use crate::agreement::{Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, TcbStatus};
+use crate::agreement::{Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, Rtmr3, TcbStatus};
 use crate::dataset::{DatasetSpec, InputSpec};
 use crate::policy::Policy;
 use crate::reader::{PolicyError, Scalar};
@@ -334,7 +334,7 @@ pub fn attestation_from_quote(quote: &VerifiedQuote) -> String {
         rtmr0: vec![td.rtmr[0]],
         rtmr1: vec![td.rtmr[1]],
         rtmr2: vec![td.rtmr[2]],
-        rtmr3_any: td.rtmr[3] != [0; 48],
+        rtmr3: if td.rtmr[3] == [0; 48] { Rtmr3::Zero } else { Rtmr3::Any },
         mrseam: vec![td.mrseam],
         mrconfigid: unless_zero(&td.mrconfigid),
         mrowner: unless_zero(&td.mrowner),
@@ -410,8 +410,17 @@ fn attestation(out: &mut Out, rules: &AttestationRules, participants: &[Particip
         "what the owner set",
         "zero alone",
     );
-    let rtmr3 = if rules.rtmr3_any { "any" } else { "zero" };
-    out.explained("rtmr3", quoted(rtmr3), "\"zero\": nothing extended it; or \"any\"");
+    out.explained(
+        "rtmr3",
+        quoted(rules.rtmr3.as_str()),
+        "\"zero\": nothing extended it; \"log\": an event log explains it; or \"any\"",
+    );
+    if let Rtmr3::Log { others } = &rules.rtmr3
+        && !others.is_empty()
+    {
+        let others = list(others.iter().map(quoted));
+        out.explained("rtmr3_events", others, "further events that may be in the log");
+    }
     out.explained("attributes", masked(rules.attributes), "seen & mask == value");
     out.explained("xfam", masked(rules.xfam), "CPU features");
     out.key("tcb_statuses", list(rules.tcb_statuses.iter().map(tcb_status)));

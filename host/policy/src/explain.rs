@@ -6,7 +6,7 @@ use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::Role;
 use cloister_tensor::Digest;
 
-use crate::agreement::{Agreement, AttestationRules, Graph, Module, ModuleRole, TensorAccess};
+use crate::agreement::{Agreement, AttestationRules, Graph, Module, ModuleRole, Rtmr3, TensorAccess};
 use crate::policy::Policy;
 use crate::reader::Scalar;
 
@@ -183,7 +183,7 @@ pub fn warnings(policy: &Policy) -> Vec<Warning> {
         );
         warn(WarningKind::Placeholder, text);
     }
-    if rules.rtmr3_any && !rules.simulated {
+    if rules.rtmr3 == Rtmr3::Any && !rules.simulated {
         let text = "RTMR3 may have any value: what was extended into it at run time goes unchecked";
         warn(WarningKind::AnyRtmr3, text.to_owned());
     }
@@ -602,6 +602,18 @@ fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
         hex(&rules.xfam.value),
         hex(&rules.xfam.mask)
     ));
+    lines.push(match &rules.rtmr3 {
+        Rtmr3::Zero => "Nothing may have been extended into RTMR3 at run time, and nodes extend nothing.".to_owned(),
+        Rtmr3::Any => "RTMR3 may have any value; nodes that can extend it by what they run.".to_owned(),
+        Rtmr3::Log { others } => format!(
+            "RTMR3 has to be what an event log explains completely: this policy and each module and graph, extended before it \
+             runs{}.",
+            match others.as_slice() {
+                [] => ", and nothing else".to_owned(),
+                others => format!(", and {}", others.join(", ")),
+            }
+        ),
+    });
     if let Some(references) = &rules.references {
         let names: Vec<_> = references.signers.iter().map(|signer| signer.name.as_str()).collect();
         lines.push(format!(

@@ -23,6 +23,7 @@ mod permit;
 mod policy;
 mod reader;
 pub mod references;
+mod runtime;
 mod signatures;
 mod succession;
 

@@ -11,10 +11,10 @@ use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::session::roster_report_data;
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
 use cloister_attestation::{
-    Claims, Collateral, NodeClaims, QuoteProvider as _, Refusal, State, TrustRoot, VerifiedEvidence, Verifier,
-    verify_detached,
+    Claims, Collateral, DetachedEvidence, EventLog, NodeClaims, QuoteProvider as _, Refusal, RuntimeEvent, State,
+    TrustRoot, VerifiedEvidence, Verifier, verify_detached,
 };
-use cloister_policy::agreement::{Agreement, HostFile, TcbStatus};
+use cloister_policy::agreement::{Agreement, HostFile, Rtmr3, TcbStatus};
 use cloister_policy::{Appraiser, Expected, Policy, draft};
 use cloister_tensor::Digest;
 
@@ -35,6 +35,9 @@ struct Shown {
     node: NodeClaims,
     td: TdValues,
     endorsed_by_beta: bool,
+    /// What its TD extends, and the log that it shows instead of the TD's own.
+    events: Vec<RuntimeEvent>,
+    log: Option<Vec<u8>>,
 }
 
 impl House {
@@ -89,6 +92,8 @@ impl House {
             node,
             td: TdValues::default(),
             endorsed_by_beta: false,
+            events: Vec::new(),
+            log: None,
         }
     }
 
@@ -118,21 +123,21 @@ impl House {
         let digest = Claims::parse(&claims).unwrap().digest();
         let report_data = roster_report_data(&[1; 32], &digest, &node.measurement.root());
         let authority = SimulatedAuthority::load(self.dir.path()).unwrap();
-        let quote = SimulatedTd::new(&authority, shown.td)
-            .unwrap()
-            .quote(&report_data)
-            .unwrap();
+        let td = SimulatedTd::new(&authority, shown.td).unwrap();
+        shown.events.iter().for_each(|event| td.extend(event).unwrap());
+        let own_log = || td.event_log().unwrap().unwrap().to_bytes();
+        let log = shown.log.unwrap_or_else(own_log);
+        let quote = td.quote(&report_data).unwrap();
         let collateral = Collateral::from_file(&self.dir.path().join("collateral.json")).unwrap();
         let verifier = Verifier::new(TrustRoot::from_file(self.dir.path()).unwrap(), collateral);
-        verify_detached(
-            &quote,
-            &claims,
-            credential.to_text().as_bytes(),
-            &report_data,
-            &verifier,
-            appraiser,
-            NOW,
-        )
+        let credential = credential.to_text();
+        let evidence = DetachedEvidence {
+            quote: &quote,
+            claims: &claims,
+            credential: credential.as_bytes(),
+            event_log: &log,
+        };
+        verify_detached(&evidence, &report_data, &verifier, appraiser, NOW)
     }
 
     /// The refusal of evidence changed so, under a policy changed so.
@@ -369,4 +374,105 @@ fn visitors_are_let_in_where_they_are_expected() {
     assert!(open.appraise_visitor(None, NOW).is_empty());
     assert!(open.appraise_visitor(Some("beta"), NOW).is_empty());
     assert_eq!(open.appraise_visitor(Some("gamma"), NOW)[0].rule, "visitor.participant");
+}
+
+/// What worker-a extends: the policy, then what it runs.
+fn events(policy: &Policy) -> Vec<RuntimeEvent> {
+    let entries = policy.expected_entries("worker-a", State::Member).unwrap();
+    entries.iter().filter_map(RuntimeEvent::before).collect()
+}
+
+fn log_rule(others: &[&str]) -> impl Fn(&mut Agreement) {
+    let others: Vec<String> = others.iter().map(|text| (*text).to_owned()).collect();
+    move |agreement| agreement.attestation.rtmr3 = Rtmr3::Log { others: others.clone() }
+}
+
+fn said(domain: &str, operation: &str, content: &str) -> RuntimeEvent {
+    RuntimeEvent::new(domain, operation, content).unwrap()
+}
+
+#[test]
+fn a_log_that_explains_rtmr3_is_taken_also_of_a_node_that_started_again() {
+    let house = House::new();
+    let policy = house.policy(log_rule(&["github.com/agent Pull image"]));
+    let appraiser = Appraiser::new(policy.clone());
+    let own = events(&policy);
+    assert!(own.len() >= 3, "policy, module and graphs");
+    let agent = said("github.com/agent", "Pull", "image");
+    let again = [vec![agent.clone()], own.clone(), vec![agent], own.clone()].concat();
+    for log in [own.clone(), again] {
+        let evidence = house.attest(&appraiser, |shown| shown.events = log.clone()).unwrap();
+        assert_eq!(evidence.event_log().unwrap().events().len(), log.len());
+    }
+    // As a bootstrap node it still shows what it ran before.
+    house
+        .attest(&appraiser, |shown| {
+            let mut entries = policy.expected_entries("worker-a", State::Bootstrap).unwrap();
+            entries.push(Entry::new(EntryRole::Host, "cloister", Digest::of(b"binary")));
+            shown.node.measurement = Measurement::new(entries).unwrap();
+            shown.node.state = State::Bootstrap;
+            shown.events = own;
+        })
+        .unwrap();
+}
+
+#[test]
+fn what_a_log_does_not_explain_is_refused_and_named() {
+    let house = House::new();
+    let policy = house.policy(log_rule(&[]));
+    let appraiser = Appraiser::new(policy.clone());
+    let own = events(&policy);
+    let refused = |extended: &[RuntimeEvent], log: Option<Vec<u8>>, rule: &str, words: &str| {
+        let refusal = house.attest(&appraiser, |shown| {
+            shown.events = extended.to_vec();
+            shown.log = log;
+        });
+        let refusal = refusal.unwrap_err();
+        assert!(refusal.names(rule), "{rule}: {refusal}");
+        assert!(refusal.to_string().contains(words), "{words}: {refusal}");
+    };
+    let (rule, events) = ("attestation.rtmr3", "attestation.rtmr3_events");
+    refused(&own, Some(Vec::new()), rule, "without an event log");
+    refused(&own, Some(vec![1, 2, 3]), "event_log", "ends inside a register");
+    let mut other = own.clone();
+    other.push(said("cloister", "module", "smuggled 00"));
+    let number = other.len();
+    refused(
+        &other,
+        None,
+        events,
+        &format!("event {number}, \"cloister module smuggled 00\""),
+    );
+    let log = |events: &[RuntimeEvent]| Some(events.iter().cloned().collect::<EventLog>().to_bytes());
+    refused(&other, log(&own), rule, &format!("whose {} events give", number - 1));
+    refused(&own, log(&other), rule, &format!("whose {number} events give"));
+    let mut backwards = own.clone();
+    backwards.reverse();
+    refused(&own, log(&backwards), rule, "as the quote says");
+    let module = own.iter().position(|event| event.operation() == "module").unwrap();
+    let mut changed = own.clone();
+    changed[module] = said("cloister", "module", &format!("train-sgd {}", Digest::of(b"other")));
+    // Wanted is the same module under its own digest.
+    refused(&changed, None, events, &format!("wanted \"{}\"", own[module]));
+    let mut less = own.clone();
+    less.remove(module);
+    refused(&less, None, events, "no such event");
+    refused(
+        &[own, vec![said("agent", "Pull", "image")]].concat(),
+        None,
+        events,
+        "\"agent Pull image\"",
+    );
+}
+
+#[test]
+fn a_log_is_asked_for_by_the_policy_alone() {
+    let house = House::new();
+    let zero = Appraiser::new(house.policy(|_| {}));
+    let any = Appraiser::new(house.policy(|agreement| agreement.attestation.rtmr3 = Rtmr3::Any));
+    let own = [said("a", "b", "c")];
+    house.attest(&zero, |_| {}).unwrap();
+    house.attest(&any, |shown| shown.events = own.to_vec()).unwrap();
+    let refusal = house.attest(&zero, |shown| shown.events = own.to_vec()).unwrap_err();
+    assert!(refusal.names("attestation.rtmr3"), "{refusal}");
 }

@@ -116,9 +116,9 @@ fn a_new_kernel_needs_reference_values_and_no_new_agreement() {
     let bench = Bench::new();
     let policy = bench.policy();
     let (old, new) = (bench.examined(|_| ()), bench.examined(patched));
-    assert!(policy.appraise_examined(&old, NOW).is_empty());
+    assert!(policy.appraise_examined(&old, None, NOW).is_empty());
     assert_eq!(
-        names(&policy.appraise_examined(&new, NOW)),
+        names(&policy.appraise_examined(&new, None, NOW)),
         ["attestation.rtmr1", "attestation.rtmr2"]
     );
 
@@ -130,24 +130,30 @@ fn a_new_kernel_needs_reference_values_and_no_new_agreement() {
         .clone()
         .with_references(SignedReferences::new(values, &signatures, &policy).unwrap());
     assert_eq!(policy.digest(), digest, "the agreement stays the same");
-    assert!(policy.appraise_examined(&old, NOW).is_empty(), "old and new overlap");
-    assert!(policy.appraise_examined(&new, NOW).is_empty());
+    assert!(
+        policy.appraise_examined(&old, None, NOW).is_empty(),
+        "old and new overlap"
+    );
+    assert!(policy.appraise_examined(&new, None, NOW).is_empty());
     assert!(
         policy
-            .appraise_examined(&new, until - 1)
+            .appraise_examined(&new, None, until - 1)
             .iter()
             .all(|rule| !rule.rule.contains("rtmr"))
     );
-    let ended = policy.appraise_examined(&new, until);
+    let ended = policy.appraise_examined(&new, None, until);
     assert!(names(&ended).contains(&"attestation.references"), "{ended:?}");
     // Half of the new kernel is no kernel that anybody vouched for, nor is the new one under another firmware.
     let half = bench.examined(|td| td.rtmr[1] = [0xb1; 48]);
-    assert_eq!(names(&policy.appraise_examined(&half, NOW)).len(), 1);
+    assert_eq!(names(&policy.appraise_examined(&half, None, NOW)).len(), 1);
     let firmware = bench.examined(|td| {
         patched(td);
         td.mrtd = [9; 48];
     });
-    assert_eq!(names(&policy.appraise_examined(&firmware, NOW)), ["attestation.mrtd"]);
+    assert_eq!(
+        names(&policy.appraise_examined(&firmware, None, NOW)),
+        ["attestation.mrtd"]
+    );
 }
 
 #[test]
@@ -262,7 +268,7 @@ fn a_quote_drafts_a_section_that_takes_it_and_nothing_else() {
     let (_, section) = section.split_once("[attestation]").unwrap();
     let text = format!("{head}[attestation]{section}\n# Who gets{release}");
     let policy = Policy::parse(text.as_bytes(), "drafted.toml").unwrap_or_else(|error| panic!("{error}"));
-    let failed = policy.appraise_examined(&examined, NOW);
+    let failed = policy.appraise_examined(&examined, None, NOW);
     assert!(failed.is_empty(), "{failed:?}");
     let changes: [fn(&mut TdValues); 8] = [
         |td| td.mrtd = [8; 48],
@@ -279,7 +285,7 @@ fn a_quote_drafts_a_section_that_takes_it_and_nothing_else() {
             td.mrconfigid = [3; 48];
             change(td);
         });
-        assert_eq!(policy.appraise_examined(&other, NOW).len(), 1, "change {number}");
+        assert_eq!(policy.appraise_examined(&other, None, NOW).len(), 1, "change {number}");
     }
     assert!(
         warnings(&policy)

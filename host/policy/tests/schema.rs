@@ -8,7 +8,7 @@ use std::path::Path;
 use cloister_attestation::State;
 use cloister_attestation::identity::{Role, SigningKey};
 use cloister_attestation::measurement::EntryRole;
-use cloister_policy::agreement::{HostFile, TcbStatus};
+use cloister_policy::agreement::{HostFile, Rtmr3, TcbStatus};
 use cloister_policy::{
     Policy, Signature, SignatureError, Signatures, SignedPolicy, TensorAccess, draft, explain, warnings,
 };
@@ -39,7 +39,9 @@ fn a_draft_comes_back_as_it_was() {
     agreement.consent.immutable = true;
     let rules = &mut agreement.attestation;
     rules.mrtd = vec![[1; 48], [2; 48]];
-    rules.rtmr3_any = true;
+    rules.rtmr3 = Rtmr3::Log {
+        others: vec!["github.com/x PullImage {\"image\": \"a\"}".into()],
+    };
     rules.tcb_statuses.push(TcbStatus {
         status: "OutOfDate".into(),
         until_unix_s: Some(1_798_761_600),
@@ -150,6 +152,16 @@ fn broken_policies_say_where_and_what() {
             "not TOML: duplicate key",
         ),
         ("rtmr3 = \"zero\"", "rtmr3 = [\"00\"]", "a policy can't list values"),
+        (
+            "rtmr3 = \"zero\"",
+            "rtmr3 = \"any\"\nrtmr3_events = [\"agent Pull x\"]",
+            "which nothing asks for without",
+        ),
+        (
+            "rtmr3 = \"zero\"",
+            "rtmr3 = \"log\"\nrtmr3_events = [\"cloister module x\"]",
+            "an event of this host's own",
+        ),
         (
             "tcb_statuses = [\"UpToDate\"]",
             "tcb_statuses = [\"UptoDate\"]",

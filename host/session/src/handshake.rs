@@ -73,7 +73,7 @@ pub(crate) async fn attest<S: AsyncRead + AsyncWrite + Unpin>(
                 Action::NeedQuote(binding) => {
                     stream.flush().await.map_err(broken)?;
                     let answer = match take_quote(local, *binding, &handshake, &channel).await? {
-                        Ok(quote) => handshake.provide_quote(&quote.quote, &[], &quote.path),
+                        Ok(quote) => handshake.provide_quote(&quote.quote, &quote.path),
                         Err(refusal) => handshake.refuse(refusal),
                     };
                     more.extend(answer.map_err(failed)?);

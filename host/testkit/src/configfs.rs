@@ -101,8 +101,13 @@ impl Mounted {
     }
 }
 
-/// Mounts it; nothing (and a line on stderr) where that can't be.
+/// Mounts it before a TD of its own; nothing (and a line on stderr) where that can't be.
 pub fn mount(fault: Fault) -> Option<Mounted> {
+    mount_before(crate::device::td(), fault)
+}
+
+/// Mounts it before this TD.
+pub fn mount_before(td: Arc<SimulatedTd>, fault: Fault) -> Option<Mounted> {
     let folder = tempfile::tempdir().unwrap();
     let entries = Arc::new(Mutex::new(Entries {
         made: BTreeMap::new(),
@@ -110,7 +115,7 @@ pub fn mount(fault: Fault) -> Option<Mounted> {
         faults: 0,
     }));
     let configfs = Configfs {
-        td: crate::device::td(),
+        td,
         fault,
         entries: Arc::clone(&entries),
     };
@@ -120,10 +125,7 @@ pub fn mount(fault: Fault) -> Option<Mounted> {
             folder,
             entries,
         }),
-        Err(error) => {
-            eprintln!("SKIPPED: a FUSE file system cannot be mounted here ({error}); it needs /dev/fuse and root");
-            None
-        }
+        Err(error) => crate::device::not_mounted(&error),
     }
 }
 

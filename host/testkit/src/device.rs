@@ -19,3 +19,9 @@ pub fn quote(td: &SimulatedTd, data: &[u8]) -> Vec<u8> {
     report_data[..data.len()].copy_from_slice(data);
     td.quote(&report_data).unwrap()
 }
+
+/// Says aloud that a test is skipped.
+pub(crate) fn not_mounted<T>(error: &std::io::Error) -> Option<T> {
+    eprintln!("SKIPPED: a FUSE file system cannot be mounted here ({error}); it needs /dev/fuse and root");
+    None
+}

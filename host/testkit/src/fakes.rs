@@ -6,7 +6,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cloister_attestation::simulated::SimulatedTd;
-use cloister_attestation::{ProviderError, QuoteProvider};
+use cloister_attestation::{EventLog, ProviderError, QuoteProvider, RuntimeEvent};
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_exchange::work::{
     Aggregate, AggregatorWork, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerWork,
@@ -206,5 +206,13 @@ impl QuoteProvider for CountedTd {
     fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
         self.taken.fetch_add(1, Ordering::SeqCst);
         self.td.quote(report_data)
+    }
+
+    fn extend(&self, event: &RuntimeEvent) -> Result<(), ProviderError> {
+        self.td.extend(event)
+    }
+
+    fn event_log(&self) -> Result<Option<EventLog>, ProviderError> {
+        self.td.event_log()
     }
 }

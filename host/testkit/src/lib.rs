@@ -5,7 +5,8 @@
 //! - [`link`]: links that delay and cut, and a CONNECT proxy.
 //! - [`raw`]: a member that says whatever a test wants it to say.
 //! - [`configfs`]: a file system that behaves as the kernel's configfs-tsm.
-//! - [`device`]: what makes quotes behind both.
+//! - [`measurements`]: one that behaves as the kernel's folder of measurement registers.
+//! - [`device`]: what makes quotes behind the fakes.
 //! - [`coco`]: a server that behaves as the API server of Confidential Containers.
 //! - [`pccs`]: a server with the shape of a PCCS, honest or not.
 //! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
@@ -25,6 +26,7 @@ pub mod configfs;
 pub mod device;
 pub mod fakes;
 pub mod link;
+pub mod measurements;
 pub mod pccs;
 pub mod raw;
 pub mod world;

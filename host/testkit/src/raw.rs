@@ -88,6 +88,7 @@ impl RawMember {
             quote: quote.into(),
             claims: identity.claims.clone(),
             credential: identity.credential.clone(),
+            event_log: identity.event_log.clone(),
         }
     }
 

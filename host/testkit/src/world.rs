@@ -14,7 +14,9 @@ use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
-use cloister_attestation::{Collateral, NodeIdentity, QuoteProvider, RaTlsIdentity, State, TrustRoot, Verifier};
+use cloister_attestation::{
+    Collateral, NodeIdentity, QuoteProvider, RaTlsIdentity, RuntimeEvent, State, TrustRoot, Verifier,
+};
 use cloister_exchange::aggregator::{self, AggregatorHandle, AggregatorOptions, Driver, StartingPoint};
 use cloister_exchange::content::{ContentKind, ContentStore, Wanted};
 use cloister_exchange::progress::Progress;
@@ -22,6 +24,7 @@ use cloister_exchange::service::{FederationService, serve};
 use cloister_exchange::sink::{HeapSink, ModelSink};
 use cloister_exchange::worker::{Backoff, WorkerOptions};
 use cloister_policy::Policy;
+use cloister_policy::agreement::Rtmr3;
 use cloister_session::{
     Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError, SessionMemory,
 };
@@ -70,6 +73,10 @@ pub struct NodeChange {
     pub credential: String,
     /// Its key.
     pub key: SigningKey,
+    /// What its TD extends into RTMR3 before it shows itself: under a policy that wants a log, what it runs.
+    pub events: Vec<RuntimeEvent>,
+    /// The log that it shows; that of its TD, if not given.
+    pub log: Option<Bytes>,
 }
 
 /// A node ready to connect.
@@ -269,11 +276,16 @@ impl World {
             node_key: key.public(),
             measurement: Measurement::new(entries).unwrap(),
         };
+        let wanted = matches!(self.policy.attestation.rtmr3, Rtmr3::Log { .. });
+        let runs = claims.measurement.entries().iter().filter(|_| wanted);
+        let events = runs.filter_map(RuntimeEvent::before).collect();
         let mut changed = NodeChange {
             values: TdValues::default(),
             claims,
             credential: credential.to_text(),
             key,
+            events,
+            log: None,
         };
         change(&mut changed);
         let NodeChange {
@@ -281,9 +293,14 @@ impl World {
             claims,
             credential: text,
             key,
+            events,
+            log,
         } = changed;
         let provider = provider(SimulatedTd::new(&self.authority, values).unwrap());
+        events.iter().for_each(|event| provider.extend(event).unwrap());
+        let log = log.unwrap_or_else(|| provider.event_log().unwrap().unwrap().to_bytes().into());
         let tls = RaTlsIdentity::from_claims(&*provider, &key, claims, Bytes::from(text), NOW).unwrap();
+        let tls = tls.with_event_log(log);
         let side = NodeSide {
             identity: Arc::new(tls),
             quotes: QuoteService::new(provider),

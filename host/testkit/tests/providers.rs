@@ -203,6 +203,7 @@ fn the_pods_server_goes_before_the_kernel_and_nothing_is_an_error() {
     let mut places = Places {
         configfs: folder.path().to_owned(),
         coco: server,
+        ..Places::default()
     };
     assert_eq!(name(&places).unwrap(), "coco");
     places.coco = nobody;

@@ -114,7 +114,7 @@ impl End {
                     let more = self
                         .handshake
                         .as_mut()
-                        .map(|handshake| handshake.provide_quote(&quote, &[], &BatchPath::default()));
+                        .map(|handshake| handshake.provide_quote(&quote, &BatchPath::default()));
                     actions.extend(more.into_iter().flatten().flatten());
                 }
                 Action::Done(evidence) => self.accepted = Some(*evidence),

@@ -12,7 +12,9 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::device::Device;
+use super::register::Register;
 use super::{QUOTE_WAIT, checked};
+use crate::event_log::{EventLog, RuntimeEvent};
 use crate::provider::{ProviderError, QuoteProvider};
 use crate::quote::MAX_QUOTE_BYTES;
 
@@ -32,6 +34,7 @@ pub struct Configfs {
     device: Device,
     wait: Duration,
     entries: Arc<AtomicU64>,
+    register: Option<Register>,
 }
 
 impl Configfs {
@@ -42,7 +45,16 @@ impl Configfs {
             device: Device::default(),
             wait: QUOTE_WAIT,
             entries: Arc::default(),
+            register: None,
         }
+    }
+
+    /// Extends RTMR3 in the kernel's folder of measurement registers, usually
+    /// `/sys/devices/virtual/misc/tdx_guest/measurements`, and keeps the log in a file that the TD's end removes.
+    #[must_use]
+    pub fn with_register(mut self, measurements: &Path, log: &Path) -> Self {
+        self.register = Some(Register::new(NAME, measurements, log));
+        self
     }
 
     /// Waits this long for a quote, instead of [`QUOTE_WAIT`].
@@ -66,6 +78,20 @@ impl QuoteProvider for Configfs {
         let (root, entries, data) = (self.root.clone(), Arc::clone(&self.entries), *report_data);
         self.device
             .ask(NAME, self.wait, move || attempts(&root, &entries, &data))
+    }
+
+    fn extend(&self, event: &RuntimeEvent) -> Result<(), ProviderError> {
+        match &self.register {
+            Some(register) => register.extend(event),
+            None => Err(ProviderError::CannotExtend {
+                provider: NAME,
+                cause: "it was given no register".into(),
+            }),
+        }
+    }
+
+    fn event_log(&self) -> Result<Option<EventLog>, ProviderError> {
+        self.register.as_ref().map_or(Ok(None), Register::log)
     }
 }
 

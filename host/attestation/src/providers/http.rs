@@ -15,6 +15,18 @@ pub(super) struct Answer {
     pub(super) body: Vec<u8>,
 }
 
+impl Answer {
+    /// The body of an answer of failure, cut and freed of control characters.
+    pub(super) fn words(&self) -> String {
+        let words: String = String::from_utf8_lossy(&self.body)
+            .chars()
+            .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
+            .take(200)
+            .collect();
+        words.trim().to_owned()
+    }
+}
+
 /// Whether anything listens there.
 pub(super) fn listens(server: SocketAddr) -> bool {
     TcpStream::connect_timeout(&server, CONNECT_WAIT).is_ok()

@@ -7,6 +7,7 @@ mod coco;
 mod configfs;
 mod device;
 mod http;
+mod register;
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
@@ -30,15 +31,34 @@ pub struct Places {
     pub configfs: PathBuf,
     /// The API server of Confidential Containers, on the pod's loopback interface.
     pub coco: SocketAddr,
+    /// Folder of the kernel's measurement registers.
+    pub measurements: PathBuf,
+    /// Where the log of RTMR3 is kept that the kernel does not keep. It has to be gone when the TD is.
+    pub event_log: PathBuf,
 }
 
 impl Default for Places {
-    /// `/sys/kernel/config/tsm/report` and `127.0.0.1:8006`.
+    /// `/sys/kernel/config/tsm/report`, `127.0.0.1:8006`, `/sys/devices/virtual/misc/tdx_guest/measurements` and
+    /// `/run/cloister/rtmr3.eventlog`.
     fn default() -> Self {
         Self {
             configfs: PathBuf::from("/sys/kernel/config/tsm/report"),
             coco: SocketAddr::from(([127, 0, 0, 1], 8006)),
+            measurements: PathBuf::from("/sys/devices/virtual/misc/tdx_guest/measurements"),
+            event_log: PathBuf::from("/run/cloister/rtmr3.eventlog"),
         }
+    }
+}
+
+impl Places {
+    /// The kernel as a provider, with its register.
+    pub fn kernel(&self) -> Configfs {
+        Configfs::new(&self.configfs).with_register(&self.measurements, &self.event_log)
+    }
+
+    /// The pod's API server as a provider.
+    pub fn pod(&self) -> Coco {
+        Coco::new(self.coco)
     }
 }
 
@@ -49,10 +69,10 @@ impl Default for Places {
 /// [`ProviderError::Nowhere`] with what was looked for if there is none.
 pub fn find(places: &Places) -> Result<Arc<dyn QuoteProvider>, ProviderError> {
     if Coco::answers(places.coco) {
-        return Ok(Arc::new(Coco::new(places.coco)));
+        return Ok(Arc::new(places.pod()));
     }
     if places.configfs.is_dir() {
-        return Ok(Arc::new(Configfs::new(&places.configfs)));
+        return Ok(Arc::new(places.kernel()));
     }
     Err(ProviderError::Nowhere {
         looked: format!(

@@ -8,16 +8,18 @@ mod certificate;
 
 use bytes::Bytes;
 use cloister_tensor::Digest;
+use cloister_wire::MAX_FRAME_BYTES;
 use rcgen::{CertificateParams, CustomExtension, DistinguishedName, DnType, KeyPair, PKCS_ECDSA_P256_SHA256};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 use zeroize::Zeroizing;
 
 use crate::claims::{self, Claims, ClaimsError, NodeClaims, State};
+use crate::event_log::MAX_SHOWN_LOG_BYTES;
 use crate::identity::{Credential, SigningKey};
 use crate::measurement::Measurement;
 use crate::provider::{ProviderError, QuoteProvider};
-use crate::quote::{Quote, TdReport};
+use crate::quote::{MAX_QUOTE_BYTES, Quote, QuoteError, TdReport};
 use crate::refusal::{FailedRule, Refusal};
 use crate::verify::{VerifiedQuote, Verifier};
 
@@ -54,6 +56,9 @@ pub enum IdentityError {
     /// No quote could be had.
     #[error("taking the quote of the TLS certificate: {0}")]
     Quote(#[from] ProviderError),
+    /// What the provider gave is no quote.
+    #[error("the quote of the TLS certificate is none: {0}")]
+    Form(#[from] QuoteError),
     /// The certificate could not be made.
     #[error("making the TLS certificate: {0}")]
     Certificate(#[from] rcgen::Error),
@@ -73,6 +78,10 @@ pub struct RaTlsIdentity {
     pub node: NodeClaims,
     /// The credential's text, shown in layer 2; empty without one.
     pub credential: Bytes,
+    /// What the certificate's quote says of this TD.
+    pub td: TdReport,
+    /// The log of what was extended into RTMR3, shown in layer 2; empty without one.
+    pub event_log: Bytes,
 }
 
 impl RaTlsIdentity {
@@ -127,6 +136,7 @@ impl RaTlsIdentity {
         let spki_sha256 = Sha256::digest(rcgen::PublicKeyData::subject_public_key_info(&key)).into();
         let claims = claims::make(node_key, &spki_sha256, &node)?;
         let quote = provider.quote(&layer1_report_data(&Digest::of(&claims)))?;
+        let td = Quote::parse(&quote)?.report;
         let evidence = tagged_evidence(&quote, &claims)?;
         let cert_der = self_signed(&key, &node.node, Some(evidence), now_unix_s)?;
         let key_pkcs8 = Zeroizing::new(key.serialize_der());
@@ -137,7 +147,24 @@ impl RaTlsIdentity {
             spki_sha256,
             node,
             credential,
+            td,
+            event_log: Bytes::new(),
         })
+    }
+
+    /// How long a log may be, in bytes, so that it has a place in a frame beside quote, claims and credential.
+    pub fn room_for_log(&self) -> usize {
+        /// A session's place in a batch, and the lengths of the fields.
+        const REST_BYTES: usize = 1024;
+        let beside = MAX_QUOTE_BYTES + self.claims.len() + self.credential.len() + REST_BYTES;
+        MAX_SHOWN_LOG_BYTES.min(MAX_FRAME_BYTES.saturating_sub(beside))
+    }
+
+    /// Shows a log of what was extended into RTMR3 beside the quotes, which are of one TD in one state.
+    #[must_use]
+    pub fn with_event_log(mut self, log: Bytes) -> Self {
+        self.event_log = log;
+        self
     }
 }
 

@@ -198,17 +198,11 @@ impl Handshake {
         refuse(refusal)
     }
 
-    /// Hands in the quote that [`Action::NeedQuote`] asked for, with the provider's event log (or nothing) and, where the
-    /// quote serves more sessions, this session's path.
+    /// Hands in the quote that [`Action::NeedQuote`] asked for and, where the quote serves more sessions, this session's path.
     ///
     /// # Errors
     /// [`HandshakeError`] if none was asked for, or the evidence does not fit a frame.
-    pub fn provide_quote(
-        &mut self,
-        quote: &[u8],
-        event_log: &[u8],
-        path: &BatchPath,
-    ) -> Result<Vec<Action>, HandshakeError> {
+    pub fn provide_quote(&mut self, quote: &[u8], path: &BatchPath) -> Result<Vec<Action>, HandshakeError> {
         let State::Quote(peer) = std::mem::replace(&mut self.state, State::Over) else {
             return Err(HandshakeError::OutOfTurn {
                 got: "a quote",
@@ -225,7 +219,7 @@ impl Handshake {
             quote: Bytes::copy_from_slice(quote),
             claims: identity.claims.clone(),
             credential: identity.credential.clone(),
-            event_log: Bytes::copy_from_slice(event_log),
+            event_log: identity.event_log.clone(),
             batch_index: path.index(),
             batch_path: path
                 .siblings()

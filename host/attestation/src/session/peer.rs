@@ -10,7 +10,9 @@ use super::VERSION;
 use super::batch::BatchPath;
 use super::binding::{Binding, Side};
 use crate::encoding::hex;
-use crate::evidence::{Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, assemble, check_identity};
+use crate::evidence::{
+    Appraise, PeerEvidence, VerifiedEvidence, VerifiedVisitor, assemble, check_identity, read_event_log,
+};
 use crate::identity::is_name;
 use crate::quote::{Quote, TdReport};
 use crate::ratls::{CoherentCertificate, PeerCertificate};
@@ -143,6 +145,7 @@ impl Shown<'_> {
         let layer1 = self.certificate.check()?;
         self.check_claims(&layer1)?;
         let wanted = self.check_binding(&layer1)?;
+        let event_log = read_event_log(&self.evidence.event_log)?;
         let Judges {
             verifier, appraiser, ..
         } = judges;
@@ -156,7 +159,7 @@ impl Shown<'_> {
         )?;
         let verified2 = verifier.verify(&self.evidence.quote, &wanted, now_unix_s)?;
         same_platform(&verified1, &verified2)?;
-        assemble(layer1.claims, verified2, credential, *appraiser, now_unix_s)
+        assemble(layer1.claims, verified2, credential, event_log, *appraiser, now_unix_s)
     }
 
     /// The session's quote is over this connection, alone or among others, and of the certificate's TD. Gives the report

@@ -1,6 +1,6 @@
 //! A simulated TD: its values, and quotes over them in the real format, version 4.
 
-use std::sync::Mutex;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use aws_lc_rs::rand::SystemRandom;
@@ -9,6 +9,7 @@ use sha2::{Digest as _, Sha256, Sha384};
 
 use super::authority::{AuthorityError, SimulatedAuthority};
 use super::{CPU_SVN, QE_ISV_SVN, TEE_TCB_SVN, collateral};
+use crate::event_log::{EventLog, RuntimeEvent, extended};
 use crate::provider::{ProviderError, QuoteProvider};
 
 /// Vendor id of Intel's quoting enclaves.
@@ -25,7 +26,7 @@ const XFAM: [u8; 8] = [0xe7, 0x02, 0x06, 0, 0, 0, 0, 0];
 pub struct TdValues {
     /// Measurement of the TD's first contents.
     pub mrtd: [u8; 48],
-    /// Run-time measurement registers.
+    /// Run-time measurement registers; RTMR3 as it is when the TD starts.
     pub rtmr: [[u8; 48]; 4],
     /// Measurement of the TDX module.
     pub mrseam: [u8; 48],
@@ -68,6 +69,14 @@ pub struct SimulatedTd {
     /// QE report, its signature, authentication data and PCK chain: the same in every quote.
     qe_certification: Vec<u8>,
     one_at_a_time: Mutex<()>,
+    runtime: Mutex<Runtime>,
+}
+
+/// What was extended since the TD started.
+#[derive(Debug)]
+struct Runtime {
+    rtmr3: [u8; 48],
+    log: EventLog,
 }
 
 impl SimulatedTd {
@@ -79,7 +88,12 @@ impl SimulatedTd {
         let attestation_key =
             EcdsaKeyPair::generate(&ECDSA_P256_SHA256_FIXED_SIGNING).map_err(|_| AuthorityError::Sign)?;
         let qe_certification = qe_certification(authority, raw_public(&attestation_key))?;
+        let runtime = Runtime {
+            rtmr3: values.rtmr[3],
+            log: EventLog::default(),
+        };
         Ok(Self {
+            runtime: Mutex::new(runtime),
             values,
             latency: Duration::ZERO,
             attestation_key,
@@ -95,9 +109,20 @@ impl SimulatedTd {
         self
     }
 
-    /// What it reports.
-    pub fn values(&self) -> &TdValues {
-        &self.values
+    /// What RTMR3 holds.
+    pub fn rtmr3(&self) -> [u8; 48] {
+        self.runtime().rtmr3
+    }
+
+    /// Extends RTMR3 as any program inside a TD can, whatever a log says.
+    pub fn extend_rtmr3(&self, digest: &[u8; 48]) {
+        let mut runtime = self.runtime();
+        runtime.rtmr3 = extended(&runtime.rtmr3, digest);
+    }
+
+    fn runtime(&self) -> MutexGuard<'_, Runtime> {
+        // Nothing panics between the register's change and the log's.
+        self.runtime.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn signed_part(&self, report_data: &[u8; 64]) -> Vec<u8> {
@@ -115,7 +140,10 @@ impl SimulatedTd {
         for register in [&values.mrtd, &values.mrconfigid, &values.mrowner, &values.mrownerconfig] {
             out.extend_from_slice(register);
         }
-        values.rtmr.iter().for_each(|register| out.extend_from_slice(register));
+        let [rtmr0, rtmr1, rtmr2, _] = &values.rtmr;
+        for register in [rtmr0, rtmr1, rtmr2, &self.rtmr3()] {
+            out.extend_from_slice(register);
+        }
         out.extend_from_slice(report_data);
         out
     }
@@ -177,10 +205,7 @@ impl QuoteProvider for SimulatedTd {
 
     fn quote(&self, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
         // A poisoned lock guards nothing: there is no state behind it.
-        let _turn = self
-            .one_at_a_time
-            .lock()
-            .unwrap_or_else(std::sync::PoisonError::into_inner);
+        let _turn = self.one_at_a_time.lock().unwrap_or_else(PoisonError::into_inner);
         std::thread::sleep(self.latency);
         let mut out = self.signed_part(report_data);
         let failed = || ProviderError::Failed {
@@ -195,5 +220,20 @@ impl QuoteProvider for SimulatedTd {
         out.extend_from_slice(&length(&data));
         out.extend_from_slice(&data);
         Ok(out)
+    }
+
+    fn extend(&self, event: &RuntimeEvent) -> Result<(), ProviderError> {
+        let mut runtime = self.runtime();
+        let pushed = runtime.log.push(event.to_event());
+        pushed.map_err(|error| ProviderError::Failed {
+            provider: "simulated",
+            cause: error.to_string(),
+        })?;
+        runtime.rtmr3 = extended(&runtime.rtmr3, &event.digest());
+        Ok(())
+    }
+
+    fn event_log(&self) -> Result<Option<EventLog>, ProviderError> {
+        Ok(Some(self.runtime().log.clone()))
     }
 }

@@ -15,6 +15,7 @@ use cloister_policy::Policy;
 use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, SessionMemory, connect};
 use serde_json::json;
 
+use super::quote_shown::{event_lines, event_log_json};
 use crate::files;
 use crate::ui::{self, Exit, Ui};
 
@@ -288,6 +289,9 @@ impl<'a> Answer<'a> {
                 "mrconfigid": hex(&evidence.td().mrconfigid),
                 "attributes": hex(&evidence.td().attributes),
             });
+            shown["event_log"] = evidence
+                .event_log()
+                .map_or(serde_json::Value::Null, |log| event_log_json(log, Some(evidence.td())));
             shown["tcb_status"] = evidence.tcb().status.as_str().into();
             shown["advisories"] = evidence.tcb().advisory_ids.clone().into();
             shown["root_key_id"] = hex(evidence.root_key_id()).into();
@@ -328,6 +332,15 @@ impl<'a> Answer<'a> {
             return;
         };
         out.data(format!("mrtd         {}", hex(&evidence.td().mrtd)));
+        if let Some(log) = evidence.event_log() {
+            let explains = if log.replay(3) == evidence.td().rtmr[3] {
+                "which explain RTMR3 completely"
+            } else {
+                "which do NOT explain RTMR3"
+            };
+            out.data(format!("event log    {} events, {explains}", log.events().len()));
+            event_lines(log).into_iter().for_each(|line| out.data(line));
+        }
         out.data(format!("tcb          {}", evidence.tcb().status));
         out.data(format!("root         {}", hex(evidence.root_key_id())));
         out.data("verdict      accepted: every rule of the policy holds");

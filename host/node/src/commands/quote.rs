@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::encoding::{from_hex, hex};
-use cloister_attestation::providers::{self, Coco, Configfs, Places};
+use cloister_attestation::providers::{self, Places};
 use cloister_attestation::quote::MAX_QUOTE_BYTES;
 use cloister_attestation::simulated::{
     self, AuthorityError, SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
@@ -195,8 +195,8 @@ fn provider(args: &MakeArgs) -> Result<Arc<dyn QuoteProvider>, miette::Report> {
     let places = Places::default();
     let Some(dir) = &args.simulated else {
         return match args.provider {
-            Some(MachineProvider::Configfs) => Ok(Arc::new(Configfs::new(&places.configfs))),
-            Some(MachineProvider::Coco) => Ok(Arc::new(Coco::new(places.coco))),
+            Some(MachineProvider::Configfs) => Ok(Arc::new(places.kernel())),
+            Some(MachineProvider::Coco) => Ok(Arc::new(places.pod())),
             None => providers::find(&places).map_err(|error| ui::fail(Exit::Failed, error)),
         };
     };

@@ -2,7 +2,7 @@
 
 use cloister_attestation::encoding::hex;
 use cloister_attestation::quote::{attribute_names, xfam_names};
-use cloister_attestation::{CollateralDates, Platform, TdReport, time};
+use cloister_attestation::{CollateralDates, EventLog, Platform, TdReport, time};
 use serde_json::{Map, Value, json};
 
 /// A TD report: every register in hexadecimal; attributes and XFAM decoded by name besides.
@@ -81,4 +81,35 @@ pub fn collateral_line(dates: &CollateralDates) -> String {
         time::format(dates.next_update_unix_s),
         dates.eval_data_number
     )
+}
+
+/// An event log: how many events it has, which registers of the TD they give, and what was extended into RTMR3.
+pub fn event_log_json(log: &EventLog, td: Option<&TdReport>) -> Value {
+    let explains = td.map(|td| {
+        let registers = td.rtmr.iter().enumerate();
+        registers
+            .filter(|(register, quoted)| log.replay(*register) == **quoted)
+            .map(|(register, _)| format!("rtmr{register}"))
+            .collect::<Vec<_>>()
+    });
+    let runtime = log.of_register(3);
+    let events = runtime
+        .events()
+        .iter()
+        .map(|event| json!({ "digest": hex(event.digest()), "text": event.text() }));
+    json!({
+        "events": log.events().len(),
+        "explains": explains,
+        "rtmr3": events.collect::<Vec<_>>(),
+    })
+}
+
+/// What was extended into RTMR3, an event a line.
+pub fn event_lines(log: &EventLog) -> Vec<String> {
+    let runtime = log.of_register(3);
+    let shown = |event: &cloister_attestation::event_log::Event| match event.text() {
+        Some(text) => format!("    {text}"),
+        None => format!("    the digest {}, of which the log says nothing", hex(event.digest())),
+    };
+    runtime.events().iter().map(shown).collect()
 }

@@ -3,14 +3,18 @@
 use std::path::PathBuf;
 
 use cloister_attestation::encoding::hex;
-use cloister_attestation::{Collateral, Examination, FailedRule, Verifier, time};
+use cloister_attestation::event_log::MAX_EVENT_LOG_BYTES;
+use cloister_attestation::{Collateral, EventLog, Examination, FailedRule, TdReport, Verifier, time};
 use cloister_policy::Policy;
 use serde_json::{Value, json};
 
 use super::policy::read_policy;
 use super::quote::{hex_argument, read};
 use super::quote_collateral::trust_root;
-use super::quote_shown::{collateral_json, collateral_line, platform_json, td_json, td_lines};
+use super::quote_shown::{
+    collateral_json, collateral_line, event_lines, event_log_json, platform_json, td_json, td_lines,
+};
+use crate::files;
 use crate::keeper::trust::read_references;
 use crate::ui::{self, Exit, Ui};
 
@@ -36,6 +40,10 @@ pub struct VerifyArgs {
     /// The 64 bytes of report data that the quote has to be over, in hexadecimal; any, if not given.
     #[arg(long, value_name = "HEX")]
     report_data: Option<String>,
+    /// The event log beside the quote: in the form of the CCEL, with the events of Confidential Containers, or dstack's JSON.
+    /// Its events have to give the quote's registers.
+    #[arg(long, value_name = "FILE")]
+    event_log: Option<PathBuf>,
     /// Let a debug TD in: its host can read it. (A policy never does.)
     #[arg(long)]
     allow_debug: bool,
@@ -47,6 +55,7 @@ pub struct VerifyArgs {
 struct Verdict {
     failed: Vec<FailedRule>,
     examined: Examination,
+    event_log: Option<EventLog>,
     simulated: bool,
 }
 
@@ -71,10 +80,18 @@ pub fn run(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let now = args.at.unwrap_or_else(ui::now_unix_s);
     let verifier = Verifier::new(root, collateral).allow_debug(args.allow_debug);
     let examined = verifier.examine(&bytes, report_data.as_ref(), now);
-    let failed = judge(&examined, policy.as_ref(), now);
+    let event_log = match &args.event_log {
+        Some(path) => {
+            let bytes = files::read(path, MAX_EVENT_LOG_BYTES as u64)?;
+            Some(EventLog::parse_file(&bytes).map_err(ui::unreadable)?)
+        }
+        None => None,
+    };
+    let failed = judge(&examined, event_log.as_ref(), policy.as_ref(), now);
     let verdict = Verdict {
         failed,
         examined,
+        event_log,
         simulated,
     };
     if simulated {
@@ -96,14 +113,35 @@ pub fn run(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     Ok(Exit::Refused)
 }
 
-/// Every rule that failed: of the verification, and of the policy as far as what it judges was seen.
-fn judge(examined: &Examination, policy: Option<&Policy>, now: u64) -> Vec<FailedRule> {
+/// Whether the log's events give the registers, for each of which it has events; for RTMR3 in any case.
+fn explained(log: &EventLog, td: &TdReport) -> Vec<Result<String, FailedRule>> {
+    let registers = td.rtmr.iter().enumerate().filter_map(|(register, quoted)| {
+        let count = log.of_register(register).events().len();
+        if count == 0 && register != 3 {
+            return None;
+        }
+        let replayed = log.replay(register);
+        if &replayed == quoted {
+            return Some(Ok(format!("RTMR{register} by {count}")));
+        }
+        let seen = format!("{count} events, which give {}", hex(&replayed));
+        let wanted = format!("{}, as the quote says", hex(quoted));
+        Some(Err(FailedRule::new(format!("event_log.rtmr{register}"), seen, wanted)))
+    });
+    registers.collect()
+}
+
+/// Every rule that failed: of the verification, of the event log, and of the policy as far as what it judges was seen.
+fn judge(examined: &Examination, event_log: Option<&EventLog>, policy: Option<&Policy>, now: u64) -> Vec<FailedRule> {
     let mut failed = match &examined.verdict {
         Ok(_) => Vec::new(),
         Err(refusal) => refusal.failed.clone(),
     };
+    if let (Some(log), Some(td)) = (event_log, &examined.td) {
+        failed.extend(explained(log, td).into_iter().filter_map(Result::err));
+    }
     let Some(policy) = policy else { return failed };
-    let judged = policy.appraise_examined(examined, now);
+    let judged = policy.appraise_examined(examined, event_log, now);
     for rule in judged {
         if !failed.iter().any(|told| told.rule == rule.rule) {
             failed.push(rule);
@@ -141,6 +179,7 @@ impl Verdict {
             "td": examined.td.as_ref().map(td_json),
             "platform": platform_json(examined.platform.as_ref(), self.root_key_id().as_ref()),
             "collateral": examined.collateral.as_ref().map(collateral_json),
+            "event_log": self.event_log.as_ref().map(|log| event_log_json(log, examined.td.as_ref())),
         })
     }
 
@@ -182,6 +221,15 @@ impl Verdict {
                 .map(|dates| line("collateral", collateral_line(dates))),
         );
         lines.extend(examined.td.as_ref().map(td_lines).unwrap_or_default());
+        if let Some(log) = &self.event_log {
+            let explained: Vec<_> = examined.td.iter().flat_map(|td| explained(log, td)).flatten().collect();
+            let explained = match explained.as_slice() {
+                [] => "which explain no register".to_owned(),
+                registers => format!("which explain {} of them", registers.join(", ")),
+            };
+            lines.push(line("event log", format!("{} events, {explained}", log.events().len())));
+            lines.extend(event_lines(log));
+        }
         lines
     }
 }

@@ -23,6 +23,11 @@ impl Loaded {
     }
 }
 
+/// What the policy is measured as.
+pub(super) fn policy_entry(policy: &Policy) -> Entry {
+    Entry::new(EntryRole::Policy, policy.name.as_str(), policy.digest())
+}
+
 /// The measurement of a node whose host consists of `host`, which agreed to the policy and loaded `loaded`.
 ///
 /// # Errors
@@ -37,7 +42,7 @@ pub fn measure(
     let wanted = policy
         .expected_entries(node, state)
         .ok_or_else(|| failed(Exit::Denied, format!("the policy names no node {node}"), None))?;
-    let mut own = vec![Entry::new(EntryRole::Policy, policy.name.as_str(), policy.digest())];
+    let mut own = vec![policy_entry(policy)];
     own.extend(loaded.entries.iter().cloned());
     let differing = differences(&own, &wanted);
     if !differing.is_empty() {

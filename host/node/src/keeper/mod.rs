@@ -9,6 +9,7 @@ pub mod measured;
 pub mod models;
 pub mod provider;
 pub mod runner;
+pub mod runtime;
 pub mod trust;
 
 use std::path::{Path, PathBuf};
@@ -28,6 +29,7 @@ use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
 use audit::Audit;
 use config::NodeConfig;
 use measured::Loaded;
+use runtime::Runtime;
 
 /// No policy or file of signatures is larger than this.
 const MAX_POLICY_BYTES: u64 = 4 * 1024 * 1024;
@@ -49,6 +51,7 @@ pub struct Keeper {
     /// Where OpenVINO's libraries lie, if they are used.
     pub openvino_dir: Option<PathBuf>,
     provider: Arc<dyn QuoteProvider>,
+    runtime: Runtime,
     clock: Clock,
     /// What happened here, written down.
     pub audit: Audit,
@@ -107,6 +110,8 @@ impl Keeper {
                 "simulated": policy.attestation.simulated,
             }),
         )?;
+        let runtime = Runtime::new(Arc::clone(&provider), policy.attestation.rtmr3.clone());
+        runtime.extend(&[measured::policy_entry(&policy)])?;
         Ok(Self {
             audit,
             config,
@@ -117,6 +122,7 @@ impl Keeper {
             host_files,
             openvino_dir,
             provider,
+            runtime,
             clock,
             _refresher: fetched.map(|fetched| fetched.refresher),
         })
@@ -140,6 +146,7 @@ impl Keeper {
             now_unix_s(),
         )
         .map_err(|error| fail(Exit::Failed, error))?;
+        let identity = self.runtime.explain(identity)?;
         let (state, root) = (state.as_str(), identity.node.measurement.root().to_string());
         self.audit
             .must("measured", serde_json::json!({ "state": state, "measurement": root }))?;

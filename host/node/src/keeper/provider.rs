@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use cloister_attestation::QuoteProvider;
-use cloister_attestation::providers::{self, Coco, Configfs, Places};
+use cloister_attestation::providers::{self, Places};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues};
 
 use super::config::{NodeConfig, Provider, Simulated};
@@ -13,8 +13,8 @@ use crate::ui::{Exit, fail, failed, unreadable};
 pub fn choose(config: &NodeConfig) -> Result<Arc<dyn QuoteProvider>, miette::Report> {
     let places = Places::default();
     let provider: Arc<dyn QuoteProvider> = match (config.provider, &config.simulated) {
-        (Some(Provider::Configfs), _) => Arc::new(Configfs::new(&places.configfs)),
-        (Some(Provider::Coco), _) => Arc::new(Coco::new(places.coco)),
+        (Some(Provider::Configfs), _) => Arc::new(places.kernel()),
+        (Some(Provider::Coco), _) => Arc::new(places.pod()),
         (Some(Provider::Simulated) | None, Some(simulated)) => Arc::new(simulated_td(simulated)?),
         (Some(Provider::Simulated) | None, None) => {
             providers::find(&places).map_err(|error| fail(Exit::Failed, error))?

@@ -5,7 +5,7 @@ use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use cloister_attestation::measurement::EntryRole;
+use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_data::{Format, salt};
 use cloister_exchange::content::ContentKind;
 use cloister_policy::agreement::{Limits, Module, ScalarRange as Range};
@@ -149,8 +149,17 @@ impl Keeper {
         Ok(loaded)
     }
 
-    /// Loads modules and graphs into the runner, and notes the digests of the bytes that went in.
+    /// Extends RTMR3 by the modules and graphs, loads them into the runner, and notes the digests of the bytes that went in.
     pub fn load(&self, runner: &mut Runner, contents: &Contents, loaded: &mut Loaded) -> Result<(), miette::Report> {
+        let entries = contents.iter().filter_map(|(item, bytes)| {
+            let role = match item.kind {
+                ContentKind::Module => EntryRole::Module,
+                ContentKind::Graph => EntryRole::Graph,
+                ContentKind::Weights => return None,
+            };
+            Some(Entry::new(role, item.name.as_str(), Digest::of(bytes)))
+        });
+        self.runtime.extend(&entries.collect::<Vec<_>>())?;
         for (item, bytes) in contents {
             let digest = Digest::of(bytes);
             let (role, in_runner) = match item.kind {

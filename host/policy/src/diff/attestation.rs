@@ -3,7 +3,7 @@
 use cloister_attestation::encoding::hex;
 
 use super::{Area, Changes, sorted};
-use crate::agreement::{AttestationRules, Masked, ReferenceRules, TcbStatus};
+use crate::agreement::{AttestationRules, Masked, ReferenceRules, Rtmr3, TcbStatus};
 use crate::anchor::Anchor;
 
 const MORE: &str = "TDs are let in that were refused before: find out what they are";
@@ -18,7 +18,7 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
         rtmr0: _,
         rtmr1: _,
         rtmr2: _,
-        rtmr3_any: _,
+        rtmr3,
         mrseam: _,
         mrconfigid: _,
         anchors,
@@ -71,7 +71,6 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
         masked(out, what, old, new);
     }
     for (what, old, new) in [
-        ("RTMR3 may have any value", old.rtmr3_any, new.rtmr3_any),
         (
             "packages may be added to the platform",
             old.allow_dynamic_platform,
@@ -90,6 +89,7 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
             _ => {}
         }
     }
+    runtime(out, &old.rtmr3, rtmr3);
     pods(out, &old.anchors, anchors);
     statuses(out, &old.tcb_statuses, &new.tcb_statuses);
     let (gone, fresh, _) = sorted(&old.advisories_denied, &new.advisories_denied, String::as_str);
@@ -135,6 +135,43 @@ pub(super) fn diff(out: &mut Changes, old: &AttestationRules, new: &AttestationR
             .collect()
     };
     listed(out, "host file", &hosts(old), &hosts(new));
+}
+
+/// What RTMR3 has to hold. Zeros, and what a log explains, leave nothing open.
+fn runtime(out: &mut Changes, old: &Rtmr3, new: &Rtmr3) {
+    match (old, new) {
+        (Rtmr3::Any, Rtmr3::Any) | (Rtmr3::Zero, Rtmr3::Zero) => {}
+        (_, Rtmr3::Any) => out.add(
+            Area::Attestation,
+            "RTMR3 may have any value, which it might not".to_owned(),
+            Some(MORE),
+        ),
+        (_, Rtmr3::Zero) => out.say(
+            Area::Attestation,
+            "RTMR3 has to be zero: nodes extend nothing".to_owned(),
+        ),
+        (_, Rtmr3::Log { others }) => {
+            let before = match old {
+                Rtmr3::Log { others } => others.as_slice(),
+                _ => {
+                    let text = "an event log has to explain RTMR3: nodes extend it by what they run";
+                    out.say(Area::Attestation, text.to_owned());
+                    &[]
+                }
+            };
+            let (gone, fresh, _) = sorted(before, others, String::as_str);
+            for text in fresh {
+                out.add(
+                    Area::Attestation,
+                    format!("the event {text:?} may be in the log"),
+                    Some(MORE),
+                );
+            }
+            for text in gone {
+                out.say(Area::Attestation, format!("the event {text:?} is refused from now on"));
+            }
+        }
+    }
 }
 
 /// Who may add to the accepted registers by a document of its own.

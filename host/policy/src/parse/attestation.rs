@@ -2,9 +2,11 @@
 
 use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::hex;
+use cloister_attestation::event_log::{DOMAIN, MAX_EVENT_TEXT_BYTES};
 
 use crate::agreement::{
-    AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, TcbStatus,
+    AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, Rtmr3,
+    TcbStatus,
 };
 use crate::anchor::{Anchor, Workload};
 use crate::reader::{Fields, Node, Problem, all};
@@ -23,7 +25,7 @@ const TCB_STATUSES: [&str; 8] = [
     "TDRelaunchAdvisedConfigurationNeeded",
 ];
 
-const KEYS: [&str; 28] = [
+const KEYS: [&str; 29] = [
     "anchor",
     "simulated",
     "root_key_id",
@@ -32,6 +34,7 @@ const KEYS: [&str; 28] = [
     "rtmr1",
     "rtmr2",
     "rtmr3",
+    "rtmr3_events",
     "mrseam",
     "mrconfigid",
     "mrowner",
@@ -69,7 +72,7 @@ pub(super) fn read(top: &Fields<'_>, participants: &[Participant]) -> Result<Att
         rtmr0: registers(&fields, "rtmr0")?,
         rtmr1: registers(&fields, "rtmr1")?,
         rtmr2: registers(&fields, "rtmr2")?,
-        rtmr3_any: rtmr3(&fields)?,
+        rtmr3: rtmr3(&fields)?,
         mrseam: registers(&fields, "mrseam")?,
         mrowner: registers(&fields, "mrowner")?,
         mrownerconfig: registers(&fields, "mrownerconfig")?,
@@ -223,18 +226,39 @@ fn registers(fields: &Fields<'_>, key: &str) -> Result<Vec<Register>, Vec<Proble
     values(fields, key)
 }
 
-fn rtmr3(fields: &Fields<'_>) -> Result<bool, Problem> {
-    let Some(node) = fields.optional("rtmr3") else {
-        return Ok(false);
+fn rtmr3(fields: &Fields<'_>) -> Result<Rtmr3, Vec<Problem>> {
+    let others = all(fields.list("rtmr3_events", MAX_VALUES)?.iter().map(|node| {
+        let text = node.text(MAX_EVENT_TEXT_BYTES)?;
+        match text.split_once(' ') {
+            Some((DOMAIN, _)) => {
+                Err(node.problem("is an event of this host's own, which the policy's modules and graphs explain"))
+            }
+            _ => Ok(text.to_owned()),
+        }
+    }))?;
+    let rule = match fields.optional("rtmr3") {
+        None => Rtmr3::Zero,
+        Some(node) => rtmr3_rule(&node, &others)?,
     };
-    let words = "\"zero\" (nothing extended it; the default) or \"any\" is wanted: its value depends on what runs, this \
-                 policy included, so a policy can't list values";
+    if !others.is_empty() && !matches!(rule, Rtmr3::Log { .. }) {
+        let problem = "has `rtmr3_events`, which nothing asks for without `rtmr3 = \"log\"`";
+        return Err(fields.problem(problem).into());
+    }
+    Ok(rule)
+}
+
+fn rtmr3_rule(node: &Node<'_>, others: &[String]) -> Result<Rtmr3, Problem> {
+    let words = "\"zero\" (nothing extended it; the default), \"log\" (an event log explains it) or \"any\" is wanted: its \
+                 value depends on what runs, this policy included, so a policy can't list values";
     if node.is_list() {
         return Err(node.problem(format_args!("is a list; {words}")));
     }
     match node.text(256)? {
-        "zero" => Ok(false),
-        "any" => Ok(true),
+        "zero" => Ok(Rtmr3::Zero),
+        "any" => Ok(Rtmr3::Any),
+        "log" => Ok(Rtmr3::Log {
+            others: others.to_vec(),
+        }),
         other => Err(node.problem(format_args!("is {other:?}; {words}"))),
     }
 }

@@ -82,7 +82,7 @@ fn a_visitor_cannot_borrow_a_name() {
 fn frames_out_of_turn_end_the_handshake() {
     let (worker, aggregator) = two_nodes();
     let (mut client, _) = pair(&worker, &aggregator);
-    assert!(client.handshake.provide_quote(&[], &[], &BatchPath::default()).is_err());
+    assert!(client.handshake.provide_quote(&[], &BatchPath::default()).is_err());
     assert!(matches!(
         client.handshake.on_frame(&[], NOW),
         Err(HandshakeError::OutOfTurn { .. })
@@ -105,15 +105,13 @@ fn roster_evidence_is_of_this_challenge() {
     let verify = |challenge: [u8; 32]| -> Result<VerifiedEvidence, Refusal> {
         let policy = policy();
         let (verifier, data) = (&WORLD.verifier, data(&challenge));
-        verify_detached(
-            &quote,
-            &worker.claims,
-            &worker.credential,
-            &data,
-            verifier,
-            &*policy,
-            NOW,
-        )
+        let shown = DetachedEvidence {
+            quote: &quote,
+            claims: &worker.claims,
+            credential: &worker.credential,
+            event_log: &[],
+        };
+        verify_detached(&shown, &data, verifier, &*policy, NOW)
     };
     assert_eq!(verify([1; 32]).unwrap().node(), "worker-a");
     assert!(verify([2; 32]).unwrap_err().names("quote.report_data"));

@@ -14,7 +14,7 @@ use cloister_wire::{decode, encode_frame};
 
 use super::*;
 use crate::claims::{NodeClaims, State};
-use crate::evidence::{Appraise, PeerEvidence, VerifiedEvidence, verify_detached};
+use crate::evidence::{Appraise, DetachedEvidence, PeerEvidence, VerifiedEvidence, verify_detached};
 use crate::identity::{CredentialFields, PublicKey, Role, SigningKey, endorse};
 use crate::measurement::{Entry, EntryRole, Measurement};
 use crate::provider::QuoteProvider as _;
@@ -166,11 +166,8 @@ impl End {
                 Action::Send(frame) => out.push(frame),
                 Action::NeedQuote(data) => {
                     let quote = self.td.quote(&data).unwrap();
-                    self.queue.extend(
-                        self.handshake
-                            .provide_quote(&quote, &[], &BatchPath::default())
-                            .unwrap(),
-                    );
+                    self.queue
+                        .extend(self.handshake.provide_quote(&quote, &BatchPath::default()).unwrap());
                 }
                 Action::Done(peer) => self.result = Some(Ok(*peer)),
                 Action::Refused(refusal) => self.result = Some(Err(refusal.to_string())),
