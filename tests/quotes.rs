@@ -306,3 +306,105 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
     let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
     assert!(judged(old).stdout.contains("attestation.tcb_statuses"));
 }
+
+#[test]
+fn an_event_log_is_replayed_beside_its_quote_and_has_to_be_explained_by_the_policy() {
+    let Some((folder, vectors)) = vectors() else { return };
+    let vector = vectors
+        .iter()
+        .find(|vector| text(&vector["id"]).contains("dstack"))
+        .unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let real = folder.join("dstack_event_log.json");
+    let with = |log: &Path, more: &[&str]| {
+        verify_vector(
+            &folder,
+            vector,
+            &[&["--event-log", log.to_str().unwrap()], more].concat(),
+        )
+    };
+    let run = with(&real, &[]);
+    assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+    let json: Value = serde_json::from_str(&run.stdout).unwrap();
+    assert_eq!(json["event_log"]["events"], 28);
+    let explains = serde_json::json!(["rtmr0", "rtmr1", "rtmr2", "rtmr3"]);
+    assert_eq!(json["event_log"]["explains"], explains);
+    let events = json["event_log"]["rtmr3"].as_array().unwrap();
+    assert_eq!((events.len(), text(&events[0]["text"])), (8, "system-preparing"));
+
+    // One event less, and the register is not explained.
+    let mut report: Value = serde_json::from_slice(&fs::read(&real).unwrap()).unwrap();
+    let mut less: Vec<Value> = serde_json::from_str(text(&report["event_log"])).unwrap();
+    less.pop();
+    report["event_log"] = Value::String(serde_json::to_string(&less).unwrap());
+    let cut = dir.path().join("cut.json");
+    fs::write(&cut, report.to_string()).unwrap();
+    let run = with(&cut, &[]);
+    assert_eq!(run.code, 3, "{}{}", run.stdout, run.stderr);
+    assert!(
+        run.stdout.contains("event_log.rtmr3") && run.stdout.contains("7 events"),
+        "{}",
+        run.stdout
+    );
+
+    // A policy that wants the register explained names each event that it has no reason for, until it has one.
+    let drafted = cloister([
+        "policy",
+        "from-quote",
+        folder.join(text(&vector["quote"])).to_str().unwrap(),
+        "--collateral",
+        folder.join(text(&vector["collateral"])).to_str().unwrap(),
+        "--at",
+        &vector["now"].to_string(),
+    ])
+    .unwrap();
+    assert!(
+        drafted.stdout.contains("rtmr3 = \"any\""),
+        "{}{}",
+        drafted.stdout,
+        drafted.stderr
+    );
+    let strict = fs::read_to_string(cloister_tests::root().join("policies/strict.toml")).unwrap();
+    let begin = strict.find("[attestation]").unwrap();
+    let end = begin + strict[begin..].find("\n[release]").unwrap();
+    let host = format!(
+        "hosts = [{{ name = \"cloister\", sha256 = \"{}\" }}]\n",
+        "ab".repeat(32)
+    );
+    let policy = dir.path().join("policy.toml");
+    let judged = |log: Option<&Path>, others: &[&str]| {
+        let rule = format!("rtmr3 = \"log\"\nrtmr3_events = {others:?}");
+        let section = drafted.stdout.replace("rtmr3 = \"any\"", &rule);
+        fs::write(
+            &policy,
+            format!("{}{section}\n{host}{}", &strict[..begin], &strict[end..]),
+        )
+        .unwrap();
+        let policy = ["--policy", policy.to_str().unwrap()];
+        match log {
+            Some(log) => with(log, &policy),
+            None => verify_vector(&folder, vector, &policy),
+        }
+    };
+    let run = judged(None, &[]);
+    assert_eq!(run.code, 3, "{}{}", run.stdout, run.stderr);
+    assert!(run.stdout.contains("without an event log"), "{}", run.stdout);
+    let texts: Vec<&str> = events.iter().map(|event| text(&event["text"])).collect();
+    let run = judged(Some(&real), &texts[1..]);
+    assert_eq!(run.code, 3, "{}{}", run.stdout, run.stderr);
+    let reasons = run.json().unwrap()["reasons"].clone();
+    let reasons = reasons.as_array().unwrap();
+    assert_eq!(reasons.len(), 1, "{reasons:?}");
+    assert!(
+        text(&reasons[0]["seen"]).contains("event 1, \"system-preparing\""),
+        "{reasons:?}"
+    );
+    assert_eq!(judged(Some(&real), &texts).code, 0);
+
+    // What is no log is unreadable input.
+    for bytes in [&b"not a log"[..], b"[1]", b"{\"event_log\": 7}", &[0xfe; 40]] {
+        let none = dir.path().join("none");
+        fs::write(&none, bytes).unwrap();
+        assert_eq!(with(&none, &[]).code, 2, "{bytes:?}");
+    }
+}

@@ -47,6 +47,12 @@ fn cases(federation: &Federation) -> Vec<Case> {
         case("debug-td", 3, &["debug"], |_, text| {
             text + "attributes = \"0100001000000000\"\n"
         }),
+        case(
+            "rtmr3-that-something-else-extended",
+            4,
+            &["RTMR3", "log", "quotes show", "agree on"],
+            |_, text| text + &format!("rtmr3 = \"{}\"\n", "22".repeat(48)),
+        ),
         case("another-policy", 3, &["policy"], |own, text| {
             let folder = own.ancestors().nth(2).unwrap();
             let policy = std::fs::read_to_string(folder.join("policy.toml")).unwrap();
@@ -202,7 +208,30 @@ fn peer_says_who_answers_and_why_it_is_refused() {
             .any(|entry| entry["role"] == "policy" && entry["in_policy"] == true),
         "{entries:?}"
     );
+    // What the node runs was extended into RTMR3, and its log explains the register.
+    let log = &json["event_log"];
+    assert_eq!(log["explains"], serde_json::json!(["rtmr3"]), "{log}");
+    let extended = log["rtmr3"].as_array().unwrap();
+    let extended: Vec<_> = extended.iter().map(|event| event["text"].as_str().unwrap()).collect();
+    assert!(extended[0].starts_with("cloister policy "), "{extended:?}");
+    let running = entries
+        .iter()
+        .filter(|entry| ["policy", "module", "graph"].contains(&entry["role"].as_str().unwrap()));
+    for entry in running {
+        let text = ["role", "name", "digest"]
+            .map(|key| entry[key].as_str().unwrap())
+            .join(" ");
+        assert!(
+            extended.contains(&format!("cloister {text}").as_str()),
+            "{text} in {extended:?}"
+        );
+    }
     let text = peer(&policy, "text");
+    assert!(
+        text.stdout.contains("which explain RTMR3 completely"),
+        "{}",
+        text.stdout
+    );
     assert!(text.code == 0 && text.stdout.contains("SIMULATED") && text.stdout.contains("verdict      accepted"));
 
     // Under a policy that wants another TD the same node is refused; it is still said who answers and what it runs.

@@ -10,7 +10,7 @@ use cloister_attestation::encoding::from_hex;
 use cloister_attestation::identity::Role;
 use cloister_policy::agreement::{
     Agreement, AttestationRules, Consent, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release,
-    RoundMode, Rounds, ScalarRange,
+    RoundMode, Rounds, Rtmr3, ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 
@@ -106,6 +106,9 @@ pub(super) struct DraftArgs {
     /// An accepted value of mrtd, rtmr0, rtmr1, rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig (repeat).
     #[arg(long = "accept", value_name = "REGISTER=HEX")]
     pub(super) accept: Vec<String>,
+    /// What RTMR3 has to hold: zero, log (an event log explains it: nodes extend what they run before it runs) or any.
+    #[arg(long, value_name = "RULE", default_value = "zero")]
+    rtmr3: Rtmr3,
     /// A file that hosts may run; `cloister` is the binary (repeat).
     #[arg(long = "host", value_name = "NAME=FILE")]
     pub(super) hosts: Vec<String>,
@@ -289,6 +292,7 @@ fn attestation(args: &DraftArgs) -> Result<AttestationRules, miette::Report> {
         };
         list.push(from_hex(value).ok_or_else(|| wrong(accept, "REGISTER= and 96 hexadecimal digits"))?);
     }
+    rules.rtmr3 = args.rtmr3.clone();
     for host in &args.hosts {
         let (name, path) = split(host, "=", host, "NAME=FILE")?;
         rules.hosts.push(HostFile {

@@ -13,7 +13,7 @@ use cloister_exchange::content::ContentKind;
 use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
 use cloister_policy::agreement::{
     Agreement, AttestationRules, Consent, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
-    ReleasedModel, RoundMode, Rounds, ScalarRange,
+    ReleasedModel, RoundMode, Rounds, Rtmr3, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
 use cloister_tensor::Digest;
@@ -327,6 +327,7 @@ fn attestation(root: &TrustRoot, openvino: Option<&Path>) -> Result<AttestationR
     let mut rules = AttestationRules::with_root(true, *root.key_id());
     rules.mrtd = vec![td.mrtd];
     rules.mrseam = vec![td.mrseam];
+    rules.rtmr3 = Rtmr3::Log { others: Vec::new() };
     [rules.rtmr0, rules.rtmr1, rules.rtmr2] = [vec![td.rtmr[0]], vec![td.rtmr[1]], vec![td.rtmr[2]]];
     rules.hosts = host_files(openvino)
         .map_err(|error| fail(Exit::Failed, error))?

@@ -2,16 +2,14 @@
 
 use cloister_attestation::TrustRoot;
 use cloister_attestation::encoding::hex;
-use cloister_attestation::event_log::{DOMAIN, MAX_EVENT_TEXT_BYTES};
 
 use crate::agreement::{
-    AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, Rtmr3,
-    TcbStatus,
+    AttestationRules, HOST_BINARY, HostFile, Masked, Participant, ReferenceRules, ReferenceSigner, Register, TcbStatus,
 };
 use crate::anchor::{Anchor, Workload};
 use crate::reader::{Fields, Node, Problem, all};
 
-const MAX_VALUES: usize = 64;
+pub(super) const MAX_VALUES: usize = 64;
 
 /// TCB statuses, as Intel names them. `Revoked` is never taken.
 const TCB_STATUSES: [&str; 8] = [
@@ -72,7 +70,7 @@ pub(super) fn read(top: &Fields<'_>, participants: &[Participant]) -> Result<Att
         rtmr0: registers(&fields, "rtmr0")?,
         rtmr1: registers(&fields, "rtmr1")?,
         rtmr2: registers(&fields, "rtmr2")?,
-        rtmr3: rtmr3(&fields)?,
+        rtmr3: super::rtmr3::read(&fields)?,
         mrseam: registers(&fields, "mrseam")?,
         mrowner: registers(&fields, "mrowner")?,
         mrownerconfig: registers(&fields, "mrownerconfig")?,
@@ -224,43 +222,6 @@ fn values<const N: usize>(fields: &Fields<'_>, key: &str) -> Result<Vec<[u8; N]>
 
 fn registers(fields: &Fields<'_>, key: &str) -> Result<Vec<Register>, Vec<Problem>> {
     values(fields, key)
-}
-
-fn rtmr3(fields: &Fields<'_>) -> Result<Rtmr3, Vec<Problem>> {
-    let others = all(fields.list("rtmr3_events", MAX_VALUES)?.iter().map(|node| {
-        let text = node.text(MAX_EVENT_TEXT_BYTES)?;
-        match text.split_once(' ') {
-            Some((DOMAIN, _)) => {
-                Err(node.problem("is an event of this host's own, which the policy's modules and graphs explain"))
-            }
-            _ => Ok(text.to_owned()),
-        }
-    }))?;
-    let rule = match fields.optional("rtmr3") {
-        None => Rtmr3::Zero,
-        Some(node) => rtmr3_rule(&node, &others)?,
-    };
-    if !others.is_empty() && !matches!(rule, Rtmr3::Log { .. }) {
-        let problem = "has `rtmr3_events`, which nothing asks for without `rtmr3 = \"log\"`";
-        return Err(fields.problem(problem).into());
-    }
-    Ok(rule)
-}
-
-fn rtmr3_rule(node: &Node<'_>, others: &[String]) -> Result<Rtmr3, Problem> {
-    let words = "\"zero\" (nothing extended it; the default), \"log\" (an event log explains it) or \"any\" is wanted: its \
-                 value depends on what runs, this policy included, so a policy can't list values";
-    if node.is_list() {
-        return Err(node.problem(format_args!("is a list; {words}")));
-    }
-    match node.text(256)? {
-        "zero" => Ok(Rtmr3::Zero),
-        "any" => Ok(Rtmr3::Any),
-        "log" => Ok(Rtmr3::Log {
-            others: others.to_vec(),
-        }),
-        other => Err(node.problem(format_args!("is {other:?}; {words}"))),
-    }
 }
 
 fn masked(fields: &Fields<'_>, key: &str, default: Masked) -> Result<Masked, Problem> {

@@ -4,6 +4,7 @@
 
 mod attestation;
 mod coherence;
+mod rtmr3;
 
 use std::collections::BTreeMap;
 
