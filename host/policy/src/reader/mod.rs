@@ -4,6 +4,7 @@
 //! have a limit, and a key that nobody knows is an error that names the nearest known one.
 
 mod date;
+mod fields;
 mod problem;
 mod scalar;
 
@@ -15,6 +16,7 @@ use cloister_attestation::encoding::from_hex;
 use cloister_tensor::Digest;
 pub(crate) use date::date_before;
 use date::days_since_1970;
+pub(crate) use fields::Fields;
 pub use problem::{PolicyError, Problem};
 pub use scalar::Scalar;
 use toml_edit::{Document, Item, TableLike, Value};
@@ -400,71 +402,6 @@ impl<'t> Node<'t> {
             entries.insert(key.to_owned(), node);
         }
         Ok(entries)
-    }
-}
-
-/// A table of the document.
-pub(crate) struct Fields<'t> {
-    source: &'t Source<'t>,
-    path: String,
-    at: usize,
-    table: &'t dyn TableLike,
-}
-
-impl<'t> Fields<'t> {
-    fn path_of(&self, key: &str) -> String {
-        if self.path.is_empty() {
-            key.to_owned()
-        } else {
-            format!("{}.{key}", self.path)
-        }
-    }
-
-    fn key_at(&self, key: &str) -> usize {
-        self.table
-            .get_key_value(key)
-            .map_or(self.at, |(key, _)| start(key.span(), self.at))
-    }
-
-    /// The value under a key, if there is one.
-    pub(crate) fn optional(&self, key: &str) -> Option<Node<'t>> {
-        let item = self.table.get(key)?;
-        let at = start(item.span(), self.key_at(key));
-        Some(Node {
-            source: self.source,
-            path: self.path_of(key),
-            at,
-            kind: Kind::Item(item),
-        })
-    }
-
-    /// The value under a key that has to be there.
-    pub(crate) fn required(&self, key: &str) -> Result<Node<'t>, Problem> {
-        self.optional(key)
-            .ok_or_else(|| self.problem(format_args!("has no `{key}`; it is needed here")))
-    }
-
-    /// A problem with the table as a whole.
-    pub(crate) fn problem(&self, message: impl fmt::Display) -> Problem {
-        let subject = if self.path.is_empty() {
-            "the document".to_owned()
-        } else {
-            format!("`{}`", self.path)
-        };
-        Problem {
-            path: self.path.clone(),
-            ..self.source.problem(self.at, format!("{subject} {message}"))
-        }
-    }
-
-    /// The elements of an optional list.
-    pub(crate) fn list(&self, key: &str, max: usize) -> Result<Vec<Node<'t>>, Problem> {
-        self.optional(key).map_or_else(|| Ok(Vec::new()), |node| node.list(max))
-    }
-
-    /// An optional whole number with its default.
-    pub(crate) fn integer(&self, key: &str, range: RangeInclusive<u64>, default: u64) -> Result<u64, Problem> {
-        self.optional(key).map_or(Ok(default), |node| node.integer(range))
     }
 }
 

@@ -1,28 +1,21 @@
 //! The keeper's handle to its runner.
 
-use std::fs::File;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+mod loading;
+mod replies;
+
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::{Duration, Instant};
 
-use cloister_data::Format;
-use cloister_policy::DatasetSpec;
-
-use crate::blob::{SealedBlob, SharedBlob};
 use crate::channel::{ChannelError, Received};
 use crate::error::{Death, RunnerError};
-use crate::message::{AggregateOrder, EvaluateOrder, Failure, PROTOCOL, Reply, Request, TrainOrder};
+use crate::message::{AggregateOrder, EvaluateOrder, PROTOCOL, Reply, Request, TrainOrder};
 use crate::options::{RunnerLimits, RunnerOptions};
 use crate::process::{Process, RunnerKiller};
 use crate::requests::{
-    AggregateReply, AggregateRequest, DatasetInfo, EvaluateReply, EvaluateRequest, GraphInfo, ModuleInfo, TrainReply,
-    TrainRequest, WorkerUpdate,
+    AggregateReply, AggregateRequest, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest, WorkerUpdate,
 };
-use crate::spec;
-use crate::tensors::{SharedTensors, SharedTensorsError, TensorLayout, WireLayout};
-
-/// Metrics of a reply at most, and bytes of a metric's name.
-const MAX_METRICS: usize = 4096;
-const MAX_METRIC_NAME_BYTES: usize = 512;
+use loading::Load;
+use replies::reported;
 
 /// A runner process, asked one thing at a time. All calls block; dropping it ends the process.
 #[derive(Debug)]
@@ -33,39 +26,6 @@ pub struct Runner {
     backend: String,
     note: Option<String>,
     unconfined: Option<String>,
-}
-
-/// Something that was loaded, kept to load it again into a new process.
-#[derive(Debug)]
-enum Load {
-    Module {
-        name: String,
-        file: SealedBlob,
-    },
-    Graph {
-        name: String,
-        file: SealedBlob,
-    },
-    Dataset {
-        name: String,
-        file_name: String,
-        file: File,
-        format: Format,
-        spec: DatasetSpec,
-        salt: [u8; 32],
-    },
-}
-
-impl Load {
-    /// What it replaces when it is loaded: the same kind under the same name.
-    fn same(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Module { name: one, .. }, Self::Module { name: two, .. })
-            | (Self::Graph { name: one, .. }, Self::Graph { name: two, .. })
-            | (Self::Dataset { name: one, .. }, Self::Dataset { name: two, .. }) => one == two,
-            _ => false,
-        }
-    }
 }
 
 impl Runner {
@@ -131,75 +91,6 @@ impl Runner {
         }
         self.loaded = loaded;
         outcome
-    }
-
-    /// Loads a component under its name in the policy. Whether the policy names the digest is the caller's to check.
-    ///
-    /// # Errors
-    /// The component is refused, or the runner dies of it.
-    pub fn load_module(&mut self, name: &str, file: &[u8]) -> Result<ModuleInfo, RunnerError> {
-        let load = Load::Module {
-            name: name.to_owned(),
-            file: self.share(file)?,
-        };
-        match self.load(load)? {
-            Reply::ModuleLoaded { digest, world } => Ok(ModuleInfo {
-                digest,
-                world: world.chars().take(64).collect(),
-            }),
-            other => Err(self.unexpected("loading a module", &other)),
-        }
-    }
-
-    /// Loads a graph under its name in the policy and compiles it. Whether the policy names the digest is the caller's to check.
-    ///
-    /// # Errors
-    /// The graph is refused, or the runner dies of it.
-    pub fn load_graph(&mut self, name: &str, file: &[u8]) -> Result<GraphInfo, RunnerError> {
-        let load = Load::Graph {
-            name: name.to_owned(),
-            file: self.share(file)?,
-        };
-        match self.load(load)? {
-            Reply::GraphLoaded { digest, source_digest } => Ok(GraphInfo { digest, source_digest }),
-            other => Err(self.unexpected("loading a graph", &other)),
-        }
-    }
-
-    /// Hands over an open file of data; the runner reads it by the description. Whether the policy names the commitment is
-    /// the caller's to check. `file_name` stands in errors.
-    ///
-    /// # Errors
-    /// The file is refused, or the runner dies of it.
-    pub fn open_dataset(
-        &mut self,
-        file_name: &str,
-        file: File,
-        format: Format,
-        spec: &DatasetSpec,
-        salt: &[u8; 32],
-    ) -> Result<DatasetInfo, RunnerError> {
-        let (name, file_name) = (spec.name.clone(), file_name.to_owned());
-        let load = Load::Dataset {
-            name,
-            file_name,
-            file,
-            format,
-            spec: spec.clone(),
-            salt: *salt,
-        };
-        match self.load(load)? {
-            Reply::DatasetOpened {
-                rows,
-                commitment,
-                memory_bytes,
-            } => Ok(DatasetInfo {
-                rows,
-                commitment,
-                memory_bytes,
-            }),
-            other => Err(self.unexpected("opening a dataset", &other)),
-        }
     }
 
     /// Calls a trainer.
@@ -384,59 +275,6 @@ impl Runner {
         }
     }
 
-    fn share(&self, file: &[u8]) -> Result<SealedBlob, RunnerError> {
-        if file.len() as u64 > self.limits().file_bytes {
-            let problem = format!(
-                "a file of {} bytes, at most {} are allowed",
-                file.len(),
-                self.limits().file_bytes
-            );
-            return Err(RunnerError::Request(problem));
-        }
-        Ok(SharedBlob::copy_of(file).map_err(SharedTensorsError::from)?)
-    }
-
-    fn load(&mut self, load: Load) -> Result<Reply, RunnerError> {
-        let reply = self.send_load(&load)?;
-        self.loaded.retain(|loaded| !loaded.same(&load));
-        self.loaded.push(load);
-        Ok(reply)
-    }
-
-    fn send_load(&mut self, load: &Load) -> Result<Reply, RunnerError> {
-        let (during, request, beside) = match load {
-            Load::Module { name, file } => (
-                "loading a module",
-                Request::LoadModule { name: name.clone() },
-                file.as_fd(),
-            ),
-            Load::Graph { name, file } => (
-                "loading a graph",
-                Request::LoadGraph { name: name.clone() },
-                file.as_fd(),
-            ),
-            Load::Dataset {
-                name,
-                file_name,
-                file,
-                format,
-                spec,
-                salt,
-            } => {
-                let request = Request::OpenDataset {
-                    name: name.clone(),
-                    file: file_name.clone(),
-                    format: format.to_string(),
-                    spec: spec::to_toml(spec),
-                    salt: *salt,
-                };
-                ("opening a dataset", request, file.as_fd())
-            }
-        };
-        let deadline = Instant::now() + self.limits().load;
-        Ok(self.ask(during, &request, &[beside], deadline)?.message)
-    }
-
     /// Sends a request and waits for its reply. A failure that the runner reports is an error, after which it goes on; any
     /// other trouble ends it.
     fn ask(
@@ -490,67 +328,5 @@ impl Runner {
     fn unexpected(&mut self, during: &'static str, reply: &Reply) -> RunnerError {
         let text: String = format!("{reply:?}").chars().take(80).collect();
         self.misbehaved(during, format!("unexpected reply {text}"))
-    }
-
-    /// Accepts tensors from the runner: sealed, within the limit, and the same as the model's.
-    fn take_tensors(
-        &mut self,
-        during: &'static str,
-        descriptors: Vec<OwnedFd>,
-        wire: WireLayout,
-        wanted: &TensorLayout,
-    ) -> Result<SharedTensors, RunnerError> {
-        let limit = self.limits().tensor_bytes.max(wanted.memory_bytes());
-        let Some(memory) = descriptors.into_iter().next() else {
-            return Err(self.misbehaved(during, "tensors without their memory"));
-        };
-        let tensors = SealedBlob::accept(memory, limit).map_err(SharedTensorsError::from);
-        match tensors.and_then(|blob| SharedTensors::from_wire(blob, wire)) {
-            Ok(tensors) if tensors.layout().same_tensors(wanted) => Ok(tensors),
-            Ok(_) => Err(self.misbehaved(during, "other tensors than the model's")),
-            Err(error) => Err(self.misbehaved(during, error.to_string())),
-        }
-    }
-
-    fn check_words(
-        &mut self,
-        during: &'static str,
-        metrics: &[(String, f64)],
-        log: &[String],
-        log_bytes: usize,
-    ) -> Result<(), RunnerError> {
-        let long_name = metrics.iter().any(|(name, _)| name.len() > MAX_METRIC_NAME_BYTES);
-        if metrics.len() > MAX_METRICS || long_name || log.iter().map(String::len).sum::<usize>() > log_bytes {
-            return Err(self.misbehaved(during, "more metrics or log than the sandbox lets pass"));
-        }
-        Ok(())
-    }
-}
-
-fn reported(failure: Failure) -> RunnerError {
-    // The runner may be the hostile one: its texts are cut here too.
-    let cut = |text: String| -> String {
-        text.chars()
-            .take(2048)
-            .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
-            .collect()
-    };
-    match failure {
-        Failure::Module(mut error) => {
-            error.module = cut(error.module);
-            error.message = cut(error.message);
-            error.log = error.log.into_iter().take(256).map(cut).collect();
-            RunnerError::Module(error)
-        }
-        Failure::Graph { name, message } => RunnerError::Graph {
-            name: cut(name),
-            message: cut(message),
-        },
-        Failure::Dataset { name, message } => RunnerError::Dataset {
-            name: cut(name),
-            message: cut(message),
-        },
-        Failure::Request { message } => RunnerError::Request(cut(message)),
-        Failure::SetUp { message } => RunnerError::SetUp(cut(message)),
     }
 }

@@ -1,11 +1,16 @@
 //! A reference interpreter in f64: slow, plain, and written apart from the rules that it checks.
 
+mod rearrange;
+mod windows;
+
 use std::collections::BTreeMap;
 
 use cloister_tensor::{Dtype, Tensor};
 
 use crate::engine_graph::EngineGraph;
 use crate::ir::{Node, Operator, ValueId};
+use rearrange::{concat, gather, pad, scatter, slice};
+use windows::{conv, conv_transpose, pool};
 
 /// A value: every element type as f64.
 #[derive(Clone, Debug, PartialEq)]
@@ -342,93 +347,6 @@ fn axis_of(node: &Node, value: &Array) -> usize {
         .rem_euclid(value.shape.len() as i64) as usize
 }
 
-fn gather(node: &Node, value: &Array, picks: &Array) -> Array {
-    let axis = axis_of(node, value);
-    let shape = [&value.shape[..axis], &picks.shape, &value.shape[axis + 1..]].concat();
-    let pick = |index: &Vec<usize>| {
-        let chosen = picks.at(&index[axis..axis + picks.shape.len()]) as i64;
-        let chosen = chosen.rem_euclid(value.shape[axis] as i64) as usize;
-        value.at(&[&index[..axis], &[chosen], &index[axis + picks.shape.len()..]].concat())
-    };
-    Array::new(&shape, indices(&shape).iter().map(pick).collect())
-}
-
-fn scatter(node: &Node, all: &[&Array]) -> Array {
-    let axis = axis_of(node, all[0]);
-    assert_eq!(node.attributes.text("reduction", "none").unwrap(), "add");
-    let mut result = all[0].clone();
-    let strides = result.strides();
-    for index in indices(&all[2].shape) {
-        let mut to = index.clone();
-        to[axis] = (all[1].at(&index) as i64).rem_euclid(result.shape[axis] as i64) as usize;
-        let at: usize = to.iter().zip(&strides).map(|(at, stride)| at * stride).sum();
-        result.values[at] += all[2].at(&index);
-    }
-    result
-}
-
-fn concat(node: &Node, all: &[&Array]) -> Array {
-    let rank = all[0].shape.len() as i64;
-    let axis = node.attributes.int("axis", 0).unwrap().rem_euclid(rank) as usize;
-    let mut shape = all[0].shape.clone();
-    shape[axis] = all.iter().map(|one| one.shape[axis]).sum();
-    let pick = |index: &Vec<usize>| {
-        let mut own = index.clone();
-        for one in all {
-            if own[axis] < one.shape[axis] {
-                return one.at(&own);
-            }
-            own[axis] -= one.shape[axis];
-        }
-        unreachable!()
-    };
-    Array::new(&shape, indices(&shape).iter().map(pick).collect())
-}
-
-fn slice(value: &Array, all: &[&Array]) -> Array {
-    let (starts, ends) = (ints(Some(all[1])), ints(Some(all[2])));
-    let given = |at: usize| all.get(at).map(|one| ints(Some(one)));
-    let axes = given(3).unwrap_or_else(|| (0..starts.len() as i64).collect());
-    let steps = given(4).unwrap_or_else(|| vec![1; starts.len()]);
-    let mut shape = value.shape.clone();
-    let mut from = vec![(0, 1); shape.len()];
-    for (at, &axis) in axes.iter().enumerate() {
-        let axis = axis.rem_euclid(shape.len() as i64) as usize;
-        let size = shape[axis] as i64;
-        let bound = |value: i64| if value < 0 { value + size } else { value }.clamp(0, size);
-        let (start, end) = (bound(starts[at]), bound(ends[at]));
-        shape[axis] = ((end - start) as usize).div_ceil(steps[at] as usize);
-        from[axis] = (start as usize, steps[at] as usize);
-    }
-    let pick = |index: &Vec<usize>| {
-        let own: Vec<usize> = index
-            .iter()
-            .zip(&from)
-            .map(|(at, (start, step))| start + at * step)
-            .collect();
-        value.at(&own)
-    };
-    Array::new(&shape, indices(&shape).iter().map(pick).collect())
-}
-
-fn pad(value: &Array, all: &[&Array]) -> Array {
-    let pads = ints(Some(all[1]));
-    let fill = all.get(2).map_or(0.0, |one| one.values[0]);
-    let rank = value.shape.len();
-    let shape: Vec<usize> = (0..rank)
-        .map(|axis| value.shape[axis] + (pads[axis] + pads[rank + axis]) as usize)
-        .collect();
-    let pick = |index: &Vec<usize>| {
-        let own: Option<Vec<usize>> = index
-            .iter()
-            .enumerate()
-            .map(|(axis, &at)| at.checked_sub(pads[axis] as usize).filter(|&at| at < value.shape[axis]))
-            .collect();
-        own.map_or(fill, |own| value.at(&own))
-    };
-    Array::new(&shape, indices(&shape).iter().map(pick).collect())
-}
-
 fn reduce(node: &Node, value: &Array, given: Option<&Array>) -> Array {
     let rank = value.shape.len();
     let mut axes = match given {
@@ -476,121 +394,4 @@ fn reduce(node: &Node, value: &Array, given: Option<&Array>) -> Array {
             .collect();
     }
     sums
-}
-
-/// Strides, dilations, pads before, pads after.
-fn geometry(node: &Node, rank: usize) -> (Vec<usize>, Vec<usize>, Vec<usize>, Vec<usize>) {
-    let pads = attribute(node, "pads", &vec![0; 2 * rank]);
-    (
-        attribute(node, "strides", &vec![1; rank]),
-        attribute(node, "dilations", &vec![1; rank]),
-        pads[..rank].to_vec(),
-        pads[rank..].to_vec(),
-    )
-}
-
-fn conv(node: &Node, all: &[&Array]) -> Array {
-    let (value, kernel) = (all[0], all[1]);
-    let rank = kernel.shape.len() - 2;
-    let (strides, dilations, before, after) = geometry(node, rank);
-    let group = node.attributes.int("group", 1).unwrap() as usize;
-    let mut shape = vec![value.shape[0], kernel.shape[0]];
-    for axis in 0..rank {
-        let reach = (kernel.shape[2 + axis] - 1) * dilations[axis] + 1;
-        shape.push((value.shape[2 + axis] + before[axis] + after[axis] - reach) / strides[axis] + 1);
-    }
-    let per_group = kernel.shape[0] / group;
-    let cell = |index: &Vec<usize>| -> f64 {
-        let base = index[1] / per_group * kernel.shape[1];
-        let mut sum = all.get(2).map_or(0.0, |bias| bias.values[index[1]]);
-        for tap in indices(&kernel.shape[1..]) {
-            let mut from = vec![index[0], base + tap[0]];
-            for axis in 0..rank {
-                let at =
-                    (index[2 + axis] * strides[axis] + tap[1 + axis] * dilations[axis]) as i64 - before[axis] as i64;
-                if at < 0 || at >= value.shape[2 + axis] as i64 {
-                    break;
-                }
-                from.push(at as usize);
-            }
-            if from.len() == rank + 2 {
-                sum += value.at(&from) * kernel.at(&[&[index[1]], &tap[..]].concat());
-            }
-        }
-        sum
-    };
-    Array::new(&shape, indices(&shape).iter().map(cell).collect())
-}
-
-fn conv_transpose(node: &Node, all: &[&Array]) -> Array {
-    let (value, kernel) = (all[0], all[1]);
-    let rank = kernel.shape.len() - 2;
-    let (strides, dilations, before, after) = geometry(node, rank);
-    let extra = attribute(node, "output_padding", &vec![0; rank]);
-    let group = node.attributes.int("group", 1).unwrap() as usize;
-    let mut shape = vec![value.shape[0], kernel.shape[1] * group];
-    for axis in 0..rank {
-        let reach = (kernel.shape[2 + axis] - 1) * dilations[axis] + 1;
-        let whole = (value.shape[2 + axis] - 1) * strides[axis] + reach + extra[axis];
-        shape.push(whole - before[axis] - after[axis]);
-    }
-    let bias = |index: &Vec<usize>| all.get(2).map_or(0.0, |bias| bias.values[index[1]]);
-    let mut result = Array::new(&shape, indices(&shape).iter().map(bias).collect());
-    let own = result.strides();
-    let per_group = kernel.shape[0] / group;
-    for index in indices(&value.shape) {
-        for tap in indices(&kernel.shape[1..]) {
-            let channel = index[1] / per_group * kernel.shape[1] + tap[0];
-            let mut to = index[0] * own[0] + channel * own[1];
-            let mut inside = true;
-            for axis in 0..rank {
-                let at =
-                    (index[2 + axis] * strides[axis] + tap[1 + axis] * dilations[axis]) as i64 - before[axis] as i64;
-                inside &= at >= 0 && at < shape[2 + axis] as i64;
-                to = to.wrapping_add((at as usize).wrapping_mul(own[2 + axis]));
-            }
-            if inside {
-                result.values[to] += value.at(&index) * kernel.at(&[&[index[1]], &tap[..]].concat());
-            }
-        }
-    }
-    result
-}
-
-fn pool(node: &Node, value: &Array) -> Array {
-    let kernel = attribute(node, "kernel_shape", &[]);
-    let rank = kernel.len();
-    let (strides, dilations, before, after) = geometry(node, rank);
-    let with_padding = node.attributes.int("count_include_pad", 0).unwrap() != 0;
-    let mut shape = value.shape[..2].to_vec();
-    for axis in 0..rank {
-        let reach = (kernel[axis] - 1) * dilations[axis] + 1;
-        shape.push((value.shape[2 + axis] + before[axis] + after[axis] - reach) / strides[axis] + 1);
-    }
-    let cell = |index: &Vec<usize>| {
-        let mut seen = Vec::new();
-        for tap in indices(&kernel) {
-            let mut from = index[..2].to_vec();
-            for axis in 0..rank {
-                let at = (index[2 + axis] * strides[axis] + tap[axis] * dilations[axis]) as i64 - before[axis] as i64;
-                if at >= 0 && at < value.shape[2 + axis] as i64 {
-                    from.push(at as usize);
-                }
-            }
-            if from.len() == rank + 2 {
-                seen.push(value.at(&from));
-            }
-        }
-        if node.operator == Operator::MaxPool {
-            seen.into_iter().fold(f64::MIN, f64::max)
-        } else {
-            let count = if with_padding {
-                kernel.iter().product()
-            } else {
-                seen.len()
-            };
-            seen.iter().sum::<f64>() / count as f64
-        }
-    };
-    Array::new(&shape, indices(&shape).iter().map(cell).collect())
 }
