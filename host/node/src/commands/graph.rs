@@ -1,19 +1,16 @@
 //! `cloister graph`: make, show and run training graphs.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use cloister_graph::{
-    EngineGraph, GraphError, Limits, Loss, Model, Operator, Optimizer, Port, TrainOptions, WeightGradient, samples,
-    train,
-};
+use cloister_graph::{GraphError, Limits, Loss, Model, Optimizer, TrainOptions, WeightGradient, train};
 use miette::Report;
-use serde::Serialize;
 
 use super::graph_run::{self, GraphRunArgs};
+use super::graph_sample::{self, SampleArgs};
+use super::graph_show::{self, ShowArgs};
 use crate::files;
-use crate::ui::{Exit, OutputArgs, Ui, fail, failed};
+use crate::ui::{Exit, Ui, failed};
 
 /// Make, show and run training graphs.
 #[derive(Args, Debug)]
@@ -38,8 +35,8 @@ enum GraphCommand {
 pub fn run(args: GraphArgs, out: &mut Ui) -> Result<Exit, Report> {
     match args.command {
         GraphCommand::Train(args) => run_train(&args, out),
-        GraphCommand::Show(args) => run_show(&args, out),
-        GraphCommand::Sample(args) => run_sample(&args, out),
+        GraphCommand::Show(args) => graph_show::run(&args, out),
+        GraphCommand::Sample(args) => graph_sample::run(&args, out),
         GraphCommand::Run(args) => graph_run::run(args, out),
     }
 }
@@ -273,245 +270,6 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
             graphs.evaluation.digest()
         ));
     }
-    Ok(Exit::Done)
-}
-
-/// Print a graph's parameters, ports, operators and digest.
-///
-/// Takes forward models, training graphs and evaluation graphs.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  cloister graph show mlp.onnx
-  cloister graph show train.onnx -o json
-  cloister graph show --operators")]
-struct ShowArgs {
-    /// ONNX file
-    #[arg(value_name = "GRAPH.onnx", required_unless_present = "operators")]
-    graph: Option<PathBuf>,
-    /// Batch size that a forward model is shown with
-    #[arg(long, value_name = "N", default_value_t = 1)]
-    batch: usize,
-    /// List the operators that can be read
-    #[arg(long)]
-    operators: bool,
-    #[command(flatten)]
-    output: OutputArgs,
-}
-
-#[derive(Serialize)]
-struct Shown {
-    sha256: String,
-    kind: String,
-    parameters: Vec<ShownTensor>,
-    parameter_count: usize,
-    statistics: Vec<ShownTensor>,
-    inputs: Vec<ShownPort>,
-    outputs: Vec<ShownPort>,
-    operators: BTreeMap<&'static str, usize>,
-    metadata: BTreeMap<String, String>,
-}
-
-#[derive(Serialize)]
-struct ShownTensor {
-    name: String,
-    shape: Vec<usize>,
-}
-
-#[derive(Serialize)]
-struct ShownPort {
-    name: String,
-    kind: &'static str,
-    dtype: &'static str,
-    shape: Vec<usize>,
-}
-
-fn shown_tensors(of: &[(String, Vec<usize>)]) -> Vec<ShownTensor> {
-    of.iter()
-        .map(|(name, shape)| ShownTensor {
-            name: name.clone(),
-            shape: shape.clone(),
-        })
-        .collect()
-}
-
-fn shown_ports(of: &[Port]) -> Vec<ShownPort> {
-    let port = |port: &Port| ShownPort {
-        name: port.name.clone(),
-        kind: port.kind.word(),
-        dtype: port.dtype.name(),
-        shape: port.shape.clone(),
-    };
-    of.iter().map(port).collect()
-}
-
-fn run_show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, Report> {
-    let Some(path) = &args.graph else {
-        show_operators(args.output, out);
-        return Ok(Exit::Done);
-    };
-    let file = read(path)?;
-    let about = |error: GraphError| refused(path, &error);
-    let model = Model::parse(&file, &Limits::default()).map_err(about)?;
-    let typed = model.has_typed_ports();
-    let graph = if typed {
-        EngineGraph::load(&file)
-    } else {
-        model.at_batch(args.batch)
-    }
-    .map_err(about)?;
-    let (parameters, statistics) = if typed {
-        let of_kind = |word: &str| -> Vec<ShownTensor> {
-            let ports = graph.inputs().iter().filter(|port| port.kind.word() == word);
-            ports
-                .map(|port| ShownTensor {
-                    name: port.name.clone(),
-                    shape: port.shape.clone(),
-                })
-                .collect()
-        };
-        (of_kind("parameter"), of_kind("statistic"))
-    } else {
-        (shown_tensors(model.parameters()), shown_tensors(model.statistics()))
-    };
-    let shown = Shown {
-        sha256: graph.source_digest().to_string(),
-        kind: graph
-            .metadata()
-            .get("cloister.kind")
-            .cloned()
-            .unwrap_or_else(|| "forward".to_owned()),
-        parameter_count: parameters.iter().map(|one| one.shape.iter().product::<usize>()).sum(),
-        parameters,
-        statistics,
-        inputs: shown_ports(graph.inputs()),
-        outputs: shown_ports(graph.outputs()),
-        operators: graph
-            .operators()
-            .into_iter()
-            .map(|(operator, count)| (operator.name(), count))
-            .collect(),
-        metadata: graph.metadata().clone(),
-    };
-    if args.output.json() {
-        out.json(&shown);
-    } else {
-        print(&shown, out);
-    }
-    Ok(Exit::Done)
-}
-
-fn print(shown: &Shown, out: &mut Ui) {
-    out.data(format_args!("sha256      {}", shown.sha256));
-    out.data(format_args!("kind        {}", shown.kind));
-    for (key, value) in &shown.metadata {
-        let name = key.trim_start_matches("cloister.");
-        if !matches!(name, "format" | "kind" | "inputs" | "outputs") {
-            out.data(format_args!("{name:<11} {value}"));
-        }
-    }
-    let operators: Vec<String> = shown
-        .operators
-        .iter()
-        .map(|(name, count)| format!("{name} {count}"))
-        .collect();
-    out.data(format_args!("operators   {}", operators.join(", ")));
-    out.data(format_args!(
-        "parameters  {} in {} tensors",
-        shown.parameter_count,
-        shown.parameters.len()
-    ));
-    for one in &shown.parameters {
-        out.data(format_args!("  {:<40} {:?}", one.name, one.shape));
-    }
-    if !shown.statistics.is_empty() {
-        out.data("statistics");
-        for one in &shown.statistics {
-            out.data(format_args!("  {:<40} {:?}", one.name, one.shape));
-        }
-    }
-    for (title, ports) in [("inputs", &shown.inputs), ("outputs", &shown.outputs)] {
-        out.data(title);
-        for port in ports {
-            out.data(format_args!(
-                "  {:<40} {:<15} {:<5} {:?}",
-                port.name, port.kind, port.dtype, port.shape
-            ));
-        }
-    }
-}
-
-fn show_operators(output: OutputArgs, out: &mut Ui) {
-    let names: Vec<&str> = Operator::ALL.iter().map(|operator| operator.name()).collect();
-    if output.json() {
-        out.json(&names);
-    } else {
-        for name in names {
-            out.data(name);
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum SampleName {
-    /// Logistic regression: x [N, inputs] to logits [N, classes]
-    Logistic,
-    /// One hidden layer of rectified units
-    Mlp,
-    /// Two blocks of convolution, batch norm and max pool on square images: x [N, 1, side, side]
-    Cnn,
-    /// Residual network (v2) on square images of three channels: x [N, 3, side, side]
-    Resnet,
-}
-
-/// Write a small model with seeded weights to begin with.
-///
-/// The same arguments give the same bytes on every machine.
-#[derive(Args, Debug)]
-#[command(after_help = "\
-Examples:
-  cloister graph sample mlp --inputs 64 --hidden 64 --classes 10 --seed 7 -o mlp.onnx
-  cloister graph sample logistic --inputs 30 --classes 2 -o logistic.onnx
-  cloister graph sample cnn --inputs 64 --hidden 8 --classes 10 -o cnn.onnx
-  cloister graph sample resnet --inputs 3072 --hidden 16 --depth 56 --classes 10 -o resnet56.onnx")]
-struct SampleArgs {
-    /// Kind of model
-    #[arg(value_enum)]
-    kind: SampleName,
-    /// Numbers in a row of data; for cnn a square, such as 64 for images of 8x8; for resnet three of them
-    #[arg(long, value_name = "N")]
-    inputs: usize,
-    /// Classes
-    #[arg(long, value_name = "N")]
-    classes: usize,
-    /// Hidden units (mlp) or channels of the first convolution (cnn, resnet)
-    #[arg(long, value_name = "N", default_value_t = 32)]
-    hidden: usize,
-    /// Layers (resnet): 6 n + 2
-    #[arg(long, value_name = "N", default_value_t = 20)]
-    depth: usize,
-    /// Seed of the weights
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    seed: u64,
-    /// Where the model is written
-    #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
-    out: PathBuf,
-}
-
-fn run_sample(args: &SampleArgs, out: &mut Ui) -> Result<Exit, Report> {
-    let file = match args.kind {
-        SampleName::Logistic => samples::logistic(args.inputs, args.classes, args.seed),
-        SampleName::Mlp => samples::mlp(args.inputs, args.hidden, args.classes, args.seed),
-        SampleName::Cnn => samples::cnn(args.inputs, args.hidden, args.classes, args.seed),
-        SampleName::Resnet => samples::resnet(args.inputs, args.hidden, args.classes, args.depth, args.seed),
-    };
-    let file = file.map_err(|error| fail(Exit::Usage, error))?;
-    files::write(&args.out, &file)?;
-    out.note(format_args!(
-        "model  {}  sha256 {}",
-        args.out.display(),
-        cloister_tensor::Digest::of(&file)
-    ));
     Ok(Exit::Done)
 }
 

@@ -5,6 +5,8 @@ mod audit_receipt;
 pub mod data;
 pub mod graph;
 pub mod graph_run;
+mod graph_sample;
+mod graph_show;
 pub mod identity;
 mod image_layout;
 pub mod module;
