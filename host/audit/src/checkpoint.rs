@@ -7,7 +7,7 @@ use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::AuditError;
-use crate::line::Subject;
+use crate::line::{Line, Subject};
 
 /// Longest checkpoint file, in bytes.
 const MAX_BYTES: usize = 4096;
@@ -62,6 +62,22 @@ impl Checkpoint {
             lines: file.lines,
             digest: file.digest,
             signature: signature.ok_or_else(|| no("its signature is not base64 of 64 bytes".to_owned()))?,
+        })
+    }
+
+    /// What a line, without its newline, is as a checkpoint: that the log had a line of that index and content.
+    ///
+    /// # Errors
+    /// [`AuditError::Malformed`].
+    pub fn of_line(subject: &Subject, line: &[u8]) -> Result<Self, AuditError> {
+        let malformed = |why: String| AuditError::Malformed { line: 1, why };
+        let parsed = Line::read(line).map_err(malformed)?;
+        let (index, _) = parsed.link().map_err(malformed)?;
+        Ok(Self {
+            subject: subject.clone(),
+            lines: index.saturating_add(1),
+            digest: parsed.head_digest,
+            signature: parsed.signature,
         })
     }
 

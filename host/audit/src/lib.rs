@@ -8,12 +8,14 @@
 //! The bytes stand in `FORMAT.md` beside this crate. Times are given to it, and paths; it reads no clock.
 #![forbid(unsafe_code)]
 
+mod chain;
 mod checkpoint;
 mod error;
 mod line;
 mod log;
 mod read;
 
+pub use chain::Chain;
 pub use checkpoint::Checkpoint;
 pub use error::AuditError;
 pub use line::{Entry, MAX_LINE_BYTES, Subject};

@@ -78,27 +78,43 @@ struct Link<'a> {
     before: Digest,
 }
 
-/// Writes a line, without the newline, and gives its digest.
-pub(crate) fn write(entry: &Entry, subject: &Subject, key: &SigningKey) -> Result<(String, Digest), AuditError> {
-    let mut line = serde_json::to_string(entry).map_err(|error| AuditError::Malformed {
+/// A line that was written.
+pub(crate) struct Written {
+    /// The line, without the newline.
+    pub(crate) text: String,
+    /// Digest of the whole line, which the next one holds.
+    pub(crate) digest: Digest,
+    /// Digest of its head.
+    pub(crate) head_digest: Digest,
+    /// The node's signature over that.
+    pub(crate) signature: [u8; 64],
+}
+
+/// Writes and signs a line.
+pub(crate) fn write(entry: &Entry, subject: &Subject, key: &SigningKey) -> Result<Written, AuditError> {
+    let mut text = serde_json::to_string(entry).map_err(|error| AuditError::Malformed {
         line: entry.index + 1,
         why: error.to_string(),
     })?;
     // The signature takes the place of the closing brace.
-    let end = line.pop();
+    let end = text.pop();
     debug_assert_eq!(end, Some('}'));
-    let seen = line.len() + TAIL_BYTES;
+    let seen = text.len() + TAIL_BYTES;
     if seen > MAX_LINE_BYTES {
         let limit = MAX_LINE_BYTES;
         return Err(AuditError::TooLong { seen, limit });
     }
-    let head = digest(HEAD, line.as_bytes());
-    let signature = key.sign(&subject.message(entry.index, &head));
-    line.push_str(BEFORE_SIGNATURE);
-    line.push_str(&STANDARD.encode(signature));
-    line.push_str(BEHIND_SIGNATURE);
-    let digest = digest(LINE, line.as_bytes());
-    Ok((line, digest))
+    let head_digest = digest(HEAD, text.as_bytes());
+    let signature = key.sign(&subject.message(entry.index, &head_digest));
+    text.push_str(BEFORE_SIGNATURE);
+    text.push_str(&STANDARD.encode(signature));
+    text.push_str(BEHIND_SIGNATURE);
+    Ok(Written {
+        digest: digest(LINE, text.as_bytes()),
+        text,
+        head_digest,
+        signature,
+    })
 }
 
 const HEAD: &str = "cloister/audit-head/v1";

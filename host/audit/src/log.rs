@@ -6,10 +6,9 @@ use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use cloister_attestation::identity::SigningKey;
-use cloister_tensor::Digest;
 
-use crate::line::{Entry, Subject, write};
-use crate::{AuditError, Reader};
+use crate::line::{Entry, Subject};
+use crate::{AuditError, Chain, Reader};
 
 /// Largest log, in bytes.
 pub const MAX_LOG_BYTES: u64 = 4 << 30;
@@ -18,10 +17,8 @@ pub const MAX_LOG_BYTES: u64 = 4 << 30;
 #[derive(Debug)]
 pub struct Log {
     file: File,
-    subject: Subject,
-    lines: u64,
+    chain: Chain,
     bytes: u64,
-    digest: Digest,
     /// An append failed: what is on the disk is not known, and nothing more is written.
     failed: bool,
 }
@@ -52,24 +49,22 @@ impl Log {
             Err(TryLockError::Error(cause)) => return Err(AuditError::io("locked")(cause)),
         }
         let mut source = BufReader::with_capacity(1 << 16, &file);
-        let contents = Reader::new(subject.clone()).entries(&mut source, &key.public(), each)?;
+        let (chain, contents) = Reader::new(subject).chain(&mut source, &key.public(), each)?;
         if contents.torn_bytes > 0 {
             file.set_len(contents.whole_bytes).map_err(AuditError::io("mended"))?;
         }
         file.seek(SeekFrom::End(0)).map_err(AuditError::io("read"))?;
         Ok(Self {
             file,
-            subject,
-            lines: contents.lines,
+            chain,
             bytes: contents.whole_bytes,
-            digest: contents.digest,
             failed: false,
         })
     }
 
     /// How many lines there are.
     pub fn lines(&self) -> u64 {
-        self.lines
+        self.chain.lines()
     }
 
     /// Adds an entry, and comes back when it is on the disk.
@@ -87,14 +82,8 @@ impl Log {
             let cause = std::io::Error::other("an earlier entry could not be written");
             return Err(AuditError::io("written")(cause));
         }
-        let entry = Entry {
-            index: self.lines,
-            time_unix_s: now_unix_s,
-            event: event.to_owned(),
-            what,
-            before: self.digest,
-        };
-        let (mut line, digest) = write(&entry, &self.subject, key)?;
+        let mut chain = self.chain.clone();
+        let mut line = chain.append(event, what, now_unix_s, key)?;
         line.push('\n');
         let bytes = self.bytes + line.len() as u64;
         if bytes > MAX_LOG_BYTES {
@@ -108,7 +97,7 @@ impl Log {
             self.failed = true;
             return Err(AuditError::io("written")(cause));
         }
-        (self.lines, self.bytes, self.digest) = (self.lines + 1, bytes, digest);
+        (self.chain, self.bytes) = (chain, bytes);
         Ok(())
     }
 }

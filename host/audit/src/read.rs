@@ -5,8 +5,8 @@ use std::io::{BufRead, Read as _};
 use cloister_attestation::identity::PublicKey;
 use cloister_tensor::Digest;
 
-use crate::line::{Entry, Line, MAX_LINE_BYTES, Subject};
-use crate::{AuditError, Checkpoint};
+use crate::line::{Entry, MAX_LINE_BYTES, Subject};
+use crate::{AuditError, Chain, Checkpoint};
 
 /// What a whole log holds.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +55,7 @@ impl Reader {
     /// The first line that does not follow the one before it, or [`AuditError::Unsigned`], [`AuditError::CutOff`],
     /// [`AuditError::Forked`].
     pub fn verify(&self, source: &mut dyn BufRead, key: &PublicKey) -> Result<Contents, AuditError> {
-        self.walk(source, key, None)
+        Ok(self.walk(source, key, None)?.1)
     }
 
     /// As [`Reader::verify`], and gives every entry to `each` on the way. What `each` gets is proven only when this ends well.
@@ -68,6 +68,16 @@ impl Reader {
         key: &PublicKey,
         each: &mut dyn FnMut(Entry),
     ) -> Result<Contents, AuditError> {
+        Ok(self.chain(source, key, each)?.1)
+    }
+
+    /// As [`Reader::entries`], with what the next line has to follow.
+    pub(crate) fn chain(
+        &self,
+        source: &mut dyn BufRead,
+        key: &PublicKey,
+        each: &mut dyn FnMut(Entry),
+    ) -> Result<(Chain, Contents), AuditError> {
         self.walk(source, key, Some(each))
     }
 
@@ -76,61 +86,44 @@ impl Reader {
         source: &mut dyn BufRead,
         key: &PublicKey,
         mut each: Option<&mut dyn FnMut(Entry)>,
-    ) -> Result<Contents, AuditError> {
-        let mut contents = Contents {
-            lines: 0,
-            digest: self.subject.origin(),
-            whole_bytes: 0,
-            torn_bytes: 0,
-            last: None,
-        };
+    ) -> Result<(Chain, Contents), AuditError> {
+        let mut chain = Chain::new(self.subject.clone());
+        let mut whole_bytes = 0;
         let mut buffer = Vec::with_capacity(1024);
-        loop {
+        let torn_bytes = loop {
             buffer.clear();
             let read = source.take(MAX_LINE_BYTES as u64 + 1).read_until(b'\n', &mut buffer);
             read.map_err(AuditError::io("read"))?;
-            let line = contents.lines + 1;
+            let line = chain.lines() + 1;
             let malformed = |why: String| AuditError::Malformed { line, why };
             let Some(bytes) = buffer.strip_suffix(b"\n") else {
                 if buffer.len() > MAX_LINE_BYTES {
                     return Err(malformed(format!("it is longer than {MAX_LINE_BYTES} bytes")));
                 }
-                contents.torn_bytes = buffer.len() as u64;
-                break;
+                break buffer.len() as u64;
             };
-            let parsed = Line::read(bytes).map_err(malformed)?;
-            let (index, before) = parsed.link().map_err(malformed)?;
-            if index != contents.lines {
-                let what = "its index is not the next one";
-                return Err(AuditError::Broken { line, what });
-            }
-            if before != contents.digest {
-                let what = "it has another digest of the line before it";
-                return Err(AuditError::Broken { line, what });
-            }
+            let parsed = chain.follow_line(bytes)?;
             if let Some(each) = &mut each {
                 each(parsed.entry().map_err(malformed)?);
             }
-            contents.lines = line;
-            contents.digest = parsed.digest;
-            contents.whole_bytes += buffer.len() as u64;
+            whole_bytes += buffer.len() as u64;
             self.compare(line, parsed.head_digest)?;
-            contents.last = Some(Checkpoint {
-                subject: self.subject.clone(),
-                lines: line,
-                digest: parsed.head_digest,
-                signature: parsed.signature,
-            });
+        };
+        chain.verify(key)?;
+        let lines = chain.lines();
+        if let Some(wanted) = self.checkpoints.iter().map(|checkpoint| checkpoint.lines).max()
+            && wanted > lines
+        {
+            return Err(AuditError::CutOff { lines, wanted });
         }
-        let lines = contents.lines;
-        let signed = |last: &Checkpoint| last.verify(&self.subject, key).is_ok();
-        if contents.last.as_ref().is_some_and(|last| !signed(last)) {
-            return Err(AuditError::Unsigned { line: lines });
-        }
-        match self.checkpoints.iter().map(|checkpoint| checkpoint.lines).max() {
-            Some(wanted) if wanted > lines => Err(AuditError::CutOff { lines, wanted }),
-            _ => Ok(contents),
-        }
+        let contents = Contents {
+            lines,
+            digest: chain.digest(),
+            whole_bytes,
+            torn_bytes,
+            last: chain.checkpoint(),
+        };
+        Ok((chain, contents))
     }
 
     fn compare(&self, line: u64, seen: Digest) -> Result<(), AuditError> {

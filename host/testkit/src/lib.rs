@@ -1,6 +1,7 @@
 //! Attackers, faulty links and fakes, for tests alone: no part of a release depends on this crate.
 //!
 //! - [`world`]: a whole simulated federation in a temporary folder: authority, participants, policy, nodes.
+//! - [`wards`]: three hospitals' policies, permits and visits, for what decides without a network.
 //! - [`fakes`]: work that needs no runner, and a progress that remembers.
 //! - [`link`]: links that delay and cut, and a CONNECT proxy.
 //! - [`raw`]: a member that says whatever a test wants it to say.
@@ -29,4 +30,5 @@ pub mod link;
 pub mod measurements;
 pub mod pccs;
 pub mod raw;
+pub mod wards;
 pub mod world;

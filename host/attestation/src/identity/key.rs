@@ -3,6 +3,8 @@
 use std::fmt;
 use std::str::FromStr;
 
+use aws_lc_rs::encoding::AsBigEndian as _;
+use aws_lc_rs::hkdf::{HKDF_SHA256, Salt};
 use aws_lc_rs::signature::{ED25519, Ed25519KeyPair, KeyPair as _, UnparsedPublicKey};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -113,6 +115,23 @@ impl SigningKey {
         PublicKey(bytes)
     }
 
+    /// A secret for another use than signing, derived from this one: HKDF-SHA-256 (RFC 5869) of the key's 32 bytes (RFC 8032),
+    /// `cloister/derived-secret/v1` as salt and the use as info. Who has the key has all of them; none tells of the others.
+    ///
+    /// # Errors
+    /// [`KeyError::Kind`] if the key can't be had out of the library that keeps it.
+    pub fn derive(&self, usage: &str) -> Result<Zeroizing<[u8; 32]>, KeyError> {
+        let kind = |what: &str| KeyError::Kind { cause: what.to_owned() };
+        let seed = self.pair.seed().and_then(|seed| seed.as_be_bytes());
+        let seed = seed.map_err(|_| kind("its secret half cannot be read"))?;
+        let prk = Salt::new(HKDF_SHA256, b"cloister/derived-secret/v1").extract(seed.as_ref());
+        let mut secret = Zeroizing::new([0; 32]);
+        prk.expand(&[usage.as_bytes()], HKDF_SHA256)
+            .and_then(|okm| okm.fill(secret.as_mut()))
+            .map_err(|_| kind("nothing can be derived from it"))?;
+        Ok(secret)
+    }
+
     /// Signs a message. What is signed here always begins with a domain (`cloister/.../v1`).
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         let mut bytes = [0; 64];
@@ -221,6 +240,18 @@ mod tests {
         assert_eq!(
             key.public().to_hex(),
             "19bf44096984cdfe8541bac167dc3b96c85086aa30b6b6cb0c5c38ad703166e1"
+        );
+    }
+
+    #[test]
+    fn each_use_has_a_secret_of_its_own_that_follows_from_the_key() {
+        let key = SigningKey::generate().unwrap();
+        let again = SigningKey::from_pem(&key.to_pem()).unwrap();
+        assert_eq!(key.derive("one").unwrap(), again.derive("one").unwrap());
+        assert_ne!(key.derive("one").unwrap(), key.derive("two").unwrap());
+        assert_ne!(
+            key.derive("one").unwrap(),
+            SigningKey::generate().unwrap().derive("one").unwrap()
         );
     }
 

@@ -1,0 +1,387 @@
+//! A turn: any number of operations that become one durable commit, their audit lines with them.
+
+use std::sync::Arc;
+
+use cloister_attestation::identity::{SigningKey, is_name};
+use cloister_audit::Chain;
+use cloister_policy::{Permit, Policy, Signature, TensorAccess, Visit};
+use cloister_tensor::{Digest, Digester};
+use serde_json::{Value, json};
+
+use crate::agreement::{PolicyStanding, PolicyStatus};
+use crate::changes::Changes;
+use crate::counter::{Commit, CounterId, Lease, Step};
+use crate::refused::Refused;
+use crate::release::{self, Book, MAX_WANTED, ReleaseRequest, SealedRelease};
+use crate::secret::{NewSecret, SecretId, SecretInfo};
+use crate::state::State;
+
+/// Longest content of a note, in bytes of its JSON.
+pub const MAX_NOTE_BYTES: usize = 32 * 1024;
+/// Longest reason of a refusal in the audit log, in characters.
+const MAX_REASON_CHARS: usize = 512;
+
+/// Operations that are committed together. Each takes effect at once for the next ones of the turn, and nothing of it is to be told to
+/// anybody before the turn is committed: [`crate::Manager::turn`] gives out what the operations gave only then.
+pub struct Turn<'a> {
+    pub(crate) state: &'a mut State,
+    pub(crate) chain: &'a mut Chain,
+    pub(crate) key: &'a SigningKey,
+    pub(crate) now_unix_s: u64,
+    pub(crate) lease_s: u64,
+    pub(crate) done: Done,
+}
+
+/// What a turn leaves to be written.
+#[derive(Default)]
+pub(crate) struct Done {
+    pub(crate) changes: Changes,
+    pub(crate) lines: Vec<(u64, String)>,
+    /// Why a line could not be made.
+    pub(crate) broken: Option<String>,
+    steps: u64,
+    stepped: Digester,
+}
+
+impl Turn<'_> {
+    // --- agreement
+
+    /// The policy in force.
+    pub fn policy(&self) -> Option<&Arc<Policy>> {
+        self.state.agreement.active()
+    }
+
+    /// Proposes a policy that can follow the one in force, or found the federation. It has to come with the signature of one who has a
+    /// say in it; who brings it does not matter.
+    ///
+    /// # Errors
+    /// As [`Turn::sign`], and [`Refused::NoPolicyFile`], [`Refused::OtherFounders`], [`Refused::CannotFollow`], [`Refused::Full`].
+    pub fn propose(&mut self, file: &[u8], signature: Signature) -> Result<PolicyStatus, Refused> {
+        let (by, digest) = (signature.participant.clone(), Digest::of(file));
+        let new = self.state.agreement.file(&digest).is_none();
+        let (agreement, changes) = (&mut self.state.agreement, &mut self.done.changes);
+        let result = agreement.propose(file, signature, self.now_unix_s, changes);
+        if new && let Ok(status) = &result {
+            let what = json!({ "policy": digest, "version": status.version, "by": by });
+            self.log("proposed", what);
+        }
+        self.signed(&by, digest, result)
+    }
+
+    /// Adds a signature to a proposed policy, which takes effect with the last one that it takes. Signing what is in force changes nothing.
+    ///
+    /// # Errors
+    /// [`Refused::UnknownPolicy`], [`Refused::BadSignature`], [`Refused::TakenBack`], [`Refused::CannotTakeEffect`];
+    /// [`Refused::Equivocation`] if the signer signed another policy after the same one, which is recorded.
+    pub fn sign(&mut self, policy: Digest, signature: Signature) -> Result<PolicyStatus, Refused> {
+        let by = signature.participant.clone();
+        let (agreement, changes) = (&mut self.state.agreement, &mut self.done.changes);
+        let result = agreement.sign(policy, signature, self.now_unix_s, changes);
+        self.signed(&by, policy, result)
+    }
+
+    fn signed(
+        &mut self,
+        by: &str,
+        digest: Digest,
+        result: Result<PolicyStatus, Refused>,
+    ) -> Result<PolicyStatus, Refused> {
+        match &result {
+            Ok(_) => self.log("signed", json!({ "policy": digest, "participant": by })),
+            Err(Refused::Equivocation { key, signed, .. }) => {
+                let what = json!({ "participant": by, "public_key": key, "signed": signed, "refused": digest });
+                self.log("equivocation", what);
+            }
+            Err(_) => {}
+        }
+        let status = self.or_logged(by, "sign", result)?;
+        if matches!(status.standing, PolicyStanding::InForce)
+            && let Some(file) = self.state.agreement.chain().last()
+            && file.in_force_unix_s == Some(self.now_unix_s)
+        {
+            let signers: Vec<_> = file.signatures.iter().map(|one| one.participant.clone()).collect();
+            let what = json!({
+                "policy": digest,
+                "name": file.policy.name,
+                "version": file.policy.version,
+                "signed_by": signers,
+                "simulated": file.policy.attestation.simulated,
+            });
+            self.log("agreement", what);
+        }
+        Ok(status)
+    }
+
+    /// A participant takes its signature under a proposed policy back; then it may sign another one.
+    ///
+    /// # Errors
+    /// [`Refused::InForce`], [`Refused::UnknownPolicy`], [`Refused::NoParticipant`].
+    pub fn take_back(&mut self, who: &Visit, policy: Digest) -> Result<(), Refused> {
+        let by = who.participant().unwrap_or_default().to_owned();
+        let (agreement, changes) = (&mut self.state.agreement, &mut self.done.changes);
+        let result = match who.participant() {
+            None => Err(Refused::NoParticipant),
+            Some(participant) => agreement.take_back(participant, policy, changes),
+        };
+        self.or_logged(&by, "take back", result)?;
+        self.log("taken-back", json!({ "policy": policy, "participant": by }));
+        Ok(())
+    }
+
+    // --- secrets
+
+    /// Puts a secret, or the next epoch of one that is there.
+    ///
+    /// # Errors
+    /// [`Refused::NoParticipant`], [`Refused::NotYours`], [`Refused::BadName`], [`Refused::BadSize`], [`Refused::DigestMissing`],
+    /// [`Refused::OtherKind`], [`Refused::SealedAggregator`], [`Refused::Full`].
+    pub fn put(&mut self, who: &Visit, secret: NewSecret) -> Result<SecretInfo, Refused> {
+        let now = self.now_unix_s;
+        let result = self.as_participant(who, |state, policy, owner, changes| {
+            state.secrets.put(policy, owner, secret, now, changes)
+        });
+        let info = self.or_logged(named(who), "put a secret", result)?;
+        let what = json!({
+            "secret": info.id,
+            "for": info.kind,
+            "epoch": info.epoch,
+            "ciphertext": info.ciphertext,
+            "plaintext": info.plaintext,
+        });
+        self.log("secret-put", what);
+        Ok(info)
+    }
+
+    /// Removes one of the participant's secrets with all its epochs.
+    ///
+    /// # Errors
+    /// [`Refused::NoParticipant`], [`Refused::NoSecret`], also for another's.
+    pub fn remove(&mut self, who: &Visit, name: &str) -> Result<(), Refused> {
+        let result = self.as_participant(who, |state, _, owner, changes| {
+            let (owner, name) = (owner.to_owned(), name.to_owned());
+            let id = SecretId { owner, name };
+            state.secrets.remove(&id, changes).map(|()| id)
+        });
+        let id = self.or_logged(named(who), "remove a secret", result)?;
+        self.log("secret-removed", json!({ "secret": id }));
+        Ok(())
+    }
+
+    /// An owner of data lets a sealed module of that SHA-256 have that access to tensors; nothing takes it back, for releases to come.
+    ///
+    /// # Errors
+    /// [`Refused::NoParticipant`], [`Refused::Full`].
+    pub fn consent(&mut self, who: &Visit, module: Digest, access: Option<TensorAccess>) -> Result<(), Refused> {
+        let result = self.as_participant(who, |state, _, participant, changes| {
+            state.secrets.consent(participant, module, access, changes)
+        });
+        self.or_logged(named(who), "consent", result)?;
+        let access = access.map(TensorAccess::as_str);
+        let what = json!({ "participant": named(who), "module": module, "access": access });
+        self.log("consent", what);
+        Ok(())
+    }
+
+    fn as_participant<T>(
+        &mut self,
+        who: &Visit,
+        work: impl FnOnce(&mut State, &Policy, &str, &mut Changes) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let policy = self.policy().cloned().ok_or(Refused::NoPolicy)?;
+        let known = who.participant().filter(|name| policy.participant_key(name).is_some());
+        let participant = known.ok_or(Refused::NoParticipant)?;
+        work(self.state, &policy, participant, &mut self.done.changes)
+    }
+
+    // --- release
+
+    /// Releases the secrets that a node asks for, sealed to its TD: all of them, or none. Each request number counts once in a connection.
+    ///
+    /// # Errors
+    /// [`Refused`] by what the policy in force grants, who asks, the sealed files at hand, and consents.
+    pub fn release(&mut self, who: &Permit, request: &ReleaseRequest) -> Result<SealedRelease, Refused> {
+        let result = self.try_release(who, request);
+        let (sealed, released) = self.or_logged(who.node(), "release", result)?;
+        let what = json!({
+            "node": who.node(),
+            "participant": who.participant(),
+            "role": who.role().as_str(),
+            "sequence": request.sequence,
+            "secrets": released,
+        });
+        self.log("released", what);
+        Ok(sealed)
+    }
+
+    fn try_release(&mut self, who: &Permit, request: &ReleaseRequest) -> Result<(SealedRelease, Vec<Value>), Refused> {
+        let now = self.now_unix_s;
+        let state = &mut *self.state;
+        let asker = release::asker(state.agreement.active().map(Arc::as_ref), who, now)?;
+        state.connections.count(who, request.sequence, now)?;
+        let (seen, limit) = (request.wanted.len(), MAX_WANTED);
+        if seen == 0 {
+            return Err(Refused::NothingWanted);
+        }
+        if seen > limit {
+            let what = "secrets are asked for";
+            return Err(Refused::TooMuch { what, seen, limit });
+        }
+        let policy = state.agreement.active().ok_or(Refused::NoPolicy)?;
+        let book = Book {
+            policy,
+            secrets: &state.secrets,
+        };
+        let granted = request.wanted.iter().map(|wanted| {
+            let (secret, epochs) = book.decide(&asker, wanted)?;
+            Ok((&wanted.id, secret, epochs))
+        });
+        let granted = granted.collect::<Result<Vec<_>, Refused>>()?;
+        let told = granted.iter().map(|(id, _, epochs)| {
+            let last = epochs.last();
+            json!({ "secret": id, "epoch": last.map(|last| last.epoch), "ciphertext": last.and_then(|last| last.ciphertext) })
+        });
+        let told = told.collect();
+        Ok((release::seal(who, request, &granted)?, told))
+    }
+
+    // --- counters and leases
+
+    /// Gives one instance of a node the lease, or renews it. `instance` is random, made by the instance at its start.
+    ///
+    /// # Errors
+    /// [`Refused::LeaseHeld`] while another instance has it.
+    pub fn lease(&mut self, who: &Permit, instance: &[u8; 16]) -> Result<Lease, Refused> {
+        let (now, lease_s) = (self.now_unix_s, self.lease_s);
+        let result = self.as_node(who, |state, node, changes| {
+            state.leases.take(node, Digest::of(instance), lease_s, now, changes)
+        });
+        let (lease, new) = self.or_logged(who.node(), "lease", result)?;
+        if new {
+            let what = json!({ "node": who.node(), "token": lease.token });
+            self.log("lease", what);
+        }
+        Ok(lease)
+    }
+
+    /// Ends a lease before its time.
+    ///
+    /// # Errors
+    /// [`Refused::Fenced`] if it does not hold.
+    pub fn give_back(&mut self, who: &Permit, token: u64) -> Result<(), Refused> {
+        let now = self.now_unix_s;
+        let result = self.as_node(who, |state, node, changes| {
+            state.leases.give_back(node, token, now, changes)
+        });
+        self.or_logged(who.node(), "give back a lease", result)
+    }
+
+    /// Counts up: compare and swap. The step that was taken last is answered again, since its first answer may have been lost.
+    ///
+    /// # Errors
+    /// [`Refused::Stale`] with where the counter stands, [`Refused::NotAhead`], [`Refused::Fenced`], [`Refused::NotYourCounter`].
+    pub fn commit(&mut self, who: &Permit, step: &Step) -> Result<Commit, Refused> {
+        let now = self.now_unix_s;
+        let result = self.as_node(who, |state, node, changes| {
+            own(&step.counter, node)?;
+            state.leases.holds(node, step.token, now)?;
+            state.counters.step(step, changes)
+        });
+        let (commit, new) = self.or_logged(who.node(), "commit", result)?;
+        if new {
+            self.done.steps += 1;
+            let counter = step.counter.to_string();
+            let length = (counter.len() as u32).to_be_bytes();
+            let version = commit.version.to_be_bytes();
+            for part in [&length[..], counter.as_bytes(), &version, commit.digest.as_bytes()] {
+                self.done.stepped.update(part);
+            }
+        }
+        Ok(commit)
+    }
+
+    /// Whether what the node holds is the newest that was confirmed.
+    ///
+    /// # Errors
+    /// [`Refused::Stale`] with what is stale and what was expected; [`Refused::Unconfirmed`] of what lies ahead.
+    pub fn prove_newest(&mut self, who: &Permit, counter: &CounterId, held: Option<Commit>) -> Result<(), Refused> {
+        let result = self.as_node(who, |state, node, _| {
+            own(counter, node)?;
+            state.counters.prove_newest(counter, held)
+        });
+        self.or_logged(who.node(), "prove newest", result)
+    }
+
+    fn as_node<T>(
+        &mut self,
+        who: &Permit,
+        work: impl FnOnce(&mut State, &str, &mut Changes) -> Result<T, Refused>,
+    ) -> Result<T, Refused> {
+        let policy = self.state.agreement.active().map(Arc::as_ref);
+        let asker = release::asker(policy, who, self.now_unix_s)?;
+        work(self.state, asker.node(), &mut self.done.changes)
+    }
+
+    // --- the audit log
+
+    /// Writes into the audit log what happened elsewhere in the manager: an attestation, a round, an export.
+    ///
+    /// # Errors
+    /// [`Refused::BadName`], [`Refused::TooMuch`].
+    pub fn note(&mut self, event: &str, what: Value) -> Result<(), Refused> {
+        if !is_name(event) {
+            let seen = event.chars().take(64).collect();
+            return Err(Refused::BadName { seen });
+        }
+        let (seen, limit) = (what.to_string().len(), MAX_NOTE_BYTES);
+        if seen > limit {
+            let what = "bytes in a note";
+            return Err(Refused::TooMuch { what, seen, limit });
+        }
+        self.log(event, what);
+        Ok(())
+    }
+
+    fn or_logged<T>(&mut self, asker: &str, what: &str, result: Result<T, Refused>) -> Result<T, Refused> {
+        if let Err(refused) = &result
+            && let Some(left_out) = self.state.refusals.count(asker, self.now_unix_s)
+        {
+            let reason: String = refused.to_string().chars().take(MAX_REASON_CHARS).collect();
+            let mut entry = json!({ "what": what, "by": asker, "code": refused.code(), "reason": reason });
+            if left_out > 0 {
+                entry["left_out_before"] = left_out.into();
+            }
+            self.log("refused", entry);
+        }
+        result
+    }
+
+    pub(crate) fn log(&mut self, event: &str, what: Value) {
+        let index = self.chain.lines();
+        match self.chain.append(event, what, self.now_unix_s, self.key) {
+            Ok(line) => self.done.lines.push((index, line)),
+            Err(error) => self.done.broken = Some(error.to_string()),
+        }
+    }
+
+    /// Ends the turn: one line for all steps of counters, which alone would fill the log.
+    pub(crate) fn end(mut self) -> Done {
+        if self.done.steps > 0 {
+            let digest = std::mem::take(&mut self.done.stepped).finish();
+            let what = json!({ "steps": self.done.steps, "digest": digest });
+            self.log("counters", what);
+        }
+        self.done
+    }
+}
+
+fn named(who: &Visit) -> &str {
+    who.participant().unwrap_or_default()
+}
+
+fn own(counter: &CounterId, node: &str) -> Result<(), Refused> {
+    if counter.node == node {
+        return Ok(());
+    }
+    let (counter, node) = (counter.clone(), node.to_owned());
+    Err(Refused::NotYourCounter { counter, node })
+}
