@@ -26,6 +26,8 @@ pub fn call(round: Round, train: impl FnOnce(Round, &mut Model) -> Result<()>) -
 pub struct Model {
     tensors: BTreeMap<String, Tensor>,
     state: BTreeMap<String, Tensor>,
+    /// The model as the round started, once a graph has wanted it.
+    start: BTreeMap<String, Tensor>,
     steps: u64,
 }
 
@@ -35,6 +37,7 @@ impl Model {
         Self {
             tensors: model::current().into_iter().collect(),
             state: BTreeMap::new(),
+            start: BTreeMap::new(),
             steps: 0,
         }
     }
@@ -117,6 +120,10 @@ impl Graph {
     /// A scalar is missing, or the engine fails. A scalar out of the policy's range ends the call.
     pub fn run(&self, model: &mut Model, batch: &Batch, scalars: &[(&str, f64)]) -> Result<Outputs> {
         self.start_state(model)?;
+        let anchored = |port: &Port| matches!(port.kind, PortKind::Anchor(_));
+        if model.start.is_empty() && self.ports.inputs.iter().any(anchored) {
+            model.start = model::current().into_iter().collect();
+        }
         let mut names = Vec::with_capacity(self.ports.inputs.len());
         let mut kept = Vec::with_capacity(self.ports.inputs.len());
         let mut inputs = Vec::with_capacity(self.ports.inputs.len());
@@ -142,6 +149,7 @@ impl Graph {
             let tensor = match &port.kind {
                 PortKind::Parameter(name) | PortKind::Statistic(name) => model.tensors.get(name),
                 PortKind::State(name) => model.state.get(name),
+                PortKind::Anchor(name) => model.start.get(name),
                 _ => batch.tensors.get(&port.name),
             };
             let missing = || {

@@ -18,6 +18,7 @@
 //! | `learning_rate` | f32 [1] | with an optimizer |
 //! | `step` | i64 [1] | with an optimizer; counts from 1 |
 //! | `state/SLOT/P` | f32 | optimizer state: `momentum`; `m` and `v`; zeros before step 1 |
+//! | `anchor/P` | f32 | with a proximal term: the parameter as the round began |
 //!
 //! | output | type | meaning |
 //! | --- | --- | --- |

@@ -24,6 +24,10 @@ pub struct TrainOptions {
     pub decay_norms: bool,
     /// Gradients are scaled down together to this L2 norm at most, before weight decay.
     pub clip_norm: Option<f64>,
+    /// FedProx: this times a parameter's distance from its value at the start of the round (the input `anchor/PARAM`) is added
+    /// to its gradient, before clipping: the gradient of this/2 times the squared distance. The loss that is an output is
+    /// without it. 0 for none. Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
+    pub proximal: f64,
     /// Parameters that are not trained.
     pub freeze: Vec<String>,
     /// Whether gradients are outputs besides the next parameters (after clipping, before weight decay). Without an optimizer
@@ -50,6 +54,7 @@ impl TrainOptions {
             no_decay: Vec::new(),
             decay_norms: true,
             clip_norm: None,
+            proximal: 0.0,
             freeze: Vec::new(),
             gradients: false,
             logits: None,
@@ -70,6 +75,10 @@ impl TrainOptions {
         if !(self.weight_decay >= 0.0 && self.weight_decay.is_finite()) {
             let problem = format!("{} was given, at least 0 is wanted", self.weight_decay);
             return refuse("--weight-decay", problem);
+        }
+        if !(self.proximal >= 0.0 && self.proximal.is_finite()) {
+            let problem = format!("{} was given, at least 0 is wanted", self.proximal);
+            return refuse("--proximal", problem);
         }
         if let Some(most) = self.clip_norm
             && !(most > 0.0 && most.is_finite())

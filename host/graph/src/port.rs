@@ -38,6 +38,8 @@ pub enum PortKind {
         /// The parameter.
         param: String,
     },
+    /// Input: the parameter of this name as the round began, from which a proximal term keeps the next ones.
+    Anchor(String),
     /// Input: the learning rate, f32 [1].
     LearningRate,
     /// Input: the step, i64 [1], from 1.
@@ -74,6 +76,7 @@ impl PortKind {
             Self::Data(name) | Self::Parameter(name) | Self::Statistic(name) | Self::Output(name) => name.clone(),
             Self::Labels => "labels".to_owned(),
             Self::State { slot, param } => format!("state/{slot}/{param}"),
+            Self::Anchor(param) => format!("anchor/{param}"),
             Self::LearningRate => "learning_rate".to_owned(),
             Self::Step => "step".to_owned(),
             Self::Loss => "loss".to_owned(),
@@ -92,6 +95,7 @@ impl PortKind {
             Self::Parameter(_) => "parameter",
             Self::Statistic(_) => "statistic",
             Self::State { .. } => "state",
+            Self::Anchor(_) => "anchor",
             Self::LearningRate => "learning-rate",
             Self::Step => "step",
             Self::Loss => "loss",
@@ -107,7 +111,7 @@ impl PortKind {
     fn line(&self) -> String {
         match self {
             Self::State { slot, param } | Self::NextState { slot, param } => format!("{} {slot} {param}", self.word()),
-            Self::Gradient(name) | Self::NextParameter(name) | Self::NextStatistic(name) => {
+            Self::Anchor(name) | Self::Gradient(name) | Self::NextParameter(name) | Self::NextStatistic(name) => {
                 format!("{} {name}", self.word())
             }
             _ => self.word().to_owned(),
@@ -128,6 +132,7 @@ impl PortKind {
             ("parameter", true) => Self::Parameter(own),
             ("statistic", true) => Self::Statistic(own),
             ("state", true) => slot().map(|(slot, param)| Self::State { slot, param })?,
+            ("anchor", true) => Self::Anchor(rest.to_owned()),
             ("learning-rate", true) => Self::LearningRate,
             ("step", true) => Self::Step,
             ("loss", false) => Self::Loss,
@@ -197,7 +202,10 @@ fn check(inputs: &[Port], outputs: &[Port]) -> Result<(), GraphError> {
     for port in inputs.iter().chain(outputs) {
         let like = match &port.kind {
             PortKind::State { param, .. } | PortKind::NextState { param, .. } => Some(param),
-            PortKind::Gradient(name) | PortKind::NextParameter(name) | PortKind::NextStatistic(name) => Some(name),
+            PortKind::Anchor(name)
+            | PortKind::Gradient(name)
+            | PortKind::NextParameter(name)
+            | PortKind::NextStatistic(name) => Some(name),
             _ => None,
         };
         let fits = match (&port.kind, like) {

@@ -181,6 +181,9 @@ impl Ports {
             if let Some(most) = options.clip_norm {
                 note("clip_norm", most.to_string());
             }
+            if options.proximal > 0.0 {
+                note("proximal", options.proximal.to_string());
+            }
             let words = |words: Vec<String>| words.join(" ");
             if !bound.masks.is_empty() {
                 note(
@@ -238,6 +241,13 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
         }
         states.push(slots);
     }
+    let mut anchors = Vec::new();
+    if options.proximal > 0.0 {
+        for (param, id) in &parameters {
+            let shape = ports.builder.shape(*id).to_vec();
+            anchors.push(ports.input(PortKind::Anchor(param.clone()), Dtype::F32, &shape)?);
+        }
+    }
 
     let replay = Replay::write(&mut ports.builder, bound, inputs, Mode::Training)?;
     let (_, source) = logits(options, bound)?;
@@ -254,6 +264,11 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
                 "no gradient of the loss reaches the parameter '{name}'; freeze it (--freeze {name})"
             ))
         })?);
+    }
+    for ((part, (_, parameter)), &anchor) in parts.iter_mut().zip(&parameters).zip(&anchors) {
+        let distance = ports.builder.sub(*parameter, anchor)?;
+        let pull = ports.builder.scale(distance, options.proximal as f32)?;
+        *part = ports.builder.add(*part, pull)?;
     }
     if let Some(most) = options.clip_norm {
         parts = clipped(&mut ports.builder, &parts, most)?;

@@ -14,8 +14,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cloister_data::{DataLimits, Dataset, Format, Source};
+use cloister_graph::{Optimizer, TrainOptions};
 use cloister_runner::{AggregateRequest, BackendChoice, Runner, RunnerError, SharedTensors, WorkerUpdate};
-use cloister_sandbox::{ModuleErrorKind, RoundInfo};
+use cloister_sandbox::{ModuleErrorKind, RoundInfo, SettingValue};
 use cloister_tensor::{Digest, Tensor, TensorMap};
 use common::*;
 
@@ -265,6 +266,39 @@ fn a_trainer_trains_and_the_bytes_are_the_same_again() {
         first.tensors.to_map().unwrap(),
         second.tensors.to_map().unwrap(),
         "after a restart too"
+    );
+}
+
+/// Two epochs; a graph whose proximal term outweighs all else stays near where the round began, and so nearer than without.
+#[test]
+fn a_proximal_term_holds_a_trainer_near_the_model_that_it_was_given() {
+    let Some(module) = guest("train-sgd") else { return };
+    let moved = |proximal: f64| {
+        let mut runner = furnished();
+        runner.load_module("train-sgd", &module).unwrap();
+        let mut options = TrainOptions::new(Optimizer::Sgd, BATCH);
+        options.proximal = proximal;
+        let graph = cloister_graph::train(&model(), &options).unwrap().training;
+        runner.load_graph("train", graph.bytes()).unwrap();
+        let mut request = train_request("train-sgd");
+        request.settings.insert("epochs".to_owned(), SettingValue::Integer(4));
+        request
+            .settings
+            .insert("drop_last".to_owned(), SettingValue::Boolean(true));
+        let (before, after) = (
+            request.model.to_map().unwrap(),
+            runner.train(&request).unwrap().tensors.to_map().unwrap(),
+        );
+        let squares = before.iter().flat_map(|(name, tensor)| {
+            let (old, new) = (tensor.to_f64_vec(), after[name].to_f64_vec());
+            old.into_iter().zip(new).map(|(old, new)| (new - old).powi(2))
+        });
+        squares.sum::<f64>()
+    };
+    let (free, held) = (moved(0.0), moved(5.0));
+    assert!(
+        held > 0.0 && held < 0.8 * free,
+        "moved {held} with the term, {free} without"
     );
 }
 

@@ -69,6 +69,7 @@ fn purpose(port: &Port) -> String {
         PortKind::Parameter(name) => format!("parameter `{name}`"),
         PortKind::Statistic(name) => format!("running statistic `{name}`"),
         PortKind::State { slot, param } => format!("optimizer state `{slot}` of parameter `{param}`"),
+        PortKind::Anchor(name) => format!("parameter `{name}` as the round began"),
         PortKind::LearningRate | PortKind::Step => "a scalar in the policy's range".to_owned(),
         _ => "nothing: it is an output".to_owned(),
     }
@@ -86,12 +87,15 @@ pub(crate) fn admit(graph: &str, port: &Port, given: &GuestTensor, grants: &Gran
         (PortKind::Parameter(name), Label::Parameter(seen)) | (PortKind::Statistic(name), Label::Statistic(seen)) => {
             name == seen
         }
+        // What a graph has computed is no longer what the round began with.
+        (PortKind::Anchor(name), Label::Parameter(seen)) => name == seen && !given.computed,
         (PortKind::State { slot, param }, Label::State { slot: seen, param: of }) => slot == seen && param == of,
         (
             PortKind::Data(_)
             | PortKind::Labels
             | PortKind::Parameter(_)
             | PortKind::Statistic(_)
+            | PortKind::Anchor(_)
             | PortKind::State { .. },
             Label::Made,
         ) => true,

@@ -211,6 +211,7 @@ fn wit_port(port: &Port) -> Result<ports::Port, Refusal> {
         PortKind::Parameter(name) => ports::PortKind::Parameter(name.clone()),
         PortKind::Statistic(name) => ports::PortKind::Statistic(name.clone()),
         PortKind::State { .. } => ports::PortKind::State(port.name.clone()),
+        PortKind::Anchor(name) => ports::PortKind::Anchor(name.clone()),
         PortKind::LearningRate | PortKind::Step => ports::PortKind::Scalar,
         PortKind::Loss | PortKind::Correct => ports::PortKind::Measure,
         PortKind::Gradient(name) => ports::PortKind::Gradient(name.clone()),

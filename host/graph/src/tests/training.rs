@@ -202,6 +202,43 @@ fn adamw_is_as_pytorch_defines_it() {
 }
 
 #[test]
+fn a_proximal_term_pulls_parameters_back_to_where_the_round_began() {
+    let model = samples::parsed(&samples::mlp(4, 3, 2, 9).unwrap()).unwrap();
+    let mut options = options(Optimizer::Sgd);
+    let plain = train(&model, &options).unwrap().training;
+    options.proximal = 0.5;
+    let pulled = train(&model, &options).unwrap().training;
+    assert_eq!(
+        EngineGraph::load(pulled.bytes()).unwrap().inputs(),
+        pulled.inputs(),
+        "the anchors' kind is kept"
+    );
+    let mut feeds = feeds(&plain, &model, 2);
+    let without = run(&plain, &feeds);
+    for port in pulled.inputs() {
+        if let PortKind::Anchor(param) = &port.kind {
+            let values = feeds[param.as_str()].values.iter().map(|value| value - 0.25).collect();
+            feeds.insert(port.name.clone(), Array::new(&port.shape, values));
+        }
+    }
+    let with = run(&pulled, &feeds);
+    close(with["loss"].values[0], without["loss"].values[0]);
+    for param in ["fc1.weight", "fc1.bias", "fc2.weight", "fc2.bias"] {
+        let (seen, plain) = (
+            &with[&format!("grad/{param}")].values,
+            &without[&format!("grad/{param}")].values,
+        );
+        let next = &with[&format!("next/{param}")].values;
+        for at in 0..seen.len() {
+            close(seen[at], plain[at] + 0.5 * 0.25);
+            close(next[at], feeds[param].values[at] - RATE * seen[at]);
+        }
+    }
+    options.proximal = -1.0;
+    assert!(train(&model, &options).unwrap_err().to_string().contains("--proximal"));
+}
+
+#[test]
 fn decay_leaves_out_what_it_is_told_to() {
     let model = samples::parsed(&samples::cnn(16, 2, 2, 3).unwrap()).unwrap();
     let mut options = TrainOptions::new(Optimizer::Sgd, 2);

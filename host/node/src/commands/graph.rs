@@ -95,7 +95,7 @@ enum ConvGradient {
 /// The training graph maps parameters, a batch and the optimizer's state to the loss and to the next parameters and state, so
 /// that one inference call is one step. It uses standard ONNX operators only (opset 17). Its inputs are the model's own, `labels`
 /// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout, every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
-/// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first). Its outputs are `loss` (f32 [1]), `next/PARAM`,
+/// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first), with `--proximal` also `anchor/PARAM`. Its outputs are `loss` (f32 [1]), `next/PARAM`,
 /// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
 /// The same model and options give the same bytes.
 #[derive(Args, Debug)]
@@ -151,6 +151,10 @@ struct TrainArgs {
     /// Scale all gradients down together to this L2 norm at most, before weight decay
     #[arg(long, value_name = "X", allow_negative_numbers = true)]
     clip_norm: Option<f64>,
+    /// FedProx: this times a parameter's distance from its value at the start of the round is added to its gradient. The graph
+    /// takes those values as anchor/NAME
+    #[arg(long, value_name = "MU", default_value_t = 0.0, allow_negative_numbers = true)]
+    proximal: f64,
     /// Leave dropouts out instead of taking their masks as inputs
     #[arg(long)]
     no_dropout: bool,
@@ -226,6 +230,7 @@ impl TrainArgs {
             no_decay: self.no_decay.clone(),
             decay_norms: !self.no_decay_norm,
             clip_norm: self.clip_norm,
+            proximal: self.proximal,
             dropout: !self.no_dropout,
             freeze: self.freeze.clone(),
             gradients: self.gradients,

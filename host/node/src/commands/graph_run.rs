@@ -217,9 +217,20 @@ fn choose_backend(args: &GraphRunArgs, out: &mut Ui) -> Result<Box<dyn Backend>,
     }
 }
 
-/// The weights with what an earlier step gave as `next/NAME` in the place of NAME, and zeros for optimizer state that is not there.
+/// The weights with what an earlier step gave as `next/NAME` in the place of NAME, zeros for optimizer state that is not there, and
+/// the weights as they were for anchors that are not.
 fn carried_on(ports: &[Port], feed: &TensorMap, weights: TensorMap) -> TensorMap {
     let (next, mut weights): (TensorMap, TensorMap) = weights.into_iter().partition(|(name, _)| name.starts_with(NEXT));
+    for port in ports {
+        if let (PortKind::Anchor(param), false) = (&port.kind, feed.contains_key(&port.name))
+            && let Some(tensor) = weights
+                .get(param)
+                .or_else(|| next.get(&format!("{NEXT}{param}")))
+                .cloned()
+        {
+            weights.entry(port.name.clone()).or_insert(tensor);
+        }
+    }
     for (name, tensor) in next {
         if let Some(name) = name.strip_prefix(NEXT) {
             weights.insert(name.to_owned(), tensor);

@@ -39,6 +39,12 @@ pub(super) struct GraphsArgs {
     /// L2: this times the parameter is added to its gradient; by default 0.
     #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
+    /// All gradients are scaled down together to this L2 norm at most.
+    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
+    clip_norm: Option<f64>,
+    /// FedProx: this times a parameter's distance from its value at the start of the round is added to its gradient; by default 0.
+    #[arg(long, value_name = "MU", requires = "onnx", allow_negative_numbers = true)]
+    proximal: Option<f64>,
     /// A parameter that is not trained; a beginning followed by * names several (repeat).
     #[arg(long, value_name = "NAME", requires = "onnx")]
     freeze: Vec<String>,
@@ -176,6 +182,8 @@ impl GraphsArgs {
         }
         let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
         options.weight_decay = self.weight_decay.unwrap_or_default();
+        options.clip_norm = self.clip_norm;
+        options.proximal = self.proximal.unwrap_or_default();
         options.dropout = false;
         options.freeze.clone_from(&self.freeze);
         options.logits.clone_from(&self.logits);

@@ -104,6 +104,9 @@ pub struct TrainingPlan {
     /// L2 decay inside the training graph.
     #[serde(default)]
     pub weight_decay: f64,
+    /// FedProx's weight inside the training graph.
+    #[serde(default)]
+    pub proximal: f64,
     /// The trainer's settings.
     #[serde(default)]
     pub settings: toml::Table,

@@ -234,6 +234,7 @@ fn graphs(
     let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
     let mut options = TrainOptions::new(training.optimizer.optimizer(None), training.batch as usize);
     options.weight_decay = training.weight_decay;
+    options.proximal = training.proximal;
     let recipe = Recipe {
         options,
         batch: training.batch,
