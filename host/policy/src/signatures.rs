@@ -11,9 +11,9 @@ use base64::engine::general_purpose::STANDARD;
 use cloister_attestation::encoding::Layout;
 use cloister_attestation::identity::{PublicKey, SigningKey};
 
-use crate::explain::placeholders;
 use crate::policy::Policy;
 use crate::reader::{Node, PolicyError, Problem, all, read_document};
+use crate::warnings::placeholders;
 
 const MAX_SIGNATURES: usize = 1024;
 
