@@ -106,7 +106,12 @@ impl VaultKey {
     pub fn save(&self, path: &Path) -> Result<(), VaultError> {
         let bad = |cause: std::io::Error| VaultError::KeyFile {
             path: path.to_path_buf(),
-            what: format!("can't be written: {cause}"),
+            what: match cause.kind() {
+                ErrorKind::AlreadyExists => {
+                    "is there already, and a key is never overwritten; choose another name".to_owned()
+                }
+                _ => format!("can't be written: {cause}"),
+            },
         };
         let mut digits = Zeroizing::new(String::with_capacity(65));
         for byte in self.0 {

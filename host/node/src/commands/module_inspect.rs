@@ -1,13 +1,12 @@
 //! `cloister module inspect`: what a module's file says about itself, and the lines that a policy needs.
 
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::Read as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cloister_sandbox::{Inspection, SandboxLimits, SettingDeclaration, SettingType, SettingValue, World, inspect};
 
-use crate::ui::{Exit, OutputArgs, Ui, failed, unreadable};
+use crate::files;
+use crate::ui::{Exit, OutputArgs, Ui, failed};
 
 /// Print a module's digest, world, imports, exports, settings, size and policy line.
 #[derive(clap::Args, Debug)]
@@ -41,7 +40,8 @@ struct Printed<'a> {
 /// # Errors
 /// The file cannot be read or is no component.
 pub fn run(args: ModuleInspectArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let bytes = read(&args.file)?;
+    // More than this no host would load.
+    let bytes = files::read(&args.file, SandboxLimits::default().component_bytes as u64)?;
     let inspection =
         inspect(&bytes).map_err(|error| failed(Exit::Usage, format!("{}: {error}", args.file.display()), None))?;
     let stem = args
@@ -64,27 +64,6 @@ pub fn run(args: ModuleInspectArgs, out: &mut Ui) -> Result<Exit, miette::Report
     } else {
         Exit::Failed
     })
-}
-
-fn read(path: &Path) -> Result<Vec<u8>, miette::Report> {
-    let limit = SandboxLimits::default().component_bytes;
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(|error| {
-        let message = format!("{}: {error}", path.display());
-        failed(
-            Exit::Usage,
-            message,
-            Some("give the path of a built component, such as target/guests/train-sgd.wasm".into()),
-        )
-    })?;
-    file.take(limit as u64 + 1)
-        .read_to_end(&mut bytes)
-        .map_err(unreadable)?;
-    if bytes.len() > limit {
-        let message = format!("{}: more than {limit} bytes, which no host would load", path.display());
-        return Err(failed(Exit::Usage, message, None));
-    }
-    Ok(bytes)
 }
 
 fn text(inspection: &Inspection, policy: Option<&str>) -> String {

@@ -116,7 +116,7 @@ pub fn run(args: VaultArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         VaultCommand::Keygen { path } => {
             VaultKey::generate()
                 .and_then(|key| key.save(&path))
-                .map_err(|error| fail(Exit::Failed, error))?;
+                .map_err(|error| fail(exit_of(&error), error))?;
             out.note(format!(
                 "a new vault key is in {}: who loses it loses the vault",
                 path.display()
