@@ -1,7 +1,13 @@
 //! Aggregation of updates of 100 MB by the guest aggregate-fedavg, through runner and sandbox, beside a native loop.
 //!
 //! `cargo xtask bench aggregate`
-#![allow(missing_docs, clippy::expect_used, clippy::print_stdout, clippy::print_stderr)]
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::print_stdout,
+    clippy::print_stderr,
+    reason = "a bench ends where something is wrong, and prints what it measured"
+)]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hint::black_box;

@@ -1,7 +1,12 @@
 //! Verification of a quote beside dcap-qvl's own, with the same cryptography, and refusal of garbage.
 //!
 //! `cargo xtask bench verification`; with `CLOISTER_TEST_VECTORS` real quotes, too.
-#![allow(missing_docs, clippy::expect_used, clippy::print_stdout)]
+#![allow(
+    missing_docs,
+    clippy::expect_used,
+    clippy::print_stdout,
+    reason = "a bench ends where something is wrong, and prints what it measured"
+)]
 
 use std::hint::black_box;
 use std::path::PathBuf;

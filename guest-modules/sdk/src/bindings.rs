@@ -1,5 +1,5 @@
 //! The worlds of `wit/`, as wit-bindgen renders them.
-#![allow(missing_docs)]
+#![allow(missing_docs, reason = "generated; documented in wit/")]
 
 /// The world `trainer`.
 pub mod trainer {

@@ -79,7 +79,10 @@ pub struct Declaration {
 
 impl Declaration {
     /// An empty one.
-    #[allow(clippy::new_without_default)]
+    #[allow(
+        clippy::new_without_default,
+        reason = "const, for the section of a module; `Default` is not"
+    )]
     pub const fn new() -> Self {
         Self {
             bytes: [0; MAX_BYTES],

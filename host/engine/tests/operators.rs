@@ -20,10 +20,20 @@ use cloister_tensor::{Dtype, Tensor, TensorMap};
 use common::{backends, compile, distance, run};
 
 #[path = "../../graph/tests/common/operators.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 mod operators;
 #[path = "../../graph/tests/common/references.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 mod references;
 
 fn outputs(backend: &dyn Backend, graph: &EngineGraph, inputs: &[(String, Tensor)]) -> TensorMap {

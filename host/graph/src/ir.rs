@@ -10,7 +10,7 @@ macro_rules! operators {
     ($($name:ident),* $(,)?) => {
         /// The operators that this crate knows, under their ONNX names (default domain).
         #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-        #[allow(missing_docs)] // each is the ONNX operator of that name
+        #[allow(missing_docs, reason = "each is the ONNX operator of that name")]
         pub enum Operator { $($name),* }
 
         impl Operator {

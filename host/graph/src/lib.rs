@@ -75,6 +75,12 @@ pub use port::{Port, PortKind};
 pub use train::{TrainedGraphs, train};
 
 #[cfg(test)]
-#[allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, clippy::needless_range_loop)]
+#[allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::needless_range_loop,
+    reason = "a test that panics says where; indices read as in the formulas"
+)]
 // indices read better in oracles
 mod tests;

@@ -1,5 +1,5 @@
 //! Evidence against a policy: what fits gets a permit; whatever differs is told with what was seen and what was wanted.
-#![allow(clippy::unwrap_used)] // helpers of tests stand outside of #[test] functions
+#![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of #[test] functions")]
 
 mod common;
 

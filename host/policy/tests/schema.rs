@@ -1,5 +1,5 @@
 //! The schema: drafts come back as they were, broken files say where and what, and no text makes the parser panic.
-#![allow(clippy::unwrap_used)] // helpers of tests stand outside of #[test] functions
+#![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of #[test] functions")]
 
 mod common;
 

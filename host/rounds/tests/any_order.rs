@@ -1,5 +1,5 @@
 //! Arbitrary event orders: the aggregator's machine never panics, never folds an update twice, folds in one order.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics says where")]
 
 use std::collections::{BTreeMap, BTreeSet};
 

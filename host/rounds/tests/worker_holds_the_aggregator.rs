@@ -1,5 +1,10 @@
 //! What a member holds the aggregator to: fresh rosters, a chain of receipts, its own update as it was sent.
-#![allow(clippy::vec_init_then_push, clippy::unwrap_used, clippy::panic)]
+#![allow(
+    clippy::vec_init_then_push,
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "a test that panics says where; what is pushed reads as a story"
+)]
 
 use cloister_rounds::receipt::{Receipt, ReceiptUpdate};
 use cloister_rounds::worker::{AggregatorFault, Chain, RoundHead, WorkerConfig};

@@ -1,5 +1,11 @@
 //! The worlds of `wit/`, as wasmtime renders them. What the two worlds share is rendered once.
-#![allow(missing_docs, unreachable_pub, unused_qualifications, clippy::all)]
+#![allow(
+    missing_docs,
+    unreachable_pub,
+    unused_qualifications,
+    clippy::all,
+    reason = "generated; documented in wit/"
+)]
 
 pub(crate) mod trainer {
     wasmtime::component::bindgen!({

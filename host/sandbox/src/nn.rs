@@ -94,7 +94,7 @@ impl tensor::HostTensor for Guest<Training> {
     }
 
     fn ty(&mut self, tensor: Resource<GuestTensor>) -> Result<TensorType> {
-        Ok(wit_type(self.table.get(&tensor)?.tensor.dtype())?)
+        Ok(wit_type(self.table.get(&tensor)?.tensor.dtype()))
     }
 
     fn data(&mut self, tensor: Resource<GuestTensor>) -> Result<Vec<u8>> {

@@ -1,5 +1,5 @@
 //! Submissions, lists and fetches: who may, and what is taken.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics says where")]
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -1,5 +1,5 @@
 //! Members that were attested and then send what no honest host sends.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics says where")]
 
 use std::sync::Arc;
 

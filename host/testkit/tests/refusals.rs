@@ -1,5 +1,10 @@
 //! Who does not get a session: each refusal says what was seen and what was wanted, on both ends.
-#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic)]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    reason = "a test that panics says where"
+)]
 
 use std::time::Duration;
 

@@ -1,11 +1,12 @@
 //! Whole federations in one process: real sessions, real rounds, fake work.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, reason = "a test that panics says where")]
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cloister_exchange::ExchangeError;
+use cloister_exchange::aggregator::AggregatorEnd;
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_exchange::worker::{self, WorkerEnd};
 use cloister_session::Proxy;
@@ -23,6 +24,43 @@ fn start_worker(world: &World, name: &str, address: &str, work: AddingWork) -> W
 
 async fn start(world: &World, model: TensorMap, progress: &Remembered) -> RunningAggregator {
     world.aggregator(model, Arc::new(progress.clone())).await
+}
+
+/// A federation of two workers whose aggregator runs and waits for them.
+struct Waiting {
+    world: World,
+    progress: Remembered,
+    aggregator: RunningAggregator,
+    rounds: tokio::task::JoinHandle<Result<AggregatorEnd, ExchangeError>>,
+}
+
+impl Waiting {
+    async fn of_rounds(rounds: u32) -> Self {
+        let world = World::new(WorldOptions {
+            rounds,
+            ..WorldOptions::default()
+        });
+        let progress = Remembered::default();
+        let mut aggregator = start(&world, small_model(0.0), &progress).await;
+        let driver = aggregator.driver.take().unwrap();
+        Self {
+            world,
+            progress,
+            aggregator,
+            rounds: tokio::spawn(driver.run(Box::new(AveragingWork::default()))),
+        }
+    }
+
+    fn worker(&self, name: &str) -> WorkerTask {
+        start_worker(&self.world, name, &self.aggregator.address, AddingWork::new(1.0, 10))
+    }
+
+    /// Waits until that was shown.
+    async fn shown(&self, words: &str) {
+        while !self.progress.lines().contains(words) {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+    }
 }
 
 fn close(left: &TensorMap, right: &TensorMap) -> bool {
@@ -206,25 +244,13 @@ async fn a_worker_that_dies_amid_its_upload_is_dropped_and_the_round_goes_on() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn below_the_quorum_the_aggregator_says_why_it_waits() {
-    let world = World::new(WorldOptions {
-        rounds: 1,
-        ..WorldOptions::default()
-    });
-    let progress = Remembered::default();
-    let mut aggregator = start(&world, small_model(0.0), &progress).await;
-    let driver = aggregator.driver.take().unwrap();
-    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
-    let first = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
-    tokio::time::sleep(Duration::from_millis(500)).await;
-    assert!(
-        progress
-            .lines()
-            .contains("waiting for workers: 1 here, 2 needed; missing worker-b"),
-        "{}",
-        progress.lines()
-    );
-    let second = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10));
-    assert_eq!(rounds.await.unwrap().unwrap().records.len(), 1);
+    let waiting = Waiting::of_rounds(1).await;
+    let first = waiting.worker("worker-a");
+    waiting
+        .shown("waiting for workers: 1 here, 2 needed; missing worker-b")
+        .await;
+    let second = waiting.worker("worker-b");
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
     assert!(first.await.unwrap().unwrap().finished && second.await.unwrap().unwrap().finished);
 }
 
@@ -296,14 +322,12 @@ async fn through_a_connect_proxy_and_a_slow_link() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn told_to_stop_a_worker_leaves_and_the_aggregator_ends() {
-    let world = World::new(WorldOptions {
-        rounds: 1000,
-        ..WorldOptions::default()
-    });
-    let progress = Remembered::default();
-    let mut aggregator = start(&world, small_model(0.0), &progress).await;
-    let driver = aggregator.driver.take().unwrap();
-    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
+    let Waiting {
+        world,
+        progress,
+        aggregator,
+        rounds,
+    } = Waiting::of_rounds(1000).await;
     let shown: Arc<dyn Progress> = Arc::new(Remembered::default());
     let options = world.worker_options(&world.node("worker-a"), &aggregator.address, shown);
     let cancel = options.cancel.clone();
@@ -331,56 +355,35 @@ async fn told_to_stop_a_worker_leaves_and_the_aggregator_ends() {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn of_two_instances_of_a_node_the_first_stays_and_the_second_is_told() {
-    let world = World::new(WorldOptions {
-        rounds: 1,
-        ..WorldOptions::default()
-    });
-    let progress = Remembered::default();
-    let mut aggregator = start(&world, small_model(0.0), &progress).await;
-    let driver = aggregator.driver.take().unwrap();
-    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
-    let first = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
-    while !progress.lines().contains("worker-a joined") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let second = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
-    let told = second.await.unwrap().unwrap_err();
+    let waiting = Waiting::of_rounds(1).await;
+    let first = waiting.worker("worker-a");
+    waiting.shown("worker-a joined").await;
+    let told = waiting.worker("worker-a").await.unwrap().unwrap_err();
     assert!(
         matches!(&told, ExchangeError::OtherInstance { node, .. } if node == "worker-a"),
         "{told}"
     );
     assert!(told.to_string().contains("takes part since 2026-"), "{told}");
-    assert!(!progress.lines().contains("dropped"), "{}", progress.lines());
-    let other = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10));
-    assert_eq!(rounds.await.unwrap().unwrap().records.len(), 1);
+    let lines = waiting.progress.lines();
+    assert!(!lines.contains("dropped"), "{lines}");
+    let other = waiting.worker("worker-b");
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
     assert!(first.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_node_that_comes_back_gets_in_where_its_old_session_is_dead_and_nobody_was_told() {
-    let world = World::new(WorldOptions {
-        rounds: 1,
-        ..WorldOptions::default()
-    });
-    let progress = Remembered::default();
-    let mut aggregator = start(&world, small_model(0.0), &progress).await;
-    let driver = aggregator.driver.take().unwrap();
-    let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
-    let link = Link::open(&aggregator.address, Faults::default()).await;
-    let first = start_worker(&world, "worker-a", &link.address, AddingWork::new(1.0, 10));
-    while !progress.lines().contains("worker-a joined") {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
+    let waiting = Waiting::of_rounds(1).await;
+    let link = Link::open(&waiting.aggregator.address, Faults::default()).await;
+    let first = start_worker(&waiting.world, "worker-a", &link.address, AddingWork::new(1.0, 10));
+    waiting.shown("worker-a joined").await;
     link.freeze();
-    let second = start_worker(&world, "worker-a", &aggregator.address, AddingWork::new(1.0, 10));
-    while !progress
-        .lines()
-        .contains("dropped worker-a: gone: its session showed no life")
-    {
-        tokio::time::sleep(Duration::from_millis(10)).await;
-    }
-    let other = start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10));
-    assert_eq!(rounds.await.unwrap().unwrap().records.len(), 1);
+    let second = waiting.worker("worker-a");
+    waiting
+        .shown("dropped worker-a: gone: its session showed no life")
+        .await;
+    let other = waiting.worker("worker-b");
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
     assert!(second.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
     first.abort();
 }

@@ -1,5 +1,5 @@
 //! The test vectors of `FORMAT.md`, section 5: another implementation must give the same bytes.
-#![allow(clippy::unwrap_used)] // helpers of tests stand outside of #[test] functions
+#![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of #[test] functions")]
 
 use cloister_vault::{Cipher, HEADER_BYTES, Subject, VaultKey, seal};
 

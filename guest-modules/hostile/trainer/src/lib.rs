@@ -86,7 +86,7 @@ fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) 
 }
 
 #[inline(never)]
-#[allow(unconditional_recursion)]
+#[allow(unconditional_recursion, reason = "that is the attack")]
 fn recurse(depth: u64) -> u64 {
     // Little on the guest's own stack, which lies in its memory: the host's is to run out first.
     std::hint::black_box(recurse(std::hint::black_box(depth) + 1)) + 1

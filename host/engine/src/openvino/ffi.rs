@@ -7,7 +7,7 @@
 //! - `ov_core_t` and `ov_compiled_model_t` may be used from any thread, `ov_infer_request_t` from one at a time, but that an
 //!   inference may be cancelled from any other (the library guards a request's state by a lock of its own);
 //! - the memory behind a tensor made from a host pointer is touched between the start and the end of an inference only.
-#![allow(unsafe_code)]
+#![allow(unsafe_code, reason = "native bindings; each block has its SAFETY line")]
 
 use std::ffi::{CStr, CString, c_char, c_void};
 use std::fmt;

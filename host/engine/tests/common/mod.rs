@@ -1,5 +1,10 @@
 //! What the tests share: the backends at hand, synthetic data, and a training loop over a training graph's ports.
-#![allow(dead_code, missing_docs, unreachable_pub)]
+#![allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

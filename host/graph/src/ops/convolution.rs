@@ -142,16 +142,7 @@ fn differentiate(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     } else {
         None
     };
-    let mut gradients = vec![input_gradient, weight_gradient];
-    if step.inputs.len() > 2 {
-        let axes: Vec<usize> = (0..kernel.len()).filter(|&axis| axis != 1).collect();
-        gradients.push(if step.wants(2) {
-            Some(builder.sum(step.gradient, &axes, false)?)
-        } else {
-            None
-        });
-    }
-    Ok(gradients)
+    with_bias(builder, step, vec![input_gradient, weight_gradient])
 }
 
 /// A transposed convolution is the derivative of a convolution by its input: so its own derivative by the input is that
@@ -189,9 +180,14 @@ fn differentiate_transposed(builder: &mut Builder, step: &Step<'_>) -> Gradients
     } else {
         None
     };
-    let mut gradients = vec![input_gradient, weight_gradient];
+    with_bias(builder, step, vec![input_gradient, weight_gradient])
+}
+
+/// The gradients, and the bias's behind them where there is a bias: the sum over all axes but the channels'.
+fn with_bias(builder: &mut Builder, step: &Step<'_>, mut gradients: Vec<Option<ValueId>>) -> Gradients {
     if step.inputs.len() > 2 {
-        let axes: Vec<usize> = (0..kernel.len()).filter(|&axis| axis != 1).collect();
+        let rank = builder.shape(step.gradient).len();
+        let axes: Vec<usize> = (0..rank).filter(|&axis| axis != 1).collect();
         gradients.push(if step.wants(2) {
             Some(builder.sum(step.gradient, &axes, false)?)
         } else {

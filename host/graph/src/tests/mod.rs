@@ -25,15 +25,7 @@ pub(super) fn model(build: impl FnOnce(&mut Builder) -> ValueId) -> Vec<u8> {
 
 /// Numbers that look random and are the same everywhere, between -1 and 1, no two alike.
 pub(super) fn numbers(count: usize, seed: u64) -> Vec<f64> {
-    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
-    (0..count)
-        .map(|_| {
-            state = state
-                .wrapping_mul(6_364_136_223_846_793_005)
-                .wrapping_add(1_442_695_040_888_963_407);
-            ((state >> 40) as f64 / (1u64 << 24) as f64) * 2.0 - 1.0
-        })
-        .collect()
+    zoo::numbers(count, seed).into_iter().map(f64::from).collect()
 }
 
 pub(super) fn parameter(builder: &mut Builder, name: &str, shape: &[usize], seed: u64) -> ValueId {

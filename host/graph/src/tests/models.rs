@@ -27,28 +27,11 @@ fn close(seen: f64, wanted: f64) {
     );
 }
 
-/// Runs `steps` steps, feeding what comes out, and gives parameter `fc2.bias[0]` and its gradient at each.
+/// What the training's `steps` gives for this optimizer.
 fn steps(optimizer: Optimizer, weight_decay: f64, count: usize) -> Vec<(f64, f64)> {
-    let model = parsed(&samples::mlp(4, 3, 2, 9).unwrap());
-    let mut options = TrainOptions::new(optimizer, 3);
-    options.gradients = true;
+    let mut options = super::training::options(optimizer);
     options.weight_decay = weight_decay;
-    let graph = train(&model, &options).unwrap().training;
-    let mut feeds = feeds(&graph, &model, 2);
-    feeds.get_mut("fc2.bias").unwrap().values[0] = 0.25;
-    let mut seen = Vec::new();
-    for step in 1..=count {
-        feeds.insert("step".to_owned(), Array::new(&[1], vec![step as f64]));
-        let outputs = run(&graph, &feeds);
-        seen.push((feeds["fc2.bias"].values[0], outputs["grad/fc2.bias"].values[0]));
-        for (name, value) in outputs {
-            if let Some(name) = name.strip_prefix("next/") {
-                feeds.insert(name.to_owned(), value);
-            }
-        }
-    }
-    seen.push((feeds["fc2.bias"].values[0], 0.0));
-    seen
+    super::training::steps(&options, count)
 }
 
 const RATE: f64 = 0.1;

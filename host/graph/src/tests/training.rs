@@ -139,7 +139,7 @@ fn a_loss_over_outputs_of_any_rank_and_its_limits() {
 }
 
 /// Runs `count` steps, feeding what comes out: parameter `fc2.bias[0]` and its gradient at each, and last what it became.
-fn steps(options: &TrainOptions, count: usize) -> Vec<(f64, f64)> {
+pub(super) fn steps(options: &TrainOptions, count: usize) -> Vec<(f64, f64)> {
     let model = samples::parsed(&samples::mlp(4, 3, 2, 9).unwrap()).unwrap();
     let graph = train(&model, options).unwrap().training;
     let mut feeds = feeds(&graph, &model, 2);
@@ -159,7 +159,7 @@ fn steps(options: &TrainOptions, count: usize) -> Vec<(f64, f64)> {
     seen
 }
 
-fn options(optimizer: Optimizer) -> TrainOptions {
+pub(super) fn options(optimizer: Optimizer) -> TrainOptions {
     let mut options = TrainOptions::new(optimizer, 3);
     options.gradients = true;
     options

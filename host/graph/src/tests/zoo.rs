@@ -9,11 +9,23 @@ use super::interpreter::{Array, run};
 use crate::{Limits, Model, Optimizer, PortKind, TrainOptions, train};
 
 #[path = "../../tests/common/operators.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 mod operators;
 #[path = "../../tests/common/references.rs"]
-#[allow(dead_code, missing_docs, unreachable_pub)]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
 mod references;
+
+pub(super) use operators::numbers;
 
 /// Every model of every family.
 pub(super) fn all_operators() -> Vec<operators::Named> {

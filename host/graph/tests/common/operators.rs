@@ -4,6 +4,7 @@
 mod onnx_file;
 mod windows;
 
+pub use onnx_file::numbers;
 use onnx_file::{A, Model};
 use windows::{convolutions, pools, resizes, transposed_convolutions};
 

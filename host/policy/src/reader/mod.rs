@@ -261,7 +261,10 @@ impl<'t> Node<'t> {
     /// A finite number; whole numbers are taken too.
     pub(crate) fn number(&self) -> Result<f64, Problem> {
         let value = self.value().ok_or_else(|| self.wanted("a number"))?;
-        #[allow(clippy::cast_precision_loss)] // TOML's integers beyond 2^53 lose their last bits here, as anywhere
+        #[allow(
+            clippy::cast_precision_loss,
+            reason = "integers beyond 2^53 lose their last bits here, as anywhere"
+        )]
         let number = value
             .as_float()
             .or_else(|| value.as_integer().map(|whole| whole as f64));

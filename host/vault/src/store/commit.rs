@@ -169,7 +169,7 @@ impl Vault {
     }
 
     #[cfg(not(test))]
-    #[allow(clippy::unused_self)] // tests crash the vault here
+    #[allow(clippy::unused_self, reason = "tests crash the vault here")]
     fn step(&mut self, _what: &'static str) -> Result<(), VaultError> {
         Ok(())
     }
