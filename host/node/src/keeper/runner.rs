@@ -32,12 +32,19 @@ pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Repor
         .clone()
         .or_else(|| std::env::var_os("CLOISTER_OPENVINO_DIR").map(PathBuf::from));
     match named {
-        Some(folder) if folder.is_dir() => Ok(Some(folder)),
-        Some(folder) => Err(failed(
-            Exit::Usage,
-            format!("OpenVINO's folder {} is not there", folder.display()),
-            Some("`cargo xtask setup` fetches it; `backend = \"tract\"` does without".into()),
-        )),
+        Some(folder) => {
+            let lacks = |file: &&&str| !folder.join(file).is_file();
+            let problem = match cloister_engine::openvino::LIBRARY_FILES.iter().find(lacks) {
+                None => return Ok(Some(folder)),
+                Some(_) if !folder.is_dir() => "is not there".to_owned(),
+                Some(file) => format!("holds no {file}"),
+            };
+            Err(failed(
+                Exit::Usage,
+                format!("OpenVINO's folder {} {problem}", folder.display()),
+                Some("`cargo xtask setup` fetches it; `backend = \"tract\"` does without".into()),
+            ))
+        }
         None if engine.backend == EngineChoice::Openvino => Err(failed(
             Exit::Usage,
             "`backend = \"openvino\"` wants a folder with its libraries",
