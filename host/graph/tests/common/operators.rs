@@ -1,10 +1,9 @@
 //! A small ONNX model for each operator and each of its forms, written as other tools write them. The tests of this crate
 //! check their gradients against finite differences in f64, those of the engines that all engines compute the same.
 
-mod onnx_file;
+pub mod onnx_file;
 mod windows;
 
-pub use onnx_file::numbers;
 use onnx_file::{A, Model};
 use windows::{convolutions, pools, resizes, transposed_convolutions};
 
