@@ -162,6 +162,12 @@ pub fn real_quotes() -> Vec<RealQuote> {
     manifest.vectors.into_iter().map(real).collect()
 }
 
+/// The real event log of the folder that `CLOISTER_TEST_VECTORS` names, in dstack's form; none without it.
+pub fn real_event_log() -> Option<Vec<u8>> {
+    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from)?;
+    std::fs::read(folder.join("dstack_event_log.json")).ok()
+}
+
 /// A file of the repository.
 pub fn repository_file(path: &str) -> Vec<u8> {
     std::fs::read(Path::new(env!("CARGO_MANIFEST_DIR")).join("../..").join(path)).unwrap()

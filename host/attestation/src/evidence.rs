@@ -290,8 +290,8 @@ pub fn verify_detached(
 ) -> Result<VerifiedEvidence, Refusal> {
     let claims =
         Claims::parse(shown.claims).map_err(|error| Refusal::one("claims", error, "claims of a Cloister node"))?;
-    let event_log = read_event_log(shown.event_log)?;
     let credential = check_identity(&claims, shown.credential, appraiser, now_unix_s)?;
+    let event_log = read_event_log(shown.event_log)?;
     let quote = verifier.verify(shown.quote, report_data, now_unix_s)?;
     assemble(claims, quote, credential, event_log, appraiser, now_unix_s)
 }

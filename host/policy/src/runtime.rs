@@ -57,8 +57,8 @@ pub(crate) fn check(
     failed
 }
 
-/// What the policy has a node extend, or all its nodes. A node that starts again in its TD extends the same again, and as a
-/// bootstrap node still shows what it ran as a member.
+/// What the policy has a node extend, or all its nodes. As a bootstrap node, one that starts again in its TD still shows what it
+/// ran as a member.
 fn expected(policy: &Policy, node: Option<&str>) -> BTreeSet<String> {
     let nodes = policy.nodes.iter().map(|node| node.name.as_str());
     nodes

@@ -3,6 +3,8 @@
 
 use std::sync::Arc;
 
+use bytes::Bytes;
+use cloister_attestation::EventLog;
 use cloister_exchange::worker;
 use cloister_tensor::{Tensor, TensorMap};
 use cloister_testkit::fakes::{AddingWork, AveragingWork, Remembered, add};
@@ -226,6 +228,44 @@ async fn roster_evidence_that_is_stale_or_anothers() {
         assert_eq!(code, "evidence", "{reason}");
         let rule = if stale { "quote.report_data" } else { "roster.node" };
         assert!(reason.contains(rule), "{reason}");
+        rounds.await.unwrap().unwrap();
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn roster_evidence_whose_log_does_not_explain_rtmr3() {
+    for stripped in [true, false] {
+        let world = World::new(WorldOptions {
+            workers: 3,
+            quorum: 2,
+            rounds: 1,
+            attestation: "rtmr3 = \"log\"".to_owned(),
+            ..WorldOptions::default()
+        });
+        let progress = Remembered::default();
+        let mut aggregator = world.aggregator(small_model(1.0), Arc::new(progress.clone())).await;
+        let driver = aggregator.driver.take().unwrap();
+        let rounds = tokio::spawn(driver.run(Box::new(AveragingWork::default())));
+        for name in ["worker-b", "worker-c"] {
+            let options = world.worker_options(&world.node(name), &aggregator.address, Arc::new(Remembered::default()));
+            tokio::spawn(worker::run(options, Box::new(AddingWork::new(1.0, 10))));
+        }
+        let mut member = RawMember::join(&world.node("worker-a"), &aggregator.address)
+            .await
+            .unwrap();
+        let (epoch, challenge) = member.challenged().await;
+        let mut evidence = member.evidence(epoch, &challenge).await;
+        let log = EventLog::parse_shown(&evidence.event_log).unwrap().unwrap();
+        evidence.event_log = if stripped {
+            Bytes::new()
+        } else {
+            log.without_last().to_bytes().into()
+        };
+        member.say(member_message::Body::RosterEvidence(evidence)).await;
+        let (code, reason) = member.dropped().await;
+        assert_eq!(code, "evidence", "{reason}");
+        assert!(reason.contains("attestation.rtmr3"), "{reason}");
+        // The others, whose logs explain it, verify each other and go on.
         rounds.await.unwrap().unwrap();
     }
 }

@@ -1,8 +1,9 @@
 //! The form of the CCEL: a header event of the older form, then events with digests of several algorithms.
 
-use super::{Event, EventLog, EventLogError, MAX_EVENTS, REGISTERS, runtime};
+use super::{EV_NO_ACTION, Event, EventLog, EventLogError, MAX_EVENTS, REGISTERS, runtime};
 
-const EV_NO_ACTION: u32 = 3;
+/// The number of MRTD, which no event extends, in place of a register's.
+const MRTD: u32 = 0;
 const SHA1_BYTES: usize = 20;
 const SHA384: u16 = 0x0c;
 /// Algorithm numbers of the TPM library specification, part 2, and the lengths of their digests: SHA-1, SHA-256, SHA-384,
@@ -64,8 +65,8 @@ pub(super) fn parse(bytes: &[u8], most: usize) -> Result<EventLog, EventLogError
         let kind = reader.u32("an event's type")?;
         let digests = digests(&mut reader)?;
         let data = reader.counted("an event's data")?;
-        if kind == EV_NO_ACTION {
-            // Tells something, and was not extended.
+        if kind == EV_NO_ACTION || register == MRTD {
+            // Tells something, or is about the TD's first contents: nothing was extended.
             continue;
         }
         let register = (1..=REGISTERS)

@@ -4,7 +4,7 @@
 use serde::Deserialize;
 use sha2::{Digest as _, Sha384};
 
-use super::{Event, EventLog, EventLogError, MAX_EVENT_LOG_BYTES, REGISTERS, runtime};
+use super::{EV_NO_ACTION, Event, EventLog, EventLogError, MAX_EVENT_LOG_BYTES, REGISTERS, runtime};
 use crate::encoding::{from_hex, from_hex_vec, hex};
 
 const RUNTIME: u32 = 0x0800_0001;
@@ -51,6 +51,10 @@ pub(super) fn parse(bytes: &[u8]) -> Result<EventLog, EventLogError> {
     };
     let mut log = EventLog::default();
     for (index, raw) in raw.into_iter().enumerate() {
+        if raw.event_type == EV_NO_ACTION {
+            // Tells something, and was not extended.
+            continue;
+        }
         let event = event(raw).map_err(|cause| wrong(format!("event {index}: {cause}")))?;
         log.push(event)?;
     }

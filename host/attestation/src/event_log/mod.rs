@@ -28,6 +28,9 @@ pub const MAX_EVENTS: usize = 8192;
 /// How many runtime registers a TD has.
 pub const REGISTERS: usize = 4;
 
+/// The type of events that tell something and extend nothing.
+const EV_NO_ACTION: u32 = 3;
+
 /// Why bytes are no event log.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum EventLogError {

@@ -145,11 +145,11 @@ impl Shown<'_> {
         let layer1 = self.certificate.check()?;
         self.check_claims(&layer1)?;
         let wanted = self.check_binding(&layer1)?;
-        let event_log = read_event_log(&self.evidence.event_log)?;
         let Judges {
             verifier, appraiser, ..
         } = judges;
         let credential = check_identity(&layer1.claims, &self.evidence.credential, *appraiser, now_unix_s)?;
+        let event_log = read_event_log(&self.evidence.event_log)?;
         let verified1 = judges.verdicts.verify(
             verifier,
             judges.own_policy,
