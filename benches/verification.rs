@@ -15,7 +15,7 @@ use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
 use cloister_attestation::{Collateral, Quote, QuoteProvider as _, TrustRoot, Verifier};
-use criterion::Criterion;
+use criterion::{BatchSize, Criterion};
 use dcap_qvl::config::{Config, CryptoProvider};
 use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteCollateralV3, QuotePolicy};
@@ -127,6 +127,17 @@ fn main() {
                     .verify(black_box(&case.quote), &report_data, case.now)
                     .expect("it verifies")
             });
+        });
+        // The first quote that a verifier sees: no signature of a certificate is known.
+        group.bench_function("cloister/first", |bench| {
+            bench.iter_batched(
+                || Verifier::new(case.root.clone(), Collateral::parse(&case.json).expect("collateral")),
+                |verifier| {
+                    let verified = verifier.verify(black_box(&case.quote), &report_data, case.now);
+                    (verified.expect("it verifies"), verifier)
+                },
+                BatchSize::SmallInput,
+            );
         });
         let direct = QuoteVerifier::<Direct>::new_with_config(case.root.der().to_vec());
         let collateral: QuoteCollateralV3 = serde_json::from_slice(&case.json).expect("collateral");

@@ -12,6 +12,9 @@ use crate::verify::{Platform, Tcb, VerifiedQuote, Verifier};
 
 /// What a policy says of a peer. `cloister-policy` implements it.
 pub trait Appraise: Send + Sync {
+    /// A digest of all that it decides by. What was remembered under another one is forgotten.
+    fn basis(&self) -> [u8; 32];
+
     /// The participant's public key, if the policy names that participant.
     fn participant_key(&self, participant: &str) -> Option<PublicKey>;
 

@@ -22,6 +22,9 @@ pub enum ProcessError {
         /// The system's error.
         cause: rustix::io::Errno,
     },
+    /// The engine's folder can't be measured.
+    #[error(transparent)]
+    Engine(#[from] cloister_engine::EngineError),
     /// A file that must be measured cannot be read.
     #[error("{path} must be measured, but cannot be read: {cause}")]
     Measure {
@@ -67,12 +70,15 @@ pub fn own_binary() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// The native files that the host runs, by name, with their digests: the binary, and each engine library in `openvino`.
+/// The native files that the host runs, by name, with their digests: the binary, and every file of the folder of OpenVINO, which
+/// loads by what it finds there. What both link besides (the C library and its like) is the system's: the image that anchors
+/// the host holds it.
 pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, ProcessError> {
     let mut files = vec![("cloister".to_owned(), digest_of(&own_binary())?)];
     if let Some(folder) = openvino {
-        for library in cloister_engine::openvino::LIBRARY_FILES {
-            files.push((library.to_owned(), digest_of(&folder.join(library))?));
+        for library in cloister_engine::openvino::files(folder)? {
+            let digest = digest_of(&folder.join(&library))?;
+            files.push((library, digest));
         }
     }
     Ok(files)
@@ -129,4 +135,43 @@ pub async fn until_signal(cancel: tokio_util::sync::CancellationToken) {
     }
     tracing::info!("asked to end: leaving");
     cancel.cancel();
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used, reason = "tests")]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_file_that_an_engine_could_load_is_measured_and_none_comes_from_elsewhere() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        for name in ["libopenvino.so", "libopenvino_other_frontend.so", "libevil.so"] {
+            std::fs::write(at(name), name).unwrap();
+        }
+        std::fs::create_dir(at("pkgconfig")).unwrap();
+        let files = host_files(Some(folder.path())).unwrap();
+        let names: Vec<_> = files.iter().map(|(name, _)| name.as_str()).collect();
+        assert_eq!(
+            names,
+            [
+                "cloister",
+                "libevil.so",
+                "libopenvino.so",
+                "libopenvino_other_frontend.so"
+            ]
+        );
+        assert_eq!(files[1].1, Digest::of(b"libevil.so"));
+        for outside in ["plugins.xml", "openvino-2026.4.1"] {
+            let other = tempfile::tempdir().unwrap();
+            let path = other.path().join(outside);
+            if outside.ends_with("xml") {
+                std::fs::write(path, b"").unwrap();
+            } else {
+                std::fs::create_dir(path).unwrap();
+            }
+            let error = host_files(Some(other.path())).unwrap_err().to_string();
+            assert!(error.contains(outside) && error.contains("take it out"), "{error}");
+        }
+    }
 }

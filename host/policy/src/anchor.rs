@@ -258,15 +258,15 @@ impl Anchor {
         )
     }
 
-    /// The anchor as it stands in a policy: a table `[[attestation.anchor]]`.
-    pub fn to_toml(&self) -> String {
+    /// The anchor as a table of that name: `attestation.anchor` in a policy, `anchor` in a document of reference values.
+    pub fn to_toml(&self, table: &str) -> String {
         let quoted = |text: &str| toml::Value::String(text.to_owned()).to_string();
         let list = |texts: &[String]| {
             let texts: Vec<String> = texts.iter().map(|text| quoted(text)).collect();
             format!("[{}]", texts.join(", "))
         };
         let mut out = format!(
-            "[[attestation.anchor]]\nimage = {}\narguments = {}\nenvironment = {}\n",
+            "[[{table}]]\nimage = {}\narguments = {}\nenvironment = {}\n",
             quoted(&self.workload.image),
             list(&self.workload.arguments),
             list(&self.workload.environment)

@@ -3,7 +3,7 @@
 use std::fmt::Display;
 use std::sync::Arc;
 
-use cloister_attestation::encoding::hex;
+use cloister_attestation::encoding::{Layout, hex};
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::{
@@ -57,6 +57,15 @@ impl Appraiser {
 }
 
 impl Appraise for Appraiser {
+    fn basis(&self) -> [u8; 32] {
+        let references = self.policy.references();
+        let values = references.as_ref().map(|signed| signed.values().digest());
+        let layout = Layout::new("cloister/basis/v1")
+            .lp(self.policy.digest().as_bytes())
+            .lp(values.as_ref().map_or(&[], |digest| digest.as_bytes()));
+        *Digest::of(&layout.into_bytes()).as_bytes()
+    }
+
     fn participant_key(&self, participant: &str) -> Option<PublicKey> {
         self.policy.participant_key(participant)
     }
@@ -192,7 +201,7 @@ impl Failed {
         );
         self.masked("attestation.attributes", &td.attributes, rules.attributes);
         self.masked("attestation.xfam", &td.xfam, rules.xfam);
-        let registers = check_registers(rules, policy.references(), td, now_unix_s);
+        let registers = check_registers(rules, policy.references().as_ref(), td, now_unix_s);
         self.rules.extend(registers);
         // What no policy lists is zero in a TD that nobody meddled with.
         let zero = [[0; 48]];

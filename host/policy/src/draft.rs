@@ -479,7 +479,7 @@ fn attestation(out: &mut Out, rules: &AttestationRules, participants: &[Particip
     }
     for anchor in &rules.anchors {
         out.line("");
-        out.line(anchor.to_toml().trim_end());
+        out.line(anchor.to_toml("attestation.anchor").trim_end());
     }
 }
 

@@ -13,7 +13,7 @@ use crate::agreement::{Agreement, Dataset, Graph, Module, Node};
 use crate::dataset::DatasetSpec;
 use crate::parse;
 use crate::reader::PolicyError;
-use crate::references::SignedReferences;
+use crate::references::{InForce, ReferenceError, SignedReferences};
 
 /// An agreement together with the digest of the file that says it. Only [`Policy::parse`] makes one, so whoever holds
 /// one knows that it is sound: names are unique, what is referred to exists, and each node has what its role needs.
@@ -21,7 +21,7 @@ use crate::references::SignedReferences;
 pub struct Policy {
     agreement: Agreement,
     digest: Digest,
-    references: Option<SignedReferences>,
+    references: InForce,
 }
 
 impl Policy {
@@ -33,7 +33,7 @@ impl Policy {
         Ok(Self {
             agreement: parse::parse(bytes, file)?,
             digest: Digest::of(bytes),
-            references: None,
+            references: InForce::default(),
         })
     }
 
@@ -41,13 +41,21 @@ impl Policy {
     /// versions of the values are in one federation.
     #[must_use]
     pub fn with_references(mut self, references: SignedReferences) -> Self {
-        self.references = Some(references);
+        self.references = InForce::new(references);
         self
     }
 
-    /// The reference values that it takes besides.
-    pub fn references(&self) -> Option<&SignedReferences> {
-        self.references.as_ref()
+    /// The reference values that it takes besides, at this moment.
+    pub fn references(&self) -> Option<SignedReferences> {
+        self.references.get()
+    }
+
+    /// Takes newer reference values from now on, for every clone of this policy. Says whether they are others than before.
+    ///
+    /// # Errors
+    /// [`ReferenceError::NotNewer`] for others of the same version or an older one.
+    pub fn renew_references(&self, newer: SignedReferences) -> Result<bool, ReferenceError> {
+        self.references.replace(newer)
     }
 
     /// SHA-256 of the file's bytes: what nodes measure and participants sign.

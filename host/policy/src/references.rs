@@ -15,11 +15,14 @@
 //! mrtd = ["..."]              # registers that it does not name are as the policy lists them
 //! rtmr1 = ["..."]
 //! rtmr2 = ["..."]
+//!
+//! [[anchor]]                  # as in a policy: what a `mrconfigid` that is listed above is the hash of
+//! image = "..."
 //! ```
 //! A signer signs `cloister/reference-signature/v1` | lp(federation) | lp(signer) | lp(SHA-256 of the file) with Ed25519; the
 //! signatures stand in `NAME.sigs`, in the form that a policy's have.
 
-use std::sync::Arc;
+use std::sync::{Arc, PoisonError, RwLock};
 
 use cloister_attestation::encoding::{Layout, hex};
 use cloister_attestation::identity::{PublicKey, SigningKey};
@@ -27,6 +30,8 @@ use cloister_attestation::{FailedRule, TdReport, time};
 use cloister_tensor::Digest;
 
 use crate::agreement::{AttestationRules, ReferenceRules, Register};
+use crate::anchor::Anchor;
+use crate::parse::anchor_tables;
 use crate::policy::Policy;
 use crate::reader::{Fields, Node, PolicyError, Problem, all, date_before, read_document};
 use crate::signatures::{Signature, Signatures};
@@ -60,6 +65,8 @@ pub struct ReferenceValues {
     pub version: u64,
     /// What it vouches for.
     pub references: Vec<Reference>,
+    /// What its MRCONFIGIDs are the hashes of.
+    pub anchors: Vec<Anchor>,
     digest: Digest,
 }
 
@@ -103,6 +110,27 @@ pub enum ReferenceError {
         /// The signer.
         signer: String,
     },
+    /// A hash of initdata that nobody can look into.
+    #[error(
+        "reference {name:?} lists the `mrconfigid` {value}, but neither the document nor the policy has an anchor whose initdata has this \
+         hash: whether other containers may start beside the host is left open; `cloister policy from-image` prints the anchor"
+    )]
+    Unexplained {
+        /// The reference.
+        name: String,
+        /// The hash.
+        value: String,
+    },
+    /// Not newer than what is in force.
+    #[error(
+        "the reference values changed, but their version is {seen}: wanted one above {wanted}, which was taken before"
+    )]
+    NotNewer {
+        /// The document's version.
+        seen: u64,
+        /// The version in force.
+        wanted: u64,
+    },
     /// Too few signed.
     #[error("{seen} signed the reference values, the policy wants {wanted} of {names}")]
     TooFew {
@@ -121,29 +149,35 @@ impl ReferenceValues {
     /// # Errors
     /// [`PolicyError`] with file, line, column and remedy of what is wrong.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
-        read_document(bytes, file, &["format", "federation", "version", "reference"], |top| {
-            let format = top.required("format")?;
-            if format.integer(0..=u64::MAX)? != REFERENCES_FORMAT {
-                let message = format_args!("is not {REFERENCES_FORMAT}, the one that this host reads");
-                return Err(format.problem(message).into());
-            }
-            let mut names: Vec<String> = Vec::new();
-            let nodes = top.required("reference")?.list(MAX_REFERENCES)?;
-            let references = all(nodes.iter().map(|node| {
-                let reference = read_reference(node)?;
-                if names.contains(&reference.name) {
-                    return Err(node.problem(format_args!("is {:?} a second time", reference.name)));
+        read_document(
+            bytes,
+            file,
+            &["format", "federation", "version", "reference", "anchor"],
+            |top| {
+                let format = top.required("format")?;
+                if format.integer(0..=u64::MAX)? != REFERENCES_FORMAT {
+                    let message = format_args!("is not {REFERENCES_FORMAT}, the one that this host reads");
+                    return Err(format.problem(message).into());
                 }
-                names.push(reference.name.clone());
-                Ok(reference)
-            }))?;
-            Ok(Self {
-                federation: top.required("federation")?.party_name()?,
-                version: top.required("version")?.integer(1..=u64::from(u32::MAX))?,
-                references,
-                digest: Digest::of(bytes),
-            })
-        })
+                let mut names: Vec<String> = Vec::new();
+                let nodes = top.required("reference")?.list(MAX_REFERENCES)?;
+                let references = all(nodes.iter().map(|node| {
+                    let reference = read_reference(node)?;
+                    if names.contains(&reference.name) {
+                        return Err(node.problem(format_args!("is {:?} a second time", reference.name)));
+                    }
+                    names.push(reference.name.clone());
+                    Ok(reference)
+                }))?;
+                Ok(Self {
+                    federation: top.required("federation")?.party_name()?,
+                    version: top.required("version")?.integer(1..=u64::from(u32::MAX))?,
+                    references,
+                    anchors: anchor_tables(top)?,
+                    digest: Digest::of(bytes),
+                })
+            },
+        )
     }
 
     /// SHA-256 of the file's bytes: what is signed.
@@ -152,7 +186,7 @@ impl ReferenceValues {
     }
 
     /// The text of a document.
-    pub fn to_text(federation: &str, version: u64, references: &[Reference]) -> String {
+    pub fn to_text(federation: &str, version: u64, references: &[Reference], anchors: &[Anchor]) -> String {
         let mut text = format!(
             "# Reference values: which registers TDs may show, until when. `cloister policy reference sign` signs them.\n\
              format = {REFERENCES_FORMAT}\nfederation = \"{federation}\"\nversion = {version}\n"
@@ -170,6 +204,9 @@ impl ReferenceValues {
                 }
             }
         }
+        for anchor in anchors {
+            text.push_str(&format!("\n{}", anchor.to_toml("anchor")));
+        }
         text
     }
 
@@ -178,13 +215,24 @@ impl ReferenceValues {
     /// # Errors
     /// [`ReferenceError`] if the policy does not name signer and key, or is of another federation.
     pub fn sign(&self, policy: &Policy, signer: &str, key: &SigningKey) -> Result<Signature, ReferenceError> {
-        let rules = self.wanted_by(policy)?;
+        let rules = self.check(policy)?;
         known(rules, signer, key.public())?;
         Ok(Signature {
             participant: signer.to_owned(),
             public_key: key.public(),
             signature: key.sign(&self.message(signer)),
         })
+    }
+
+    /// Whether a policy would take these values, if enough signed them: it names signers, is of the same federation, and what the values
+    /// name of MRCONFIGID is explained.
+    ///
+    /// # Errors
+    /// [`ReferenceError`] says what is wrong.
+    pub fn check<'p>(&self, policy: &'p Policy) -> Result<&'p ReferenceRules, ReferenceError> {
+        let rules = self.wanted_by(policy)?;
+        self.check_explained(&policy.attestation)?;
+        Ok(rules)
     }
 
     fn wanted_by<'p>(&self, policy: &'p Policy) -> Result<&'p ReferenceRules, ReferenceError> {
@@ -200,6 +248,26 @@ impl ReferenceValues {
             seen: self.federation.clone(),
             wanted: policy.name.clone(),
         })
+    }
+
+    /// As a policy's own, each MRCONFIGID has to be the hash of initdata that can be looked into; in simulation hashes may stand
+    /// alone, since nothing is proven.
+    fn check_explained(&self, rules: &AttestationRules) -> Result<(), ReferenceError> {
+        let anchors = || rules.anchors.iter().chain(&self.anchors);
+        if rules.simulated && anchors().next().is_none() {
+            return Ok(());
+        }
+        let hashes: Vec<Register> = anchors().map(Anchor::mrconfigid).collect();
+        for reference in &self.references {
+            let [.., listed] = &reference.registers;
+            if let Some(bare) = listed.iter().find(|value| !hashes.contains(value)) {
+                return Err(ReferenceError::Unexplained {
+                    name: reference.name.clone(),
+                    value: hex(bare),
+                });
+            }
+        }
+        Ok(())
     }
 
     fn message(&self, signer: &str) -> Vec<u8> {
@@ -263,11 +331,11 @@ fn read_registers(fields: &Fields<'_>, key: &str) -> Result<Vec<Register>, Probl
     Ok(values)
 }
 
-/// Reference values that enough of the policy's signers signed. Only [`SignedReferences::new`] makes one.
+/// Reference values that enough of the policy's signers signed. Only [`SignedReferences::new`] makes one. Clones share them.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct SignedReferences {
     values: Arc<ReferenceValues>,
-    signers: Vec<String>,
+    signers: Arc<[String]>,
 }
 
 impl SignedReferences {
@@ -276,7 +344,7 @@ impl SignedReferences {
     /// # Errors
     /// [`ReferenceError`] says what is wrong.
     pub fn new(values: ReferenceValues, signatures: &Signatures, policy: &Policy) -> Result<Self, ReferenceError> {
-        let rules = values.wanted_by(policy)?;
+        let rules = values.check(policy)?;
         let mut signers: Vec<String> = Vec::new();
         for signature in signatures.iter() {
             let signer = &signature.participant;
@@ -305,7 +373,7 @@ impl SignedReferences {
         }
         Ok(Self {
             values: Arc::new(values),
-            signers,
+            signers: signers.into(),
         })
     }
 
@@ -317,6 +385,47 @@ impl SignedReferences {
     /// Who signed.
     pub fn signers(&self) -> &[String] {
         &self.signers
+    }
+}
+
+/// The reference values in force: newer ones take their place while nodes run. Clones share the place.
+#[derive(Clone, Debug, Default)]
+pub(crate) struct InForce {
+    place: Arc<RwLock<Option<SignedReferences>>>,
+}
+
+impl InForce {
+    pub(crate) fn new(references: SignedReferences) -> Self {
+        Self {
+            place: Arc::new(RwLock::new(Some(references))),
+        }
+    }
+
+    pub(crate) fn get(&self) -> Option<SignedReferences> {
+        // What the lock guards is replaced whole.
+        self.place.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Puts newer values in place. The same ones change nothing, and say so.
+    pub(crate) fn replace(&self, newer: SignedReferences) -> Result<bool, ReferenceError> {
+        let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
+        if let Some(before) = place.as_ref() {
+            if before.values.digest == newer.values.digest {
+                return Ok(false);
+            }
+            let (seen, wanted) = (newer.values.version, before.values.version);
+            if seen <= wanted {
+                return Err(ReferenceError::NotNewer { seen, wanted });
+            }
+        }
+        *place = Some(newer);
+        Ok(true)
+    }
+}
+
+impl PartialEq for InForce {
+    fn eq(&self, other: &Self) -> bool {
+        self.get() == other.get()
     }
 }
 

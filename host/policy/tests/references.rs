@@ -12,6 +12,7 @@ use cloister_attestation::identity::SigningKey;
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
 use cloister_attestation::{Collateral, Examination, FailedRule, QuoteProvider as _, TrustRoot, Verifier};
 use cloister_policy::agreement::{ReferenceRules, ReferenceSigner};
+use cloister_policy::anchor::{Anchor, Workload};
 use cloister_policy::{
     Policy, Reference, ReferenceError, ReferenceValues, Signatures, SignedReferences, attestation_from_quote, draft,
     warnings,
@@ -77,7 +78,7 @@ impl Bench {
 }
 
 fn values(federation: &str, version: u64, references: &[Reference]) -> ReferenceValues {
-    let text = ReferenceValues::to_text(federation, version, references);
+    let text = ReferenceValues::to_text(federation, version, references, &[]);
     let values = ReferenceValues::parse(text.as_bytes(), "references.toml").unwrap();
     assert_eq!(values.references, references);
     values
@@ -292,4 +293,43 @@ fn a_quote_drafts_a_section_that_takes_it_and_nothing_else() {
             .iter()
             .any(|warning| warning.kind.as_str() == "simulated")
     );
+}
+
+#[test]
+fn a_hash_of_initdata_in_reference_values_needs_its_anchor_as_in_a_policy() {
+    let bench = Bench::new();
+    let anchored = |image: char| {
+        let image = format!("registry.example.org/cloister@sha256:{}", image.to_string().repeat(64));
+        let workload = Workload::new(image, vec!["/cloister".into()], Vec::new()).unwrap();
+        Anchor::new(workload, String::new(), String::new()).unwrap()
+    };
+    let (own, new) = (anchored('0'), anchored('1'));
+    let mut agreement = bench.policy().agreement().clone();
+    (agreement.attestation.mrconfigid, agreement.attestation.anchors) = (vec![own.mrconfigid()], vec![own.clone()]);
+    let policy = Policy::parse(draft(&agreement).unwrap().as_bytes(), "digits.toml").unwrap();
+    let document = |hash: [u8; 48], anchors: &[Anchor]| {
+        let mut reference = kernel((NOW / DAY + 30) * DAY);
+        reference.registers[5] = vec![hash];
+        let text = ReferenceValues::to_text("digits", 1, &[reference], anchors);
+        let values = ReferenceValues::parse(text.as_bytes(), "references.toml").unwrap();
+        assert_eq!(values.anchors, anchors);
+        values
+    };
+    let signed = |values: ReferenceValues| {
+        let mut signatures = Signatures::default();
+        for (name, key) in [("alpha", &bench.alpha), ("beta", &bench.beta)] {
+            signatures.add(values.sign(&policy, name, key)?);
+        }
+        SignedReferences::new(values, &signatures, &policy)
+    };
+    signed(document(own.mrconfigid(), &[])).unwrap();
+    signed(document(new.mrconfigid(), std::slice::from_ref(&new))).unwrap();
+    for (hash, anchors) in [
+        (new.mrconfigid(), vec![]),
+        (new.mrconfigid(), vec![anchored('2')]),
+        ([7; 48], vec![new]),
+    ] {
+        let error = signed(document(hash, &anchors)).unwrap_err();
+        assert!(matches!(error, ReferenceError::Unexplained { .. }), "{error}");
+    }
 }

@@ -9,7 +9,7 @@
 //! - [`measurements`]: one that behaves as the kernel's folder of measurement registers.
 //! - [`device`]: what makes quotes behind the fakes.
 //! - [`coco`]: a server that behaves as the API server of Confidential Containers.
-//! - [`pccs`]: a server with the shape of a PCCS, honest or not.
+//! - [`pccs`]: a server with the shape of a PCCS, honest or not; [`https`]: TLS in front of it.
 //! - [`attacker`]: TLS with any certificate, and a relay that terminates it.
 //!
 //! Everything panics instead of returning errors: a test's set-up has nobody to report to.
@@ -26,6 +26,7 @@ pub mod coco;
 pub mod configfs;
 pub mod device;
 pub mod fakes;
+pub mod https;
 pub mod link;
 pub mod measurements;
 pub mod pccs;

@@ -16,6 +16,7 @@ use cloister_attestation::simulated::{
 };
 use cloister_attestation::{QuoteProvider as _, TrustRoot};
 use cloister_session::collateral::{Authority, Client, FetchError, Refresher, Source, Store, StoreError};
+use cloister_testkit::https::{Front, HttpsAuthority, Shown};
 use cloister_testkit::pccs::{Mood, Pccs};
 
 const NOW: u64 = 1_795_132_800;
@@ -86,6 +87,59 @@ async fn both_shapes_of_answers_give_collateral_that_verifies() {
         let verified = collateral.verify(&bench.root(), NOW);
         assert!(verified.is_ok(), "{mood:?}: {verified:?}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn over_https_the_service_is_known_by_a_certificate_of_a_named_authority() {
+    let bench = Bench::new();
+    let (authority, other) = (HttpsAuthority::new("authority"), HttpsAuthority::new("other"));
+    let pem = |name: &str, authority: &HttpsAuthority| {
+        let path = bench.dir.path().join(name);
+        std::fs::write(&path, &authority.pem).unwrap();
+        path
+    };
+    let (named, others) = (pem("authority.pem", &authority), pem("other.pem", &other));
+    let fetch = |url: String, authorities: Option<&Path>| {
+        let source = Source {
+            url,
+            authorities: authorities.map(Path::to_owned),
+            proxy: None,
+        };
+        let client = Client::new(&source)
+            .unwrap()
+            .with_patience(Duration::from_millis(100), &source);
+        async move { client.fetch(FMSPC, Authority::Platform).await }
+    };
+    let front = Front::start(bench.pccs.url(), &authority, Shown::Good).await;
+    for url in [front.url(), front.url_by_number()] {
+        let collateral = fetch(url, Some(&named)).await.unwrap();
+        assert!(collateral.verify(&bench.root(), NOW).is_ok());
+    }
+    let before = bench.pccs.asked();
+    let mut refused = vec![(fetch(front.url(), Some(&others)).await, "UnknownIssuer")];
+    for (shown, wanted) in [
+        (Shown::OtherHost, "not valid for"),
+        (Shown::Expired, "expired"),
+        (Shown::SelfSigned, "UnknownIssuer"),
+    ] {
+        let front = Front::start(bench.pccs.url(), &authority, shown).await;
+        refused.push((fetch(front.url(), Some(&named)).await, wanted));
+    }
+    for (answer, wanted) in refused {
+        let error = answer.unwrap_err();
+        assert!(matches!(error, FetchError::Certificate { .. }), "{error:?}");
+        let words = error.to_string();
+        assert!(
+            words.contains(wanted) && words.contains("`authorities`"),
+            "{wanted}: {words}"
+        );
+    }
+    // The system trusts no authority of a test; where it trusts none at all, that is said.
+    let error = fetch(front.url(), None).await.unwrap_err();
+    assert!(error.to_string().contains("`authorities`"), "{error}");
+    assert_eq!(bench.pccs.asked(), before, "nothing is asked where TLS did not come up");
+    let plain = Front::start(bench.pccs.url(), &authority, Shown::NoTls).await;
+    assert!(fetch(plain.url(), Some(&named)).await.is_err());
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -53,6 +53,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Outcome<ExitCode> {
         Some(toolchain) => stages.check(Stage::GuestLints, || checks::guest_lints(workspace, toolchain)),
         None => stages.skip(Stage::GuestLints, "there is no compiler of guests"),
     }
+    stages.check(Stage::FuzzTargets, || checks::fuzz_targets(workspace));
     let cloister = stages.provide(Stage::Build, || {
         setup::host::build(workspace, setup::host::Profile::Dev)
     });

@@ -60,6 +60,11 @@ impl Workspace {
         self.target.join("openvino")
     }
 
+    /// Where cargo builds.
+    pub fn builds(&self) -> &Path {
+        &self.target
+    }
+
     /// Builds, corpus and findings of the fuzz targets.
     pub fn fuzz(&self) -> PathBuf {
         self.target.join("fuzz")

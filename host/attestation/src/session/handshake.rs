@@ -318,11 +318,9 @@ impl Handshake {
             certificate: &self.peer,
             binding: &binding,
         };
-        let own_policy = self.own_policy_digest();
         let judges = peer::Judges {
             verifier: &self.verifier,
             verdicts: &self.verdicts,
-            own_policy: &own_policy,
             appraiser: &*self.appraiser,
         };
         let peer = match showing.verify(&judges, now_unix_s) {

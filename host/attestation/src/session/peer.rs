@@ -96,7 +96,6 @@ pub(crate) struct Shown<'a> {
 pub(crate) struct Judges<'a> {
     pub(crate) verifier: &'a Arc<Verifier>,
     pub(crate) verdicts: &'a VerdictCache,
-    pub(crate) own_policy: &'a [u8; 32],
     pub(crate) appraiser: &'a dyn Appraise,
 }
 
@@ -152,7 +151,7 @@ impl Shown<'_> {
         let event_log = read_event_log(&self.evidence.event_log)?;
         let verified1 = judges.verdicts.verify(
             verifier,
-            judges.own_policy,
+            &appraiser.basis(),
             &layer1.quote,
             &layer1.report_data(),
             now_unix_s,

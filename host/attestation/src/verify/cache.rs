@@ -17,8 +17,8 @@ const MAX_VERDICTS: usize = 1024;
 /// How long a verdict is remembered, in seconds, unless its collateral expires before.
 const MAX_AGE_S: u64 = 600;
 
-/// Verdicts of one node, bounded in number and age, and forgotten as a whole when the verifier (its collateral) or the
-/// policy is another one. Refusals are not remembered: nobody could bound them.
+/// Verdicts of one node, bounded in number and age, and forgotten as a whole when the verifier (its collateral) or what the
+/// policy decides by ([`Appraise::basis`](crate::Appraise::basis)) is another one. Refusals are not remembered: nobody could bound them.
 #[derive(Debug, Default)]
 pub struct VerdictCache {
     verdicts: Mutex<Verdicts>,
@@ -28,7 +28,7 @@ pub struct VerdictCache {
 struct Verdicts {
     verifier: Weak<Verifier>,
     collateral: Weak<Collateral>,
-    policy_digest: [u8; 32],
+    basis: [u8; 32],
     by_quote: HashMap<[u8; 32], Remembered>,
     /// Oldest first.
     order: VecDeque<[u8; 32]>,
@@ -57,14 +57,14 @@ impl VerdictCache {
     pub fn verify(
         &self,
         verifier: &Arc<Verifier>,
-        policy_digest: &[u8; 32],
+        basis: &[u8; 32],
         quote: &[u8],
         report_data: &[u8; 64],
         now_unix_s: u64,
     ) -> Result<VerifiedQuote, Refusal> {
         let key: [u8; 32] = Sha256::digest(quote).into();
         let collateral = verifier.collateral();
-        if let Some(known) = self.known(verifier, &collateral, policy_digest, &key, now_unix_s) {
+        if let Some(known) = self.known(verifier, &collateral, basis, &key, now_unix_s) {
             // With other report data the verifier says what is wrong.
             if bool::from(known.td().report_data.ct_eq(report_data)) {
                 return Ok(known);
@@ -94,19 +94,19 @@ impl VerdictCache {
         &self,
         verifier: &Arc<Verifier>,
         collateral: &Arc<Collateral>,
-        policy_digest: &[u8; 32],
+        basis: &[u8; 32],
         key: &[u8; 32],
         now_unix_s: u64,
     ) -> Option<VerifiedQuote> {
         let mut verdicts = self.lock();
         let same = std::ptr::eq(verdicts.verifier.as_ptr(), Arc::as_ptr(verifier))
             && std::ptr::eq(verdicts.collateral.as_ptr(), Arc::as_ptr(collateral))
-            && verdicts.policy_digest == *policy_digest;
+            && verdicts.basis == *basis;
         if !same {
             *verdicts = Verdicts {
                 verifier: Arc::downgrade(verifier),
                 collateral: Arc::downgrade(collateral),
-                policy_digest: *policy_digest,
+                basis: *basis,
                 ..Verdicts::default()
             };
         }

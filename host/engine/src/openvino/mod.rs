@@ -21,7 +21,7 @@ use crate::{Backend, CompileOptions, Compiled, EngineError};
 /// The version that this program is tested with; [`load`] refuses others.
 pub const VERSION: &str = "2026.4.1";
 
-/// The files of OpenVINO's `libs` folder that are needed, 93 MB together: the runtime, its C API, the CPU plugin, the
+/// The files of OpenVINO's `libs` folder that have to be there, 93 MB together: the runtime, its C API, the CPU plugin, the
 /// frontend that reads ONNX, and its threads. The libraries find each other in one folder without any environment.
 pub const LIBRARY_FILES: [&str; 5] = [
     "libopenvino.so.2641",
@@ -32,6 +32,51 @@ pub const LIBRARY_FILES: [&str; 5] = [
 ];
 
 const C_LIBRARY: &str = LIBRARY_FILES[1];
+
+/// Most files that the folder may hold.
+const MAX_FILES: usize = 64;
+
+/// The names of all files in the folder of the libraries, sorted. OpenVINO loads frontends and plugins by what it finds there,
+/// so each of them is code that the process may run: whoever measures the engine measures them all.
+///
+/// # Errors
+/// [`EngineError::Library`] if the folder can't be read, or holds what would bring in code from elsewhere or without bounds.
+pub fn files(dir: &Path) -> Result<Vec<String>, EngineError> {
+    let refuse = |path: &Path, cause: &str| EngineError::Library {
+        path: path.to_owned(),
+        cause: cause.to_owned(),
+    };
+    let unreadable = |error: std::io::Error| refuse(dir, &error.to_string());
+    let mut names = Vec::new();
+    for entry in std::fs::read_dir(dir).map_err(unreadable)? {
+        let path = entry.map_err(unreadable)?.path();
+        let name = path.file_name().and_then(|name| name.to_str()).map(str::to_owned);
+        let name = name.ok_or_else(|| refuse(&path, "a name that is not text: take it out of the folder"))?;
+        if path.is_dir() {
+            if name.starts_with("openvino") {
+                return Err(refuse(
+                    &path,
+                    "plugins would be loaded from this folder, too: take it out",
+                ));
+            }
+            continue;
+        }
+        if name == "plugins.xml" {
+            return Err(refuse(
+                &path,
+                "it may name plugins elsewhere, which nobody measures: take it out",
+            ));
+        }
+        if names.len() == MAX_FILES {
+            let cause =
+                format!("more than {MAX_FILES} files: name a folder with what OpenVINO needs, and nothing else");
+            return Err(refuse(dir, &cause));
+        }
+        names.push(name);
+    }
+    names.sort_unstable();
+    Ok(names)
+}
 
 /// Settings that results depend on: read back after compiling, and no graph runs if one differs.
 const PRECISION: [(&str, &str); 2] = [("INFERENCE_PRECISION_HINT", "f32"), ("EXECUTION_MODE_HINT", "ACCURACY")];

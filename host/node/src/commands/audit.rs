@@ -71,7 +71,7 @@ struct VerifyArgs {
 struct ShowArgs {
     #[command(flatten)]
     log: LogArgs,
-    /// Only entries of this event: agreement, measured, attested, refused, dropped, round.
+    /// Only entries of this event: agreement, references, measured, attested, refused, dropped, round.
     #[arg(long, value_name = "NAME")]
     event: Option<String>,
     #[command(flatten)]

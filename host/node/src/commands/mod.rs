@@ -14,6 +14,7 @@ pub mod module_inspect;
 pub mod module_submit;
 pub mod peer;
 pub mod policy;
+mod policy_attestation;
 mod policy_draft;
 mod policy_draft_fault;
 mod policy_graphs;

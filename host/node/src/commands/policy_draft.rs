@@ -5,17 +5,15 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
-use cloister_attestation::TrustRoot;
-use cloister_attestation::encoding::from_hex;
 use cloister_attestation::identity::Role;
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Consent, Dataset, HostFile, Limits, Model, Module, Node, Participant, Release,
-    RoundMode, Rounds, Rtmr3, ScalarRange,
+    Agreement, Consent, Dataset, Limits, Model, Module, Node, Participant, Release, RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 
 use super::identity::public_key;
 use super::policy::{MAX_FILE_BYTES, read_policy};
+use super::policy_attestation::AttestationArgs;
 use super::policy_draft_fault::unsound;
 use super::policy_graphs::GraphsArgs;
 use crate::consistency::{self, AtHand};
@@ -37,6 +35,10 @@ const EXAMPLE: &str =
 With graphs and weights at hand, instead of --onnx and what belongs to it:
     --weights initial.safetensors --graph train:32=train.onnx --graph train@23:23=train23.onnx \\
     --graph evaluate:32=evaluate.onnx
+
+Under Intel's root, instead of --root (an image's anchor as `cloister policy from-image` wrote it; other TDs have --anchor rtmr2=HEX):
+    --accept mrtd=HEX --accept rtmr0=HEX --accept rtmr1=HEX --accept mrseam=HEX --anchor initdata=worker/initdata.toml \\
+    --host cloister=target/release/cloister
 
 A dataset's file says what a [[dataset]] of a policy says: name, node, commitment, rows, inputs.";
 
@@ -100,18 +102,8 @@ pub(super) struct DraftArgs {
     /// What seeds are derived from.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
-    /// A simulated root: its certificate, or the folder of `cloister quote authority`. Without it: Intel's.
-    #[arg(long, value_name = "PATH")]
-    root: Option<PathBuf>,
-    /// An accepted value of mrtd, rtmr0, rtmr1, rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig (repeat).
-    #[arg(long = "accept", value_name = "REGISTER=HEX")]
-    pub(super) accept: Vec<String>,
-    /// What RTMR3 has to hold: zero, log (an event log explains it: nodes extend what they run before it runs) or any.
-    #[arg(long, value_name = "RULE", default_value = "zero")]
-    rtmr3: Rtmr3,
-    /// A file that hosts may run; `cloister` is the binary (repeat).
-    #[arg(long = "host", value_name = "NAME=FILE")]
-    pub(super) hosts: Vec<String>,
+    #[command(flatten)]
+    pub(super) attestation: AttestationArgs,
     /// A participant that gets the final model (repeat).
     #[arg(long = "recipient", value_name = "NAME")]
     pub(super) recipients: Vec<String>,
@@ -162,10 +154,10 @@ fn may_write(output: &Path, args: &DraftArgs) -> Result<(), miette::Report> {
             Some("choose another name for the draft, move both files away, or give --force".into()),
         ));
     }
-    let named = args.modules.iter().chain(&args.hosts).chain(&args.participants);
+    let named = args.modules.iter().chain(&args.participants);
     let named = named.filter_map(|text| Some(Path::new(text.split_once('=')?.1)));
-    let root = args.root.as_deref().map(files::of_authority).unwrap_or_default();
-    let inputs = args.datasets.iter().chain(&root).chain(&args.predecessor);
+    let attestation = args.attestation.inputs();
+    let inputs = args.datasets.iter().chain(&attestation).chain(&args.predecessor);
     let inputs = inputs.map(PathBuf::as_path).chain(named).chain(args.graphs.inputs());
     files::not_an_input(output, inputs)
 }
@@ -206,7 +198,7 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
         .iter()
         .map(|path| dataset(path))
         .collect::<Result<Vec<_>, _>>()?;
-    let attestation = attestation(args)?;
+    let attestation = args.attestation.rules()?;
     let parties = Parties {
         nodes: &nodes,
         modules: &modules,
@@ -263,44 +255,6 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
     };
     consistency::refuse(&at_hand.problems(&agreement), Exit::Usage)?;
     Ok(agreement)
-}
-
-fn attestation(args: &DraftArgs) -> Result<AttestationRules, miette::Report> {
-    let root = match &args.root {
-        Some(path) => TrustRoot::from_file(path),
-        None => TrustRoot::intel(),
-    };
-    let root = root.map_err(ui::unreadable)?;
-    let mut rules = AttestationRules::with_root(root.simulated(), *root.key_id());
-    for accept in &args.accept {
-        let (register, value) = split(accept, "=", accept, "REGISTER=HEX")?;
-        let list = match register {
-            "mrtd" => &mut rules.mrtd,
-            "rtmr0" => &mut rules.rtmr0,
-            "rtmr1" => &mut rules.rtmr1,
-            "rtmr2" => &mut rules.rtmr2,
-            "mrseam" => &mut rules.mrseam,
-            "mrconfigid" => &mut rules.mrconfigid,
-            "mrowner" => &mut rules.mrowner,
-            "mrownerconfig" => &mut rules.mrownerconfig,
-            _ => {
-                return Err(wrong(
-                    accept,
-                    "mrtd, rtmr0 to rtmr2, mrseam, mrconfigid, mrowner or mrownerconfig, = and 96 hexadecimal digits",
-                ));
-            }
-        };
-        list.push(from_hex(value).ok_or_else(|| wrong(accept, "REGISTER= and 96 hexadecimal digits"))?);
-    }
-    rules.rtmr3 = args.rtmr3.clone();
-    for host in &args.hosts {
-        let (name, path) = split(host, "=", host, "NAME=FILE")?;
-        rules.hosts.push(HostFile {
-            name: name.to_owned(),
-            sha256: digest_of(Path::new(path))?,
-        });
-    }
-    Ok(rules)
 }
 
 fn participant(text: &str) -> Result<Participant, miette::Report> {
@@ -397,6 +351,6 @@ pub(super) fn parse<T: FromStr>(text: &str, whole: &str) -> Result<T, miette::Re
         .map_err(|_| wrong(whole, &format!("a number instead of {text:?}")))
 }
 
-fn wrong(text: &str, form: &str) -> miette::Report {
+pub(super) fn wrong(text: &str, form: &str) -> miette::Report {
     ui::failed(Exit::Usage, format!("{text:?} is not understood; wanted {form}"), None)
 }

@@ -76,11 +76,12 @@ fn argument(args: &DraftArgs, agreement: &Agreement, path: &str) -> Option<Strin
             _ => "--node and --min-workers".to_owned(),
         },
         "attestation" => match field.0 {
-            "host" => given("--host", &args.hosts, field.1),
+            "host" => given("--host", &args.attestation.hosts, field.1),
             "root_key_id" | "simulated" | "" => "--root".to_owned(),
+            "anchor" => given("--anchor", &args.attestation.anchors, field.1),
             register => {
                 let begin = format!("{register}=");
-                let of_register = args.accept.iter().filter(|text| text.starts_with(&begin));
+                let of_register = args.attestation.accept.iter().filter(|text| text.starts_with(&begin));
                 let of_register: Vec<_> = of_register.cloned().collect();
                 given("--accept", &of_register, field.1)
             }

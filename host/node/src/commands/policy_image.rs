@@ -90,10 +90,10 @@ pub(super) fn run(args: &FromImageArgs, out: &mut Ui) -> Result<Exit, miette::Re
             "environment": anchor.workload().environment(),
             "mrconfigid": hex(&anchor.mrconfigid()),
             "annotation": { ANNOTATION: annotation },
-            "policy": anchor.to_toml(),
+            "policy": anchor.to_toml("attestation.anchor"),
         }));
     } else {
-        out.data(anchor.to_toml().trim_end());
+        out.data(anchor.to_toml("attestation.anchor").trim_end());
     }
     out.note(format!(
         "MRCONFIGID {}; the pod's annotation {ANNOTATION} is in {}",

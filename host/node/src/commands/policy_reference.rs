@@ -9,10 +9,11 @@ use cloister_policy::{Reference, ReferenceValues, Signatures, attestation_from_q
 use serde_json::json;
 
 use super::policy::{MAX_FILE_BYTES, read_policy, read_signatures};
+use super::policy_attestation::read_anchor;
 use super::quote::read;
 use super::quote_collateral::trust_root;
 use crate::files;
-use crate::keeper::trust::read_references;
+use crate::keeper::references::read_references;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Reference values: which registers TDs may show until when, in a signed document beside the policy.
@@ -83,6 +84,9 @@ struct DraftArgs {
         value_name = "NAMES"
     )]
     registers: Vec<String>,
+    /// Initdata (as `policy from-image` writes it) that an `mrconfigid` is the hash of (repeat); not needed for those of the policy.
+    #[arg(long = "anchor", value_name = "FILE")]
+    anchors: Vec<PathBuf>,
     /// The version before, whose values that are still in force are kept.
     #[arg(long, value_name = "FILE")]
     previous: Option<PathBuf>,
@@ -204,15 +208,30 @@ fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let now = args.good.at.unwrap_or_else(ui::now_unix_s);
     let previous = args.previous.as_deref().map(read_values).transpose()?;
     let version = previous.as_ref().map_or(0, |previous| previous.version) + 1;
-    let mut references: Vec<_> = previous.into_iter().flat_map(|previous| previous.references).collect();
+    let (mut references, mut anchors) =
+        previous.map_or_else(Default::default, |previous| (previous.references, previous.anchors));
     references.retain(|reference| reference.until_unix_s > now && reference.name != args.name);
     references.push(Reference {
         name: args.name.clone(),
         until_unix_s: day.saturating_add(86_400),
         registers,
     });
-    let text = ReferenceValues::to_text(&policy.name, version, &references);
-    ReferenceValues::parse(text.as_bytes(), "").map_err(|error| {
+    for path in &args.anchors {
+        anchors.push(read_anchor(path)?);
+    }
+    // An anchor serves as long as a reference lists its hash.
+    let mut shown = Vec::new();
+    for anchor in anchors {
+        let hash = anchor.mrconfigid();
+        let listed = references
+            .iter()
+            .any(|reference| reference.registers.iter().any(|list| list.contains(&hash)));
+        if listed && !shown.contains(&anchor) {
+            shown.push(anchor);
+        }
+    }
+    let text = ReferenceValues::to_text(&policy.name, version, &references, &shown);
+    let drafted = ReferenceValues::parse(text.as_bytes(), "").map_err(|error| {
         let text = format!("this makes no file of references: {}", error.without_places());
         ui::failed(
             Exit::Usage,
@@ -220,6 +239,7 @@ fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             Some("look at --name, --not-after and --previous".into()),
         )
     })?;
+    drafted.check(&policy).map_err(|error| ui::fail(Exit::Usage, error))?;
     files::write(&args.output, text.as_bytes())?;
     out.note(format_args!(
         "version {version} with {} references in {}; its signers sign it by `cloister policy reference sign`",

@@ -15,7 +15,7 @@ use super::quote_shown::{
     collateral_json, collateral_line, event_lines, event_log_json, platform_json, td_json, td_lines,
 };
 use crate::files;
-use crate::keeper::trust::read_references;
+use crate::keeper::references::read_references;
 use crate::ui::{self, Exit, Ui};
 
 #[derive(clap::Args, Debug)]

@@ -8,6 +8,7 @@ pub mod lineage;
 pub mod measured;
 pub mod models;
 pub mod provider;
+pub mod references;
 pub mod runner;
 pub mod runtime;
 pub mod trust;
@@ -29,6 +30,7 @@ use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
 use audit::Audit;
 use config::NodeConfig;
 use measured::Loaded;
+use references::{Watch, Watched};
 use runtime::Runtime;
 
 /// No policy or file of signatures is larger than this.
@@ -57,6 +59,8 @@ pub struct Keeper {
     pub audit: Audit,
     /// Renews the verifier's collateral for as long as the keeper lives.
     _refresher: Option<Refresher>,
+    /// Looks for newer reference values for as long as the keeper lives.
+    _references: Option<Watch>,
 }
 
 impl Keeper {
@@ -88,7 +92,7 @@ impl Keeper {
         let policy = match &config.references {
             Some(path) => {
                 let store = fetched.as_ref().map(|fetched| fetched.store.as_ref());
-                let references = trust::references(path, &policy, store)?;
+                let references = references::references(path, &policy, store)?;
                 Arc::new((*policy).clone().with_references(references))
             }
             None => policy,
@@ -112,6 +116,20 @@ impl Keeper {
         )?;
         let runtime = Runtime::new(Arc::clone(&provider), policy.attestation.rtmr3.clone());
         runtime.extend(&[measured::policy_entry(&policy)])?;
+        if let Some(references) = policy.references() {
+            audit.must(references::EVENT, references::written_down(&references))?;
+        }
+        let watch = match &config.references {
+            None => None,
+            Some(path) => {
+                let watched = Watched {
+                    path: path.clone(),
+                    policy: Arc::clone(&policy),
+                    store: fetched.as_ref().map(|fetched| Arc::clone(&fetched.store)),
+                };
+                Some(Watch::start(watched, audit.clone()).map_err(|error| fail(Exit::Failed, error))?)
+            }
+        };
         Ok(Self {
             audit,
             config,
@@ -125,6 +143,7 @@ impl Keeper {
             runtime,
             clock,
             _refresher: fetched.map(|fetched| fetched.refresher),
+            _references: watch,
         })
     }
 

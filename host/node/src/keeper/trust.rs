@@ -1,20 +1,17 @@
-//! What a keeper verifies with, and when: collateral that is fetched and renewed, reference values, and a clock that does not go
-//! back behind what was seen.
+//! What a keeper verifies with, and when: collateral that is fetched and renewed, and a clock that does not go back behind what
+//! was seen.
 
-use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cloister_attestation::encoding::from_hex;
 use cloister_attestation::{TrustRoot, Verifier, simulated, time};
-use cloister_policy::{Policy, ReferenceValues, Signatures, SignedReferences};
+use cloister_policy::Policy;
 use cloister_session::Clock;
 use cloister_session::collateral::{Authority, Client, Refresher, Source, Store};
 
-use super::MAX_POLICY_BYTES;
 use super::config::{CollateralSource, NodeConfig};
-use crate::files;
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
 
 /// What the clock says when it can't be believed: the last second of the year 9999, at which nothing holds any more.
@@ -79,37 +76,6 @@ pub fn fetch(
         store,
         refresher,
     })
-}
-
-/// Reads reference values and the signatures beside them; refuses a version below one that was seen.
-pub fn references(path: &Path, policy: &Policy, store: Option<&Store>) -> Result<SignedReferences, miette::Report> {
-    let signed = read_references(path, policy)?;
-    let (version, signers) = (signed.values().version, signed.signers().join(", "));
-    match store {
-        Some(store) => store
-            .admit_references(&policy.name, version)
-            .map_err(|error| fail(Exit::Denied, error))?,
-        None => tracing::warn!(
-            "nothing remembers that reference values of version {version} were seen: an older version would be taken again; \
-             [collateral] keeps a record"
-        ),
-    }
-    tracing::info!("reference values of version {version}, signed by {signers}");
-    Ok(signed)
-}
-
-/// Reads reference values and the signatures beside them, and verifies those.
-pub fn read_references(path: &Path, policy: &Policy) -> Result<SignedReferences, miette::Report> {
-    let text = files::read(path, MAX_POLICY_BYTES)?;
-    let values = ReferenceValues::parse(&text, &path.display().to_string()).map_err(unreadable)?;
-    let beside = files::with_suffix(path, ".sigs");
-    let signatures = if beside.exists() {
-        Signatures::parse(&files::read(&beside, MAX_POLICY_BYTES)?, &beside.display().to_string())
-            .map_err(unreadable)?
-    } else {
-        Signatures::default()
-    };
-    SignedReferences::new(values, &signatures, policy).map_err(|error| fail(Exit::Denied, error))
 }
 
 /// The wall clock, held to what was seen: it starts at no less than the floor (the newest date in collateral that verified),

@@ -131,7 +131,8 @@ fn explained(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
     bare.chain(idle).collect()
 }
 
-fn anchor_tables(fields: &Fields<'_>) -> Result<Vec<Anchor>, Vec<Problem>> {
+/// The tables `anchor` of a policy's section, or of a document of reference values.
+pub(crate) fn anchor_tables(fields: &Fields<'_>) -> Result<Vec<Anchor>, Vec<Problem>> {
     all(fields.list("anchor", MAX_VALUES)?.iter().map(|node| {
         let table = node.fields(&["image", "arguments", "environment", "aa", "cdh"])?;
         let texts = |key: &str| -> Result<Vec<String>, Problem> {

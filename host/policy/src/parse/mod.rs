@@ -17,6 +17,7 @@ use crate::agreement::{
 };
 use crate::dataset::DatasetSpec;
 use crate::reader::{self, Fields, PolicyError, Problem, Scalar, all, read_document};
+pub(crate) use attestation::anchor_tables;
 
 /// The schema that this crate reads.
 pub const FORMAT: u64 = 1;

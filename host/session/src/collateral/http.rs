@@ -125,7 +125,16 @@ impl Http {
         let stream = tokio_rustls::TlsConnector::from(tls)
             .connect(name, stream)
             .await
-            .map_err(|error| failed(error.to_string()))?;
+            .map_err(|error| {
+                let tls = error.get_ref().and_then(|inner| inner.downcast_ref::<rustls::Error>());
+                match tls {
+                    Some(rustls::Error::InvalidCertificate(cause)) => FetchError::Certificate {
+                        url: url.to_owned(),
+                        cause: cause.to_string(),
+                    },
+                    _ => failed(error.to_string()),
+                }
+            })?;
         exchange(stream, &uri, host).await.map_err(|error| error.at(url))
     }
 }

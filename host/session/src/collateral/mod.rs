@@ -31,6 +31,17 @@ pub enum FetchError {
         /// What went wrong.
         cause: String,
     },
+    /// Whoever answers there is not known to be the service.
+    #[error(
+        "{url}: the service's certificate is refused: {cause}; name the file of the authority that issued it (PEM) as `authorities`, and the \
+         service by the name that is in its certificate"
+    )]
+    Certificate {
+        /// What was asked for.
+        url: String,
+        /// Why.
+        cause: String,
+    },
     /// The service said no.
     #[error("{url} answered {status}, wanted 200{}", hint(*status))]
     Status {
@@ -71,7 +82,7 @@ impl FetchError {
                 500..=599 => Some(1),
                 _ => None,
             },
-            Self::Authorities { .. } | Self::Answer { .. } => None,
+            Self::Authorities { .. } | Self::Certificate { .. } | Self::Answer { .. } => None,
         }
     }
 }

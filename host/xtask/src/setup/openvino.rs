@@ -20,13 +20,13 @@ const VERSION: &str = "2026.4.1";
 const BUILD: &str = "22982";
 const WHEEL_SHA256: &str = "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf";
 
-/// What the engine needs of the wheel: the library, its C face, the CPU plugin, the two formats that graphs come
-/// in, and the thread pool that all of them link. Each finds the others by its run path, `$ORIGIN`.
-const LIBRARIES: [&str; 6] = [
+/// What the engine needs of the wheel: the library, its C face, the CPU plugin, the format that graphs come in, and the
+/// thread pool that all of them link. Each finds the others by its run path, `$ORIGIN`. Another format's library would be
+/// loaded, too, if it lay there.
+const LIBRARIES: [&str; 5] = [
     "libopenvino.so.2641",
     "libopenvino_c.so.2641",
     "libopenvino_intel_cpu_plugin.so",
-    "libopenvino_ir_frontend.so.2641",
     "libopenvino_onnx_frontend.so.2641",
     "libtbb.so.12",
 ];
@@ -52,6 +52,7 @@ pub fn provide(workspace: &Workspace) -> Outcome<Option<PathBuf>> {
     }
     let folder = workspace.openvino().join(format!("{VERSION}-{BUILD}"));
     if complete(&folder) {
+        remove_others(&folder)?;
         return Ok(Some(folder));
     }
     let Some(python) = python() else {
@@ -93,6 +94,18 @@ fn named(folder: PathBuf) -> Outcome<PathBuf> {
 
 fn complete(folder: &Path) -> bool {
     LIBRARIES.iter().all(|name| folder.join(name).is_file())
+}
+
+/// Takes out what an older set-up left: the host measures, and OpenVINO may load, whatever lies there.
+fn remove_others(folder: &Path) -> Outcome<()> {
+    let entries = std::fs::read_dir(folder).map_err(|error| Problem::io("read", folder, &error))?;
+    for entry in entries.flatten() {
+        if !LIBRARIES.iter().any(|name| entry.file_name() == *name) {
+            let path = entry.path();
+            std::fs::remove_file(&path).map_err(|error| Problem::io("remove", &path, &error))?;
+        }
+    }
+    Ok(())
 }
 
 fn python() -> Option<&'static str> {
@@ -237,6 +250,10 @@ mod tests {
             std::fs::write(folder.path().join(name), "").unwrap();
         }
         assert!(complete(folder.path()));
+        std::fs::write(folder.path().join("libopenvino_other_frontend.so"), b"").unwrap();
+        remove_others(folder.path()).unwrap();
+        assert!(complete(folder.path()));
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), LIBRARIES.len());
     }
 
     #[test]

@@ -48,6 +48,40 @@ pub fn guest_lints(workspace: &Workspace, toolchain: &Toolchain) -> Outcome<Chec
     must(&mut command, "correct what clippy names above").map(Into::into)
 }
 
+/// The fuzz targets compile: what they call changes with the host, and nothing else would notice. Without instrumentation, in the
+/// host's own folder of builds, so that what is the same there is compiled once.
+pub fn fuzz_targets(workspace: &Workspace) -> Outcome<Checked> {
+    if !works(std::process::Command::new("c++").arg("--version")) {
+        return Ok(Checked::Skipped(
+            "there is no C++ compiler, which libFuzzer needs".into(),
+        ));
+    }
+    let folder = workspace.root().join("tests/fuzz");
+    let mut fetch = workspace.cargo();
+    fetch.current_dir(&folder).args(["fetch", "--locked", "--quiet"]);
+    let fetched = fetch
+        .output()
+        .map_err(|error| Problem::io("run cargo in", &folder, &error))?;
+    if !fetched.status.success() {
+        let words = String::from_utf8_lossy(&fetched.stderr).into_owned();
+        if words.contains("--locked") {
+            let next = format!(
+                "run `cargo metadata --format-version 1` in {}, and keep what it writes",
+                folder.display()
+            );
+            return Err(Problem::new("the lock file of the fuzz targets is out of date", next));
+        }
+        let last = words.lines().last().unwrap_or_default();
+        return Ok(Checked::Skipped(format!("their dependencies can't be had: {last}")));
+    }
+    let mut command = workspace.cargo();
+    command
+        .current_dir(&folder)
+        .args(["check", "--locked", "--bins", "--quiet", "--target-dir"])
+        .arg(workspace.builds());
+    must(&mut command, "correct the targets in tests/fuzz").map(Into::into)
+}
+
 /// cargo-deny's checks that need no network.
 pub fn licences(workspace: &Workspace) -> Outcome<Checked> {
     if !works(workspace.cargo().args(["deny", "--version"])) {

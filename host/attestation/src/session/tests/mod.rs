@@ -63,6 +63,10 @@ struct TestPolicy {
 }
 
 impl Appraise for TestPolicy {
+    fn basis(&self) -> [u8; 32] {
+        [0; 32]
+    }
+
     fn participant_key(&self, participant: &str) -> Option<PublicKey> {
         (participant == "alpha").then_some(self.alpha)
     }
