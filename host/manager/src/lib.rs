@@ -21,30 +21,37 @@ mod changes;
 mod counter;
 mod desk;
 mod error;
+mod file;
+mod head;
 mod key;
 mod manager;
+mod opening;
 mod recovery;
 mod refused;
 mod release;
 mod sealing;
 mod secret;
+mod secrets;
+mod share;
+mod standing;
 mod state;
 mod store;
 mod turn;
 mod witness;
 
-pub use agreement::{Equivocation, MAX_PROPOSALS, PolicyFile, PolicyStanding, PolicyStatus};
+pub use agreement::MAX_PROPOSALS;
 pub use counter::{Commit, CounterId, CounterSubject, Lease, MAX_COUNTERS_OF_NODE, NoCounter, Step};
 pub use desk::{Busy, Desk, MAX_WAITING};
 pub use error::{OpenError, StoreError};
-pub use manager::{Loaded, Locked, MAX_LINES, Manager, Settings};
-pub use recovery::{MAX_HOLDERS, RecoveryError, RecoveryPlan, RecoveryShare, Remembered, SealedShare};
+pub use manager::{MAX_LINES, Manager, Settings};
+pub use opening::{Loaded, Locked};
+pub use recovery::{MAX_HOLDERS, RecoveryError, RecoveryPlan};
 pub use refused::Refused;
 pub use release::{MAX_WANTED, ReleaseRequest, Released, SealedRelease, Wanted, open_release};
 pub use sealing::{MAX_SEALED_BYTES, Purpose, Recipient, SealedBox, SealingError, SealingKey, SealingPublicKey};
-pub use secret::{
-    MAX_EPOCHS, MAX_SECRETS_OF_PARTICIPANT, MAX_VALUE_BYTES, NewSecret, NoSecretId, SecretId, SecretInfo, SecretKind,
-    SecretValue,
-};
+pub use secret::{MAX_VALUE_BYTES, NewSecret, NoSecretId, SecretId, SecretInfo, SecretKind, SecretValue};
+pub use secrets::{MAX_EPOCHS, MAX_SECRETS_OF_PARTICIPANT};
+pub use share::{RecoveryShare, Remembered, SealedShare};
+pub use standing::{Equivocation, PolicyFile, PolicyStanding, PolicyStatus};
 pub use turn::{MAX_NOTE_BYTES, Turn};
 pub use witness::{Echoes, Mark, Quorum, Statement, StoreId, Witness};

@@ -11,7 +11,8 @@ use zeroize::Zeroizing;
 
 use crate::refused::Refused;
 use crate::sealing::{Purpose, SealedBox, SealingError, SealingKey, SealingPublicKey};
-use crate::secret::{Epoch, Secret, SecretId, SecretKind, SecretValue, Secrets};
+use crate::secret::{SecretId, SecretKind, SecretValue};
+use crate::secrets::{Epoch, Secret, Secrets};
 
 /// Most secrets that one request may name.
 pub const MAX_WANTED: usize = 64;

@@ -7,7 +7,7 @@ use cloister_tensor::Digest;
 use crate::agreement::Agreement;
 use crate::counter::{Counters, Leases};
 use crate::release::Connections;
-use crate::secret::Secrets;
+use crate::secrets::Secrets;
 
 /// Refusals of one asker that are written into the audit log in a minute.
 const REFUSALS_A_MINUTE: u32 = 60;

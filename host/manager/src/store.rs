@@ -7,24 +7,21 @@
 //! written. Audit lines are read again, each against its own place.
 
 use std::collections::HashMap;
-use std::fs::OpenOptions;
-use std::io::ErrorKind;
-use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
 
 use cloister_attestation::encoding::Layout;
 use cloister_audit::{Chain, Subject};
 use cloister_tensor::Digest;
-use redb::{Builder, Database, DatabaseError, ReadableDatabase as _, ReadableTable as _, TableDefinition};
-use serde::{Deserialize, Serialize};
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition};
 use zeroize::Zeroizing;
 
 use crate::changes::Changes;
 use crate::error::{OpenError, StoreError};
+use crate::file::{File, guarded};
+use crate::head::{About, FORMAT, Head};
 use crate::key::{EarlierKeys, RecordCipher};
-use crate::recovery::Recovery;
 use crate::state::State;
-use crate::witness::{Mark, StoreId};
+use crate::witness::Mark;
 
 /// Sealed records, by the code of their name.
 const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
@@ -34,99 +31,34 @@ const LINES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("lines"
 const TOP: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("top");
 const ABOUT: &str = "about";
 const HEAD: &str = "head";
-/// Of redb's, in memory.
-const CACHE_BYTES: usize = 64 << 20;
-const FORMAT: u32 = 1;
-
-/// What is known of a store before there is a key.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct About {
-    format: u32,
-    pub(crate) federation: String,
-    pub(crate) store: StoreId,
-    pub(crate) recovery: Recovery,
-}
-
-impl About {
-    pub(crate) fn new(federation: String, store: StoreId, recovery: Recovery) -> Self {
-        Self {
-            format: FORMAT,
-            federation,
-            store,
-            recovery,
-        }
-    }
-}
-
-/// What the last commit left: sealed, and never twice the same.
-#[derive(Clone, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub(crate) struct Head {
-    /// How many commits.
-    pub(crate) version: u64,
-    /// Digest of the state.
-    pub(crate) digest: Digest,
-    /// The codes of all records, exclusive-or'd. It is never shown: who knew it could make up sets with the same one.
-    records: Digest,
-    /// How many audit lines.
-    lines: u64,
-    /// The newest time that the manager was given.
-    pub(crate) clock_unix_s: u64,
-    /// The recovery epoch; an older `about` does not fit.
-    pub(crate) epoch: u32,
-    /// The manager's node.
-    pub(crate) node: String,
-    /// The federation's founders.
-    pub(crate) anchor: Digest,
-}
-
-impl Head {
-    /// Before the first commit.
-    pub(crate) fn new(node: String, anchor: Digest) -> Self {
-        let zeros = Digest::from_bytes([0; 32]);
-        Self {
-            version: 0,
-            digest: zeros,
-            records: zeros,
-            lines: 0,
-            clock_unix_s: 0,
-            epoch: 0,
-            node,
-            anchor,
-        }
-    }
-}
 
 /// A file that is open; what is in it is not known yet.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    database: Database,
+    file: File,
     pub(crate) about: About,
 }
 
 impl Opened {
     /// Opens a store, which nobody else may have open.
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
-        if !path.exists() {
-            return Err(OpenError::Missing);
-        }
-        let database = match Builder::new().set_cache_size(CACHE_BYTES).open(path) {
-            Err(DatabaseError::DatabaseAlreadyOpen) => return Err(OpenError::InUse),
-            opened => opened.map_err(StoreError::io("opened"))?,
-        };
-        let read = database.begin_read().map_err(StoreError::io("read"))?;
-        let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
-        let about = top.get(ABOUT).map_err(StoreError::io("read"))?;
-        let bad = |why: &str| StoreError::tampered("a description of itself", why);
-        let about = about.ok_or_else(|| bad("it is not there"))?;
-        let about: About = serde_json::from_slice(about.value()).map_err(|error| bad(&error.to_string()))?;
-        if about.format != FORMAT {
-            return Err(bad(&format!("format {}, wanted {FORMAT}", about.format)).into());
-        }
-        drop((top, read));
-        Ok(Self { database, about })
+        let file = File::open(path)?;
+        let about = guarded(|| about(&file))?;
+        Ok(Self { file, about })
     }
+}
+
+fn about(file: &File) -> Result<About, StoreError> {
+    let read = file.read()?;
+    let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
+    let about = top.get(ABOUT).map_err(StoreError::io("read"))?;
+    let bad = |why: &str| StoreError::tampered("a description of itself", why);
+    let about = about.ok_or_else(|| bad("it is not there"))?;
+    let about: About = serde_json::from_slice(about.value()).map_err(|error| bad(&error.to_string()))?;
+    if about.format != FORMAT {
+        return Err(bad(&format!("format {}, wanted {FORMAT}", about.format)));
+    }
+    Ok(about)
 }
 
 /// What a run of the manager starts with.
@@ -137,7 +69,7 @@ pub(crate) struct Contents {
 
 /// A store with its key.
 pub(crate) struct Store {
-    database: Database,
+    file: File,
     pub(crate) about: About,
     cipher: RecordCipher,
     /// What stands for each record in the head's digest.
@@ -152,26 +84,19 @@ impl std::fmt::Debug for Store {
 }
 
 impl Store {
-    /// A new, empty store, readable by its owner alone. Nothing is in it before the first commit.
+    /// A new, empty store. Nothing is in it before the first commit.
     pub(crate) fn create(path: &Path, about: About, cipher: RecordCipher) -> Result<Self, OpenError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(path);
-        let file = file.map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => OpenError::Exists,
-            _ => StoreError::io("made")(error).into(),
-        })?;
-        let database = Builder::new().set_cache_size(CACHE_BYTES).create_file(file);
-        Ok(Self {
-            database: database.map_err(StoreError::io("made"))?,
+        Ok(Self::of(File::create(path)?, about, cipher))
+    }
+
+    fn of(file: File, about: About, cipher: RecordCipher) -> Self {
+        Self {
+            file,
             about,
             cipher,
             tags: HashMap::new(),
             records: [0; 32],
-        })
+        }
     }
 
     /// Reads and checks everything: each record opens, all of them together are the head's, and the audit log's lines follow each
@@ -182,48 +107,45 @@ impl Store {
         subject: Subject,
         state: &mut State,
     ) -> Result<(Self, Contents), StoreError> {
-        let Opened { database, about } = opened;
-        let mut store = Self {
-            database,
-            about,
-            cipher,
-            tags: HashMap::new(),
-            records: [0; 32],
-        };
+        let mut store = Self::of(opened.file, opened.about, cipher);
+        let contents = guarded(|| store.read_all(subject, state))?;
+        Ok((store, contents))
+    }
+
+    fn read_all(&mut self, subject: Subject, state: &mut State) -> Result<Contents, StoreError> {
         let mut earlier = EarlierKeys::default();
-        let read = store.database.begin_read().map_err(StoreError::io("read"))?;
-        let head = store.head(&read, &mut earlier)?;
+        let read = self.file.read()?;
+        let head = self.head(&read, &mut earlier)?;
         let records = read.open_table(RECORDS).map_err(StoreError::io("read"))?;
         for record in records.iter().map_err(StoreError::io("read"))? {
             let (place, sealed) = record.map_err(StoreError::io("read"))?;
             let (place, sealed) = (place.value(), sealed.value());
             let bad = |why: &str| StoreError::tampered("a record", why);
-            let opened = store.cipher.open(&mut earlier, place, sealed);
+            let opened = self.cipher.open(&mut earlier, place, sealed);
             let (version, plain) = opened.ok_or_else(|| bad("it does not open"))?;
             let (name, content) = named(&plain).ok_or_else(|| bad("it has no name"))?;
             let code: [u8; 32] = place.try_into().map_err(|_| bad("its place has another length"))?;
-            if code != store.cipher.place(name) || version > head.version {
+            if code != self.cipher.place(name) || version > head.version {
                 return Err(bad("it is of another name or a later version"));
             }
-            let tag = store.cipher.tag(place, sealed);
-            exclusive_or(&mut store.records, &tag);
-            store.tags.insert(code, tag);
+            let tag = self.cipher.tag(place, sealed);
+            exclusive_or(&mut self.records, &tag);
+            self.tags.insert(code, tag);
             let taken = state.read(name, content);
             taken.map_err(|why| StoreError::tampered(format!("the record {name:?}"), why))?;
         }
-        if store.records != *head.records.as_bytes() {
+        if self.records != *head.records.as_bytes() {
             return Err(StoreError::Mixed);
         }
-        let chain = store.chain(&read, &mut earlier, &head, subject)?;
-        if store.about.recovery.epoch != head.epoch {
+        let chain = self.chain(&read, &mut earlier, &head, subject)?;
+        if self.about.recovery.epoch != head.epoch {
             let why = "its recovery shares are of another epoch than its records";
             return Err(StoreError::tampered("a description of itself", why));
         }
-        drop((records, read));
-        Ok((store, Contents { head, chain }))
+        Ok(Contents { head, chain })
     }
 
-    fn head(&self, read: &redb::ReadTransaction, earlier: &mut EarlierKeys) -> Result<Head, StoreError> {
+    fn head(&self, read: &ReadTransaction, earlier: &mut EarlierKeys) -> Result<Head, StoreError> {
         let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
         let head = top.get(HEAD).map_err(StoreError::io("read"))?;
         let bad = |why: &str| StoreError::tampered("a head", why);
@@ -239,7 +161,7 @@ impl Store {
 
     fn chain(
         &self,
-        read: &redb::ReadTransaction,
+        read: &ReadTransaction,
         earlier: &mut EarlierKeys,
         head: &Head,
         subject: Subject,
@@ -267,7 +189,11 @@ impl Store {
 
     /// Audit lines from that index on.
     pub(crate) fn lines(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
-        let read = self.database.begin_read().map_err(StoreError::io("read"))?;
+        guarded(|| self.read_lines(from, limit))
+    }
+
+    fn read_lines(&self, from: u64, limit: usize) -> Result<Vec<String>, StoreError> {
+        let read = self.file.read()?;
         let table = read.open_table(LINES).map_err(StoreError::io("read"))?;
         let mut earlier = EarlierKeys::default();
         let found = table.range(from..).map_err(StoreError::io("read"))?;
@@ -291,7 +217,7 @@ impl Store {
     ) -> Result<(), StoreError> {
         let version = head.version + 1;
         let refused = || StoreError::Cryptography;
-        let write = self.database.begin_write().map_err(StoreError::io("written"))?;
+        let write = self.file.write()?;
         {
             let mut records = write.open_table(RECORDS).map_err(StoreError::io("written"))?;
             for (name, content) in changes.records() {
@@ -371,19 +297,12 @@ impl Store {
     /// A copy of the file as of the last commit, sealed as it is. It opens as the store does: with the shares, and only if no
     /// witness has seen a newer state.
     pub(crate) fn copy(&self, to: &Path) -> Result<(), OpenError> {
-        let file = OpenOptions::new()
-            .read(true)
-            .write(true)
-            .create_new(true)
-            .mode(0o600)
-            .open(to);
-        let file = file.map_err(|error| match error.kind() {
-            ErrorKind::AlreadyExists => OpenError::Exists,
-            _ => StoreError::io("backed up")(error).into(),
-        })?;
-        let copy = Builder::new().create_file(file).map_err(StoreError::io("backed up"))?;
-        let read = self.database.begin_read().map_err(StoreError::io("read"))?;
-        let write = copy.begin_write().map_err(StoreError::io("backed up"))?;
+        let copy = File::create(to)?;
+        Ok(guarded(|| self.copy_all(&copy))?)
+    }
+
+    fn copy_all(&self, copy: &File) -> Result<(), StoreError> {
+        let (read, write) = (self.file.read()?, copy.write()?);
         macro_rules! copied {
             ($table:expr) => {{
                 let from = read.open_table($table).map_err(StoreError::io("read"))?;
@@ -398,8 +317,7 @@ impl Store {
         copied!(TOP);
         copied!(RECORDS);
         copied!(LINES);
-        write.commit().map_err(StoreError::io("backed up"))?;
-        Ok(())
+        write.commit().map_err(StoreError::io("backed up"))
     }
 }
 

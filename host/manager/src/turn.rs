@@ -8,12 +8,12 @@ use cloister_policy::{Permit, Policy, Signature, TensorAccess, Visit};
 use cloister_tensor::{Digest, Digester};
 use serde_json::{Value, json};
 
-use crate::agreement::{PolicyStanding, PolicyStatus};
 use crate::changes::Changes;
 use crate::counter::{Commit, CounterId, Lease, Step};
 use crate::refused::Refused;
 use crate::release::{self, Book, MAX_WANTED, ReleaseRequest, SealedRelease};
 use crate::secret::{NewSecret, SecretId, SecretInfo};
+use crate::standing::{PolicyStanding, PolicyStatus};
 use crate::state::State;
 
 /// Longest content of a note, in bytes of its JSON.

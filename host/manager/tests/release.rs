@@ -6,46 +6,9 @@ mod support;
 use cloister_manager::*;
 use cloister_policy::TensorAccess;
 use cloister_testkit::wards::{NOW, WardsPolicy};
-use support::{House, data_key, digest, do_turn, module_key, request, value, vault_key, wanted};
-
-/// A house whose manager has the founding policy and the usual keys.
-struct Stocked {
-    house: House,
-    manager: Manager,
-    td: SealingKey,
-}
-
-impl Stocked {
-    fn new() -> Self {
-        Self::with(&WardsPolicy::default())
-    }
-
-    fn with(founding: &WardsPolicy) -> Self {
-        let house = House::with(founding);
-        let mut manager = house.manager(founding);
-        let (alpha, beta) = (house.visit("alpha"), house.visit("beta"));
-        do_turn(&mut manager, |turn| {
-            turn.put(&alpha, module_key("module key", "sealed module")).unwrap();
-            turn.put(&beta, data_key("beta")).unwrap();
-            turn.put(&alpha, vault_key("hub", "vault key")).unwrap();
-        });
-        let td = SealingKey::generate().unwrap();
-        Self { house, manager, td }
-    }
-
-    fn ask(&mut self, node: &str, connection: u8, wants: &[Wanted]) -> Result<Vec<Released>, Refused> {
-        let permit = self.house.permit(node, connection);
-        let request = request(&self.td, 1, wants);
-        let sealed = do_turn(&mut self.manager, |turn| turn.release(&permit, &request))?;
-        Ok(open_release(&self.td, &[connection; 32], node, &sealed).unwrap())
-    }
-
-    fn refusal(&mut self, node: &str, wants: &[Wanted]) -> &'static str {
-        self.ask(node, next_connection(), wants).unwrap_err().code()
-    }
-}
-
-const MODULE: (&str, Option<&str>) = ("alpha/trainer", Some("sealed module"));
+use support::{
+    House, MODULE, Stocked, digest, do_turn, module_key, next_connection, request, value, vault_key, wanted,
+};
 
 #[test]
 fn each_node_gets_what_the_policy_grants_it_and_nothing_else() {
@@ -168,13 +131,6 @@ fn another_sealed_file_an_older_epoch_and_other_content_are_told_apart() {
     );
 }
 
-/// A connection that no other request of the tests had.
-fn next_connection() -> u8 {
-    use std::sync::atomic::{AtomicU8, Ordering};
-    static NEXT: AtomicU8 = AtomicU8::new(100);
-    NEXT.fetch_add(1, Ordering::Relaxed)
-}
-
 #[test]
 fn a_vaults_key_comes_in_every_epoch_since_older_files_need_the_older_ones() {
     let mut stocked = Stocked::new();
@@ -271,103 +227,6 @@ fn without_a_policy_in_force_nobody_gets_or_puts_anything() {
         assert_eq!(turn.put(&alpha, module_key("k", "f")).unwrap_err().code(), "no-policy");
         assert_eq!(turn.lease(&permit, &[1; 16]).unwrap_err().code(), "no-policy");
     });
-}
-
-#[test]
-fn participants_put_keys_for_what_is_theirs_alone() {
-    let mut stocked = Stocked::new();
-    let house = &stocked.house;
-    let (alpha, beta, nobody) = (
-        house.visit("alpha"),
-        house.visit("beta"),
-        house.wards.visit(&house.policy, None),
-    );
-    let manager = &mut stocked.manager;
-    let mut put = |who, secret| {
-        do_turn(manager, |turn| turn.put(who, secret))
-            .map(|_| ())
-            .map_err(|refused| refused.code())
-    };
-    assert_eq!(put(&nobody, module_key("k", "f")), Err("no-participant"));
-    assert_eq!(put(&alpha, data_key("beta")), Err("not-yours"));
-    assert_eq!(put(&beta, vault_key("hub", "k")), Err("not-yours"));
-    let credential = |node: &str| NewSecret {
-        name: "credential".into(),
-        kind: SecretKind::Credential { node: node.into() },
-        ..vault_key("hub", "k")
-    };
-    assert_eq!(put(&beta, credential("alpha-worker")), Err("not-yours"));
-    assert_eq!(put(&beta, credential("beta-worker")), Ok(()));
-    let module = |name: &str| NewSecret {
-        kind: SecretKind::Module { module: name.into() },
-        ..module_key("k", "f")
-    };
-    assert_eq!(put(&beta, module("unknown")), Err("not-yours"));
-    assert_eq!(put(&beta, module("fedavg")), Err("sealed-aggregator"));
-    assert_eq!(
-        put(
-            &beta,
-            NewSecret {
-                ciphertext: None,
-                ..module_key("k", "f")
-            }
-        ),
-        Err("digest-missing")
-    );
-    assert_eq!(
-        put(
-            &beta,
-            NewSecret {
-                plaintext: None,
-                ..module_key("k", "f")
-            }
-        ),
-        Err("digest-missing")
-    );
-    assert_eq!(
-        put(
-            &beta,
-            NewSecret {
-                name: "../up".into(),
-                ..module_key("k", "f")
-            }
-        ),
-        Err("bad-name")
-    );
-    assert_eq!(put(&beta, module_key("", "f")), Err("bad-size"));
-    assert_eq!(
-        put(&beta, module_key(&"k".repeat(MAX_VALUE_BYTES + 1), "f")),
-        Err("bad-size")
-    );
-    let changed = NewSecret {
-        kind: SecretKind::Value,
-        ..module_key("k", "f")
-    };
-    assert_eq!(put(&alpha, changed), Err("other-kind"));
-}
-
-#[test]
-fn a_participant_sees_and_removes_its_own_secrets_and_no_value_shows() {
-    let mut stocked = Stocked::new();
-    let (alpha, beta) = (stocked.house.visit("alpha"), stocked.house.visit("beta"));
-    let listed = |manager: &Manager, who| {
-        let infos = manager.secrets(who).unwrap().into_iter();
-        infos.map(|info| info.id.to_string()).collect::<Vec<_>>()
-    };
-    assert_eq!(listed(&stocked.manager, &alpha), ["alpha/trainer", "alpha/vault"]);
-    assert_eq!(listed(&stocked.manager, &beta), ["beta/rows"]);
-    do_turn(&mut stocked.manager, |turn| {
-        assert_eq!(turn.remove(&beta, "trainer").unwrap_err().code(), "no-secret");
-        turn.remove(&alpha, "trainer").unwrap();
-    });
-    assert_eq!(
-        stocked.refusal("alpha-worker", &[wanted(MODULE.0, MODULE.1)]),
-        "no-secret"
-    );
-    let shown = format!("{:?}", (module_key("module key", "f"), value("module key")));
-    assert!(!shown.contains("module key"), "{shown}");
-    let log = stocked.manager.lines(0, 4096).unwrap().join("\n");
-    assert!(!log.contains("module key") && !log.contains("bW9kdWxlIGtleQ"), "{log}");
 }
 
 #[test]

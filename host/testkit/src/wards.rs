@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, VecDeque};
 use std::fmt::Write as _;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::claims::make;
@@ -60,8 +61,9 @@ impl Default for WardsPolicy {
 
 /// The hospitals, and the authority of their simulated TDs.
 pub struct Wards {
-    /// Everything lies in here.
-    pub folder: tempfile::TempDir,
+    folder: PathBuf,
+    /// Removes the folder at the end, in the process that made it.
+    _owned: Option<tempfile::TempDir>,
     authority: SimulatedAuthority,
     verifier: Arc<Verifier>,
     keys: BTreeMap<String, SigningKey>,
@@ -77,17 +79,39 @@ impl Wards {
     /// Makes keys and authority.
     pub fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let authority = folder.path().join("authority");
-        create_authority(&authority, NOW - 60).unwrap();
+        create_authority(&folder.path().join("authority"), NOW - 60).unwrap();
+        for name in HOSPITALS {
+            let key = SigningKey::generate().unwrap();
+            std::fs::write(folder.path().join(name), key.to_pem().as_bytes()).unwrap();
+        }
+        let path = folder.path().to_path_buf();
+        Self {
+            _owned: Some(folder),
+            ..Self::open(&path)
+        }
+    }
+
+    /// Opens what another process made in `folder`.
+    pub fn open(folder: &Path) -> Self {
+        let authority = folder.join("authority");
         let root = TrustRoot::from_file(&authority).unwrap();
         let collateral = Collateral::from_file(&authority).unwrap();
-        let keys = HOSPITALS.map(|name| (name.to_owned(), SigningKey::generate().unwrap()));
+        let keys = HOSPITALS.map(|name| {
+            let pem = std::fs::read_to_string(folder.join(name)).unwrap();
+            (name.to_owned(), SigningKey::from_pem(&pem).unwrap())
+        });
         Self {
+            folder: folder.to_path_buf(),
+            _owned: None,
             authority: SimulatedAuthority::load(&authority).unwrap(),
             verifier: Arc::new(Verifier::new(root, collateral)),
             keys: keys.into(),
-            folder,
         }
+    }
+
+    /// Where everything lies.
+    pub fn folder(&self) -> &Path {
+        &self.folder
     }
 
     /// A participant's key.

@@ -1,7 +1,7 @@
 //! A manager of the three wards, made, agreed upon and opened again.
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, dead_code, reason = "tests")]
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use cloister_attestation::identity::SigningKey;
@@ -27,9 +27,22 @@ impl House {
 
     pub(crate) fn with(policy: &WardsPolicy) -> Self {
         let wards = Wards::new();
+        let key = SigningKey::generate().unwrap();
+        std::fs::write(wards.folder().join("safe"), key.to_pem().as_bytes()).unwrap();
+        Self::of(wards, key, policy)
+    }
+
+    /// What another process made in `folder`, under the founding policy.
+    pub(crate) fn open(folder: &Path) -> Self {
+        let pem = std::fs::read_to_string(folder.join("safe")).unwrap();
+        let key = SigningKey::from_pem(&pem).unwrap();
+        Self::of(Wards::open(folder), key, &WardsPolicy::default())
+    }
+
+    fn of(wards: Wards, key: SigningKey, policy: &WardsPolicy) -> Self {
         Self {
-            path: wards.folder.path().join("manager.redb"),
-            key: Arc::new(SigningKey::generate().unwrap()),
+            path: wards.folder().join("manager.redb"),
+            key: Arc::new(key),
             policy: wards.policy(policy),
             wards,
         }
@@ -198,4 +211,50 @@ pub(crate) fn request(td: &SealingKey, sequence: u64, wanted: &[Wanted]) -> Rele
         recipient: td.public(),
         wanted: wanted.to_vec(),
     }
+}
+
+/// A house whose manager has the founding policy and the usual keys.
+pub(crate) struct Stocked {
+    pub(crate) house: House,
+    pub(crate) manager: Manager,
+    pub(crate) td: SealingKey,
+}
+
+impl Stocked {
+    pub(crate) fn new() -> Self {
+        Self::with(&WardsPolicy::default())
+    }
+
+    pub(crate) fn with(founding: &WardsPolicy) -> Self {
+        let house = House::with(founding);
+        let mut manager = house.manager(founding);
+        let (alpha, beta) = (house.visit("alpha"), house.visit("beta"));
+        do_turn(&mut manager, |turn| {
+            turn.put(&alpha, module_key("module key", "sealed module")).unwrap();
+            turn.put(&beta, data_key("beta")).unwrap();
+            turn.put(&alpha, vault_key("hub", "vault key")).unwrap();
+        });
+        let td = SealingKey::generate().unwrap();
+        Self { house, manager, td }
+    }
+
+    pub(crate) fn ask(&mut self, node: &str, connection: u8, wants: &[Wanted]) -> Result<Vec<Released>, Refused> {
+        let permit = self.house.permit(node, connection);
+        let request = request(&self.td, 1, wants);
+        let sealed = do_turn(&mut self.manager, |turn| turn.release(&permit, &request))?;
+        Ok(open_release(&self.td, &[connection; 32], node, &sealed).unwrap())
+    }
+
+    pub(crate) fn refusal(&mut self, node: &str, wants: &[Wanted]) -> &'static str {
+        self.ask(node, next_connection(), wants).unwrap_err().code()
+    }
+}
+
+pub(crate) const MODULE: (&str, Option<&str>) = ("alpha/trainer", Some("sealed module"));
+
+/// A connection that no other request of the tests had.
+pub(crate) fn next_connection() -> u8 {
+    use std::sync::atomic::{AtomicU8, Ordering};
+    static NEXT: AtomicU8 = AtomicU8::new(100);
+    NEXT.fetch_add(1, Ordering::Relaxed)
 }
