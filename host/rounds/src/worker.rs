@@ -1,82 +1,12 @@
 //! A member's side: in which order it may hear and say things, and what it holds the aggregator to.
 
+mod fault;
+
 use cloister_tensor::Digest;
 
 use crate::receipt::Receipt;
 use crate::roster::{self, RosterEntry};
-
-/// What the aggregator did that no honest aggregator does. The member leaves with this as its reason.
-#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum AggregatorFault {
-    /// A message that has no place here.
-    #[error("the aggregator sent {seen} while the member was {state}")]
-    OutOfTurn {
-        /// What came.
-        seen: &'static str,
-        /// What the member was doing.
-        state: &'static str,
-    },
-    /// The member's own nonce is missing or changed, or the list is out of order.
-    #[error(
-        "the roster challenge of epoch {epoch} does not hold this member's nonce in an ordered list; it may be old evidence"
-    )]
-    Challenge {
-        /// The epoch.
-        epoch: u64,
-    },
-    /// Epochs and rounds only go up.
-    #[error("the aggregator went back: {what} {seen} after {last}")]
-    Backwards {
-        /// Epoch or round.
-        what: &'static str,
-        /// What came.
-        seen: u64,
-        /// What was last.
-        last: u64,
-    },
-    /// Not the members that were challenged.
-    #[error("the roster of epoch {epoch} names {node:?}, who was not challenged or stands out of order")]
-    Members {
-        /// The epoch.
-        epoch: u64,
-        /// Whom.
-        node: String,
-    },
-    /// The member is missing from the roster.
-    #[error("the roster of epoch {epoch} leaves this member out")]
-    LeftOut {
-        /// The epoch.
-        epoch: u64,
-    },
-    /// Something names another digest than it has to.
-    #[error("round {round}: {what} is {seen}, wanted {wanted}")]
-    Digest {
-        /// The round.
-        round: u64,
-        /// Which digest.
-        what: &'static str,
-        /// As sent.
-        seen: String,
-        /// As known.
-        wanted: String,
-    },
-    /// The receipt leaves out the update that was taken, or changes it.
-    #[error("the receipt of round {round} does not show this member's update as it was sent")]
-    Update {
-        /// The round.
-        round: u64,
-    },
-    /// The receipt names too few updates.
-    #[error("the receipt of round {round} shows {seen} updates; the policy wants at least {wanted}")]
-    TooFew {
-        /// The round.
-        round: u64,
-        /// How many.
-        seen: usize,
-        /// How many are needed.
-        wanted: usize,
-    },
-}
+pub use fault::AggregatorFault;
 
 /// What the member knows before it joins.
 #[derive(Clone, Debug)]
