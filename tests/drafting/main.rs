@@ -6,6 +6,8 @@
     reason = "a test that panics says where"
 )]
 
+mod anchors;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -389,59 +391,4 @@ fn a_signed_policy_is_not_replaced_unless_told() {
     let run = draft(folder.path(), &[&MADE[..], &["--rounds", "3", "--force"]].concat());
     assert_eq!(run.code, 0, "{}", run.stderr);
     assert_ne!(std::fs::read(&policy).unwrap(), before);
-}
-
-/// Runs `policy draft` under Intel's root.
-fn draft_outside_simulation(folder: &Path, more: &[&str]) -> Run {
-    let folder_text = folder.display().to_string();
-    let value = |register: &str, digit: &str| format!("{register}={}", digit.repeat(96));
-    let mut more: Vec<String> = more.iter().map(|&argument| argument.to_owned()).collect();
-    for (register, digit) in [("mrtd", "1"), ("rtmr0", "2"), ("rtmr1", "3"), ("mrseam", "4")] {
-        more.extend(["--accept".to_owned(), value(register, digit)]);
-    }
-    more.extend(["--host".to_owned(), format!("cloister={folder_text}/mlp.onnx")]);
-    more.extend(MADE.map(str::to_owned));
-    let more: Vec<&str> = more.iter().map(String::as_str).collect();
-    draft_under(folder, None, &more)
-}
-
-#[test]
-fn a_draft_outside_simulation_needs_an_anchor_and_says_how_to_give_it() {
-    let folder = folder();
-    let initdata = cloister_tests::root().join("examples/coco/worker/initdata.toml");
-    let initdata = format!("initdata={}", initdata.display());
-    let root_file_system = format!("rtmr2={}", "5".repeat(96));
-    let without = draft_outside_simulation(folder.path(), &[]);
-    assert_eq!(without.code, 2, "{}", without.stderr);
-    assert!(
-        words(&without.stderr).contains("--anchor initdata=FILE"),
-        "{}",
-        without.stderr
-    );
-    for (anchor, wanted) in [
-        (initdata.as_str(), "[[attestation.anchor]]"),
-        (root_file_system.as_str(), &root_file_system[6..]),
-    ] {
-        let drafted = draft_outside_simulation(folder.path(), &["--anchor", anchor]);
-        assert_eq!(drafted.code, 0, "{anchor}: {}", drafted.stderr);
-        let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
-        assert!(
-            policy.contains(wanted) && policy.contains("simulated = false"),
-            "{policy}"
-        );
-        let path = folder.path().join("policy.toml").display().to_string();
-        let checked = cloister(["policy", "check", &path]).unwrap();
-        assert_eq!(checked.code, 0, "{}{}", checked.stdout, checked.stderr);
-    }
-    for (anchor, wanted) in [
-        ("initdata=/nowhere", "/nowhere"),
-        ("initdata=DIR/mlp.onnx", "mlp.onnx"),
-        ("rtmr2=00", "96 hexadecimal digits"),
-        ("mrtd=00", "initdata=FILE"),
-        ("rtmr2", "initdata=FILE"),
-    ] {
-        let refused = draft_outside_simulation(folder.path(), &["--anchor", anchor]);
-        assert_eq!(refused.code, 2, "{anchor}: {}", refused.stderr);
-        assert!(words(&refused.stderr).contains(wanted), "{anchor}: {}", refused.stderr);
-    }
 }

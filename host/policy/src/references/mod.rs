@@ -22,11 +22,11 @@
 //! A signer signs `cloister/reference-signature/v1` | lp(federation) | lp(signer) | lp(SHA-256 of the file) with Ed25519; the
 //! signatures stand in `NAME.sigs`, in the form that a policy's have.
 
-use std::sync::{Arc, PoisonError, RwLock};
+mod registers;
+mod signed;
 
 use cloister_attestation::encoding::{Layout, hex};
 use cloister_attestation::identity::{PublicKey, SigningKey};
-use cloister_attestation::{FailedRule, TdReport, time};
 use cloister_tensor::Digest;
 
 use crate::agreement::{AttestationRules, ReferenceRules, Register};
@@ -34,7 +34,11 @@ use crate::anchor::Anchor;
 use crate::parse::anchor_tables;
 use crate::policy::Policy;
 use crate::reader::{Fields, Node, PolicyError, Problem, all, date_before, read_document};
-use crate::signatures::{Signature, Signatures};
+use crate::signatures::Signature;
+
+pub(crate) use registers::check_registers;
+pub(crate) use signed::InForce;
+pub use signed::SignedReferences;
 
 /// The format of documents that this crate reads.
 pub const REFERENCES_FORMAT: u64 = 1;
@@ -329,196 +333,4 @@ fn read_registers(fields: &Fields<'_>, key: &str) -> Result<Vec<Register>, Probl
         return Err(fields.problem(format_args!("has a `{key}` of zeros, which was never measured into")));
     }
     Ok(values)
-}
-
-/// Reference values that enough of the policy's signers signed. Only [`SignedReferences::new`] makes one. Clones share them.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct SignedReferences {
-    values: Arc<ReferenceValues>,
-    signers: Arc<[String]>,
-}
-
-impl SignedReferences {
-    /// Verifies every signature, and that they are enough.
-    ///
-    /// # Errors
-    /// [`ReferenceError`] says what is wrong.
-    pub fn new(values: ReferenceValues, signatures: &Signatures, policy: &Policy) -> Result<Self, ReferenceError> {
-        let rules = values.check(policy)?;
-        let mut signers: Vec<String> = Vec::new();
-        for signature in signatures.iter() {
-            let signer = &signature.participant;
-            known(rules, signer, signature.public_key)?;
-            if !signature
-                .public_key
-                .verify(&values.message(signer), &signature.signature)
-            {
-                return Err(ReferenceError::Wrong {
-                    signer: signer.clone(),
-                    digest: values.digest,
-                });
-            }
-            if signers.contains(signer) {
-                return Err(ReferenceError::Twice { signer: signer.clone() });
-            }
-            signers.push(signer.clone());
-        }
-        if (signers.len() as u64) < u64::from(rules.threshold) {
-            let names: Vec<_> = rules.signers.iter().map(|signer| signer.name.as_str()).collect();
-            return Err(ReferenceError::TooFew {
-                seen: signers.len(),
-                wanted: rules.threshold,
-                names: names.join(", "),
-            });
-        }
-        Ok(Self {
-            values: Arc::new(values),
-            signers: signers.into(),
-        })
-    }
-
-    /// The values.
-    pub fn values(&self) -> &ReferenceValues {
-        &self.values
-    }
-
-    /// Who signed.
-    pub fn signers(&self) -> &[String] {
-        &self.signers
-    }
-}
-
-/// The reference values in force: newer ones take their place while nodes run. Clones share the place.
-#[derive(Clone, Debug, Default)]
-pub(crate) struct InForce {
-    place: Arc<RwLock<Option<SignedReferences>>>,
-}
-
-impl InForce {
-    pub(crate) fn new(references: SignedReferences) -> Self {
-        Self {
-            place: Arc::new(RwLock::new(Some(references))),
-        }
-    }
-
-    pub(crate) fn get(&self) -> Option<SignedReferences> {
-        // What the lock guards is replaced whole.
-        self.place.read().unwrap_or_else(PoisonError::into_inner).clone()
-    }
-
-    /// Puts newer values in place. The same ones change nothing, and say so.
-    pub(crate) fn replace(&self, newer: SignedReferences) -> Result<bool, ReferenceError> {
-        let mut place = self.place.write().unwrap_or_else(PoisonError::into_inner);
-        if let Some(before) = place.as_ref() {
-            if before.values.digest == newer.values.digest {
-                return Ok(false);
-            }
-            let (seen, wanted) = (newer.values.version, before.values.version);
-            if seen <= wanted {
-                return Err(ReferenceError::NotNewer { seen, wanted });
-            }
-        }
-        *place = Some(newer);
-        Ok(true)
-    }
-}
-
-impl PartialEq for InForce {
-    fn eq(&self, other: &Self) -> bool {
-        self.get() == other.get()
-    }
-}
-
-/// The registers of a report that references speak of, in their order.
-pub(crate) fn reference_registers(td: &TdReport) -> [&Register; 6] {
-    [
-        &td.mrtd,
-        &td.rtmr[0],
-        &td.rtmr[1],
-        &td.rtmr[2],
-        &td.mrseam,
-        &td.mrconfigid,
-    ]
-}
-
-fn lists(rules: &AttestationRules) -> [&Vec<Register>; 6] {
-    [
-        &rules.mrtd,
-        &rules.rtmr0,
-        &rules.rtmr1,
-        &rules.rtmr2,
-        &rules.mrseam,
-        &rules.mrconfigid,
-    ]
-}
-
-/// The registers that fail: none if the policy's own lists take them, or a reference that is in force together with those
-/// lists. Else what the closest of them wants.
-pub(crate) fn check_registers(
-    rules: &AttestationRules,
-    references: Option<&SignedReferences>,
-    td: &TdReport,
-    now_unix_s: u64,
-) -> Vec<FailedRule> {
-    let own = check_against(rules, None, td);
-    if own.is_empty() {
-        return own;
-    }
-    let mut closest = own;
-    for reference in references.iter().flat_map(|signed| &signed.values.references) {
-        let mut failed = check_against(rules, Some(reference), td);
-        if now_unix_s >= reference.until_unix_s {
-            failed.push(FailedRule::new(
-                "attestation.references",
-                format!(
-                    "{:?}, which ended with {}",
-                    reference.name,
-                    date_before(reference.until_unix_s)
-                ),
-                format!("a reference that is in force at {}", time::format(now_unix_s)),
-            ));
-        }
-        if failed.is_empty() {
-            return failed;
-        }
-        if failed.len() < closest.len() {
-            closest = failed;
-        }
-    }
-    closest
-}
-
-fn check_against(rules: &AttestationRules, reference: Option<&Reference>, td: &TdReport) -> Vec<FailedRule> {
-    const EMPTY: &Vec<Register> = &Vec::new();
-    let added = reference.map_or([EMPTY; 6], |reference| reference.registers.each_ref());
-    let effective: Vec<_> = lists(rules)
-        .into_iter()
-        .zip(added)
-        .map(|(own, added)| if added.is_empty() { own } else { added })
-        .collect();
-    // A policy without references can't leave a register open that has to be closed: its parser sees to that. With
-    // references, a register that neither names is not open but closed, unless the other one of the two anchors is named.
-    let anchored =
-        effective.get(3).is_some_and(|list| !list.is_empty()) || effective.get(5).is_some_and(|list| !list.is_empty());
-    let mut failed = Vec::new();
-    for (index, ((name, seen), accepted)) in REFERENCE_REGISTERS
-        .into_iter()
-        .zip(reference_registers(td))
-        .zip(effective)
-        .enumerate()
-    {
-        let open = rules.references.is_none() || rules.simulated || (anchored && matches!(index, 3 | 5));
-        if accepted.contains(seen) || (accepted.is_empty() && open) {
-            continue;
-        }
-        let wanted: Vec<_> = accepted.iter().map(|register| hex(register)).collect();
-        let by = reference.map_or_else(String::new, |reference| format!(" (reference {:?})", reference.name));
-        let wanted = if wanted.is_empty() {
-            "a value that policy or reference values name".to_owned()
-        } else {
-            format!("{}{by}", wanted.join(" or "))
-        };
-        failed.push(FailedRule::new(format!("attestation.{name}"), hex(seen), wanted));
-    }
-    failed
 }
