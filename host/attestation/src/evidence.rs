@@ -30,60 +30,19 @@ pub trait Appraise: Send + Sync {
     }
 }
 
-/// Evidence of a TD that verified: quote, claims, credential, and (in a session) its binding to the connection. Only
-/// this crate makes one.
+/// A TD that verified: its quote, and claims that the quote commits to. It shows what runs and where; who vouches for the name in
+/// the claims is another matter, for which [`VerifiedEvidence`] has a credential. Only this crate makes one.
 #[derive(Clone, Debug)]
-pub struct VerifiedEvidence {
+pub struct VerifiedTd {
     claims: Claims,
     quote: VerifiedQuote,
-    credential: Credential,
     event_log: Option<EventLog>,
 }
 
-impl VerifiedEvidence {
-    /// Who the node is and what it runs.
+impl VerifiedTd {
+    /// Who the node says it is and what it runs.
     pub fn claims(&self) -> &NodeClaims {
         &self.claims.node
-    }
-
-    /// The federation's name.
-    pub fn federation(&self) -> &str {
-        &self.claims.node.federation
-    }
-
-    /// The participant that the node belongs to.
-    pub fn participant(&self) -> &str {
-        &self.claims.node.participant
-    }
-
-    /// The node's name.
-    pub fn node(&self) -> &str {
-        &self.claims.node.node
-    }
-
-    /// What the node does.
-    pub fn role(&self) -> Role {
-        self.claims.node.role
-    }
-
-    /// How far the node has come.
-    pub fn state(&self) -> State {
-        self.claims.node.state
-    }
-
-    /// SHA-256 of the policy file it works under.
-    pub fn policy_digest(&self) -> Digest {
-        self.claims.node.policy_digest
-    }
-
-    /// What it runs.
-    pub fn measurement(&self) -> &Measurement {
-        &self.claims.node.measurement
-    }
-
-    /// The node's public key, which its credential names and which signed its TLS key.
-    pub fn node_key(&self) -> PublicKey {
-        self.claims.node.node_key
     }
 
     /// SHA-256 of the claims' bytes.
@@ -91,24 +50,14 @@ impl VerifiedEvidence {
         self.claims.digest()
     }
 
-    /// SHA-256 of the TLS key's SubjectPublicKeyInfo.
-    pub fn spki_sha256(&self) -> &[u8; 32] {
-        &self.claims.spki_sha256
-    }
-
-    /// The credential: signed by the participant's key of the policy, and in force.
-    pub fn credential(&self) -> &Credential {
-        &self.credential
-    }
-
-    /// The log that came with it. It says what RTMR3 holds if it replays to the register in [`VerifiedEvidence::td`], which
-    /// is for the policy to ask; else nothing.
+    /// The log that came with it. It says what RTMR3 holds if it replays to the register in [`VerifiedTd::report`], which is for the
+    /// policy to ask; else nothing.
     pub fn event_log(&self) -> Option<&EventLog> {
         self.event_log.as_ref()
     }
 
     /// What the TDX module reported.
-    pub fn td(&self) -> &TdReport {
+    pub fn report(&self) -> &TdReport {
         self.quote.td()
     }
 
@@ -130,6 +79,111 @@ impl VerifiedEvidence {
     /// Whether that root is a simulated one: say so wherever this evidence is shown.
     pub fn simulated(&self) -> bool {
         self.quote.simulated()
+    }
+}
+
+/// Evidence of a TD that verified: quote, claims, credential, and (in a session) its binding to the connection. Only
+/// this crate makes one.
+#[derive(Clone, Debug)]
+pub struct VerifiedEvidence {
+    td: VerifiedTd,
+    credential: Credential,
+}
+
+impl VerifiedEvidence {
+    /// The evidence without its credential.
+    pub fn verified_td(&self) -> &VerifiedTd {
+        &self.td
+    }
+
+    /// Who the node is and what it runs.
+    pub fn claims(&self) -> &NodeClaims {
+        &self.td.claims.node
+    }
+
+    /// The federation's name.
+    pub fn federation(&self) -> &str {
+        &self.claims().federation
+    }
+
+    /// The participant that the node belongs to.
+    pub fn participant(&self) -> &str {
+        &self.claims().participant
+    }
+
+    /// The node's name.
+    pub fn node(&self) -> &str {
+        &self.claims().node
+    }
+
+    /// What the node does.
+    pub fn role(&self) -> Role {
+        self.claims().role
+    }
+
+    /// How far the node has come.
+    pub fn state(&self) -> State {
+        self.claims().state
+    }
+
+    /// SHA-256 of the policy file it works under.
+    pub fn policy_digest(&self) -> Digest {
+        self.claims().policy_digest
+    }
+
+    /// What it runs.
+    pub fn measurement(&self) -> &Measurement {
+        &self.claims().measurement
+    }
+
+    /// The node's public key, which its credential names and which signed its TLS key.
+    pub fn node_key(&self) -> PublicKey {
+        self.claims().node_key
+    }
+
+    /// SHA-256 of the claims' bytes.
+    pub fn claims_digest(&self) -> Digest {
+        self.td.claims_digest()
+    }
+
+    /// SHA-256 of the TLS key's SubjectPublicKeyInfo.
+    pub fn spki_sha256(&self) -> &[u8; 32] {
+        &self.td.claims.spki_sha256
+    }
+
+    /// The credential: signed by the participant's key of the policy, and in force.
+    pub fn credential(&self) -> &Credential {
+        &self.credential
+    }
+
+    /// The log that came with it: [`VerifiedTd::event_log`].
+    pub fn event_log(&self) -> Option<&EventLog> {
+        self.td.event_log()
+    }
+
+    /// What the TDX module reported.
+    pub fn td(&self) -> &TdReport {
+        self.td.report()
+    }
+
+    /// Where the TD runs.
+    pub fn platform(&self) -> &Platform {
+        self.td.platform()
+    }
+
+    /// How new the platform is.
+    pub fn tcb(&self) -> &Tcb {
+        self.td.tcb()
+    }
+
+    /// Key id of the root that the quote led to.
+    pub fn root_key_id(&self) -> &[u8; 48] {
+        self.td.root_key_id()
+    }
+
+    /// Whether that root is a simulated one: say so wherever this evidence is shown.
+    pub fn simulated(&self) -> bool {
+        self.td.simulated()
     }
 }
 
@@ -168,6 +222,13 @@ pub(crate) fn check_identity(
     appraiser: &dyn Appraise,
     now_unix_s: u64,
 ) -> Result<Credential, Refusal> {
+    let mut failed = check_claims(claims);
+    let credential = check_credential(&claims.node, credential, appraiser, now_unix_s, &mut failed);
+    credential.filter(|_| failed.is_empty()).ok_or(Refusal { failed })
+}
+
+/// What claims show by themselves: the node key signed them, and they are of the policy's epoch.
+fn check_claims(claims: &Claims) -> Vec<FailedRule> {
     let mut failed = Vec::new();
     if !claims.signed_by_node() {
         let wanted = format!("a signature by the node key {}", claims.node.node_key);
@@ -184,8 +245,7 @@ pub(crate) fn check_identity(
             "the epoch of the policy that the claims name",
         ));
     }
-    let credential = check_credential(&claims.node, credential, appraiser, now_unix_s, &mut failed);
-    credential.filter(|_| failed.is_empty()).ok_or(Refusal { failed })
+    failed
 }
 
 /// Puts evidence together out of claims whose identity was checked and a quote that verified and commits to them, and asks
@@ -199,10 +259,12 @@ pub(crate) fn assemble(
     now_unix_s: u64,
 ) -> Result<VerifiedEvidence, Refusal> {
     let evidence = VerifiedEvidence {
-        claims,
-        quote,
+        td: VerifiedTd {
+            claims,
+            quote,
+            event_log,
+        },
         credential,
-        event_log,
     };
     Refusal::unless_empty(appraiser.appraise(&evidence, now_unix_s))?;
     Ok(evidence)
@@ -297,4 +359,28 @@ pub fn verify_detached(
     let event_log = read_event_log(shown.event_log)?;
     let quote = verifier.verify(shown.quote, report_data, now_unix_s)?;
     assemble(claims, quote, credential, event_log, appraiser, now_unix_s)
+}
+
+/// Verifies the evidence of a TD that has no credential yet and applies for one, over a connection on which it showed none: the
+/// quote has to be over exactly this report data ([`crate::session::applicant_report_data`]), which the caller computes from that
+/// connection. Whether such a TD is let in is the policy's to say.
+///
+/// # Errors
+/// [`Refusal`] with every rule that failed.
+pub fn verify_applicant(
+    quote: &[u8],
+    claims: Claims,
+    event_log: &[u8],
+    report_data: &[u8; 64],
+    verifier: &Verifier,
+    now_unix_s: u64,
+) -> Result<VerifiedTd, Refusal> {
+    let event_log = read_event_log(event_log)?;
+    Refusal::unless_empty(check_claims(&claims))?;
+    let quote = verifier.verify(quote, report_data, now_unix_s)?;
+    Ok(VerifiedTd {
+        claims,
+        quote,
+        event_log,
+    })
 }

@@ -25,7 +25,10 @@ mod verify;
 
 pub use claims::{Claims, NodeClaims, State};
 pub use event_log::{EventLog, RuntimeEvent};
-pub use evidence::{Appraise, DetachedEvidence, PeerEvidence, VerifiedEvidence, VerifiedVisitor, verify_detached};
+pub use evidence::{
+    Appraise, DetachedEvidence, PeerEvidence, VerifiedEvidence, VerifiedTd, VerifiedVisitor, verify_applicant,
+    verify_detached,
+};
 pub use provider::{ProviderError, QuoteProvider};
 pub use quote::{Quote, TdReport};
 pub use ratls::{NodeIdentity, RaTlsIdentity};

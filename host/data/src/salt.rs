@@ -94,7 +94,9 @@ pub fn create(path: &Path, salt: &[u8; SALT_BYTES]) -> Result<(), SaltError> {
         .map_err(failed)
 }
 
-fn parse(text: &str) -> Option<[u8; SALT_BYTES]> {
+/// Reads a salt's text: 64 hexadecimal digits. Says `None` of anything else.
+#[must_use]
+pub fn parse(text: &str) -> Option<[u8; SALT_BYTES]> {
     let mut salt = [0; SALT_BYTES];
     if text.len() != 2 * SALT_BYTES || !text.bytes().all(|byte| byte.is_ascii_hexdigit()) {
         return None;

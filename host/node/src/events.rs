@@ -29,6 +29,13 @@ pub enum Event {
         /// Its address.
         address: String,
     },
+    /// A policy took effect, or is known to be in force.
+    InForce {
+        /// Its digest.
+        policy: String,
+        /// Its version.
+        version: u64,
+    },
     /// The node waits for something that others must do.
     Waiting {
         /// For what, and why.
@@ -186,6 +193,7 @@ pub fn words(event: &Event) -> String {
             }
         ),
         Event::Listening { address } => format!("listening at {address}"),
+        Event::InForce { policy, version } => format!("in force: version {version} of the policy, {}", first(policy, 12)),
         Event::Waiting { what } => format!("waiting for {}", what.strip_prefix("waiting for ").unwrap_or(what)),
         Event::Measured { state, measurement } => format!("{state}, measurement {}", first(measurement, 16)),
         Event::Peer {

@@ -12,8 +12,10 @@ mod drafting;
 mod events;
 mod files;
 mod keeper;
+mod manager;
 mod process;
 mod roles;
+mod through;
 mod ui;
 
 use std::process::ExitCode;
@@ -37,6 +39,7 @@ enum Command {
     Demo(demo::DemoArgs),
     Aggregator(roles::aggregator::AggregatorArgs),
     Worker(roles::worker::WorkerArgs),
+    Manager(commands::manager::ManagerArgs),
     /// Make, show and run training graphs.
     Graph(commands::graph::GraphArgs),
     /// Keys and credentials of participants and nodes.
@@ -76,6 +79,7 @@ fn main() -> ExitCode {
         Command::Demo(args) => demo::run(args, &mut out),
         Command::Aggregator(args) => roles::aggregator::run(args, &mut out),
         Command::Worker(args) => roles::worker::run(args, &mut out),
+        Command::Manager(args) => commands::manager::run(args, &mut out),
         Command::Graph(args) => commands::graph::run(args, &mut out),
         Command::Identity(args) => commands::identity::run(args, &mut out),
         Command::Policy(args) => commands::policy::run(args, &mut out),
@@ -130,6 +134,12 @@ mod tests {
             format!("module fetch {} --to 127.0.0.1:1 {pem} -o m.wasm", "00".repeat(32)),
             "data commit d.csv --name train --input x=a --format csv -o json".to_owned(),
             "data show d --format parquet".to_owned(),
+            "manager --config manager.toml -o json".to_owned(),
+            format!("manager secrets put one --from f --to 127.0.0.1:1 {pem}"),
+            format!("manager secrets ls --to 127.0.0.1:1 {pem} -o json"),
+            format!("manager recover --to 127.0.0.1:1 {pem}"),
+            "manager status --to 127.0.0.1:1 --policy p.toml".to_owned(),
+            "policy publish p.toml --to 127.0.0.1:1 --policy p.toml".to_owned(),
         ] {
             if let Err(error) = Cli::try_parse_from(["cloister"].into_iter().chain(line.split(' '))) {
                 panic!("{line}: {error}");

@@ -7,7 +7,7 @@ use cloister_attestation::encoding::{Layout, hex};
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::{
-    Appraise, EventLog, Examination, FailedRule, Platform, State, Tcb, TdReport, VerifiedEvidence,
+    Appraise, EventLog, Examination, FailedRule, NodeClaims, Platform, State, Tcb, TdReport, VerifiedEvidence, VerifiedTd,
 };
 use cloister_tensor::Digest;
 
@@ -25,6 +25,8 @@ pub struct Expected {
     pub role: Option<Role>,
     /// Whether a command line without a TD may connect: a server lets it look around and submit content.
     pub visitors: bool,
+    /// Whether a node may connect that has not measured its data yet: a manager lets it, since it has the data's keys.
+    pub applicants: bool,
 }
 
 /// Decides on evidence by a policy.
@@ -82,6 +84,10 @@ impl Appraise for Appraiser {
         {
             failed.push(FailedRule::new("peer.role", evidence.role(), wanted));
         }
+        if evidence.state() == State::Applicant && !self.expected.applicants {
+            let wanted = "bootstrap or member: applicants speak to the manager alone";
+            failed.push(FailedRule::new("peer.state", evidence.state(), wanted));
+        }
         failed
     }
 
@@ -110,16 +116,22 @@ impl Policy {
     /// Every rule that the evidence fails.
     pub fn appraise(&self, evidence: &VerifiedEvidence, now_unix_s: u64) -> Vec<FailedRule> {
         let mut failed = Failed::default();
-        let rules = &self.attestation;
-        failed.root(rules, evidence.root_key_id(), evidence.simulated());
-        failed.td(self, evidence.td(), now_unix_s);
-        let node = (evidence.node(), evidence.measurement());
-        let runtime = runtime::check(self, evidence.td(), evidence.event_log(), Some(node));
-        failed.rules.extend(runtime);
-        failed.platform(rules, evidence.platform());
-        failed.tcb(rules, evidence.tcb(), now_unix_s);
-        failed.who(self, evidence);
-        failed.measured(self, evidence.node(), evidence.state(), evidence.measurement());
+        failed.shown(self, evidence.verified_td(), now_unix_s);
+        failed.credential(self, evidence);
+        failed.rules
+    }
+
+    /// Every rule that a TD without a credential fails: those of a node, and that it is an applicant.
+    pub(crate) fn appraise_applicant(&self, applicant: &VerifiedTd, now_unix_s: u64) -> Vec<FailedRule> {
+        let mut failed = Failed::default();
+        failed.shown(self, applicant, now_unix_s);
+        let state = applicant.claims().state;
+        failed.unless(
+            state == State::Applicant,
+            "state",
+            state,
+            "applicant: who has loaded more than host and policy has a credential",
+        );
         failed.rules
     }
 }
@@ -354,31 +366,46 @@ impl Failed {
         );
     }
 
-    fn who(&mut self, policy: &Policy, evidence: &VerifiedEvidence) {
+    /// What a TD shows, with or without a credential.
+    fn shown(&mut self, policy: &Policy, td: &VerifiedTd, now_unix_s: u64) {
+        let (rules, claims) = (&policy.attestation, td.claims());
+        self.root(rules, td.root_key_id(), td.simulated());
+        self.td(policy, td.report(), now_unix_s);
+        let node = (claims.node.as_str(), &claims.measurement);
+        let runtime = runtime::check(policy, td.report(), td.event_log(), Some(node));
+        self.rules.extend(runtime);
+        self.platform(rules, td.platform());
+        self.tcb(rules, td.tcb(), now_unix_s);
+        self.who(policy, claims);
+        self.measured(policy, &claims.node, claims.state, &claims.measurement);
+    }
+
+    fn who(&mut self, policy: &Policy, claims: &NodeClaims) {
         self.unless(
-            evidence.federation() == policy.name,
+            claims.federation == policy.name,
             "federation",
-            evidence.federation(),
+            &claims.federation,
             &policy.name,
         );
         let digest = policy.digest();
-        self.unless(
-            evidence.policy_digest() == digest,
-            "policy",
-            evidence.policy_digest(),
-            digest,
-        );
-        let Some(node) = policy.node(evidence.node()) else {
-            return self.add("node", evidence.node(), format!("a node of the policy {}", policy.name));
+        self.unless(claims.policy_digest == digest, "policy", claims.policy_digest, digest);
+        let Some(node) = policy.node(&claims.node) else {
+            return self.add("node", &claims.node, format!("a node of the policy {}", policy.name));
         };
         self.unless(
-            evidence.participant() == node.participant,
+            claims.participant == node.participant,
             "node.participant",
-            evidence.participant(),
+            &claims.participant,
             &node.participant,
         );
-        self.unless(evidence.role() == node.role, "node.role", evidence.role(), node.role);
-        // Attestation compared credential and claims; a policy that changed hands in between shows here.
+        self.unless(claims.role == node.role, "node.role", claims.role, node.role);
+    }
+
+    /// Attestation compared credential and claims; a policy that changed hands in between shows here.
+    fn credential(&mut self, policy: &Policy, evidence: &VerifiedEvidence) {
+        let Some(node) = policy.node(evidence.node()) else {
+            return;
+        };
         let fields = &evidence.credential().fields;
         let same = fields.node == node.name && fields.role == node.role && fields.node_key == evidence.node_key();
         self.unless(

@@ -36,7 +36,7 @@ pub use draft::{attestation_from_quote, draft};
 pub use explain::explain;
 pub use history::{DoubleSigner, Fork, History, MAX_VERSIONS, Version, follow};
 pub use parse::FORMAT;
-pub use permit::{Permit, Visit};
+pub use permit::{Admission, Permit, Visit};
 pub use policy::Policy;
 pub use reader::{PolicyError, Problem, Scalar};
 pub use references::{Reference, ReferenceError, ReferenceValues, SignedReferences};

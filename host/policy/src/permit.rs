@@ -1,7 +1,7 @@
 //! What a policy makes out of verified evidence. Nothing secret goes to a peer without a permit.
 
 use cloister_attestation::identity::Role;
-use cloister_attestation::{Refusal, State, VerifiedEvidence, VerifiedVisitor};
+use cloister_attestation::{Refusal, State, VerifiedEvidence, VerifiedTd, VerifiedVisitor};
 use cloister_tensor::Digest;
 
 use crate::appraise::unknown_visitor;
@@ -67,6 +67,56 @@ impl Permit {
     }
 }
 
+/// Leave for a TD without a credential to be given the one that its participant left for it, over one connection. Only
+/// [`Policy::admit`] makes one.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Admission {
+    federation: String,
+    participant: String,
+    node: String,
+    role: Role,
+    policy_digest: Digest,
+    expiry_unix_s: u64,
+    connection: [u8; 32],
+}
+
+impl Admission {
+    /// The federation's name.
+    pub fn federation(&self) -> &str {
+        &self.federation
+    }
+
+    /// The participant whose node it is to be.
+    pub fn participant(&self) -> &str {
+        &self.participant
+    }
+
+    /// The node that it is to be.
+    pub fn node(&self) -> &str {
+        &self.node
+    }
+
+    /// What that node does.
+    pub fn role(&self) -> Role {
+        self.role
+    }
+
+    /// SHA-256 of the policy file that decided.
+    pub fn policy_digest(&self) -> Digest {
+        self.policy_digest
+    }
+
+    /// When it ends, in seconds since 1970.
+    pub fn expiry_unix_s(&self) -> u64 {
+        self.expiry_unix_s
+    }
+
+    /// The connection that it is for: the TLS exporter of the session.
+    pub fn connection(&self) -> &[u8; 32] {
+        &self.connection
+    }
+}
+
 /// Leave for a command line without a TD to look around and, as a participant, to submit content.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Visit {
@@ -106,6 +156,26 @@ impl Policy {
             state: evidence.state(),
             policy_digest: self.digest(),
             expiry_unix_s: ends.into_iter().min().unwrap_or(now_unix_s),
+            connection,
+        })
+    }
+
+    /// Leave for a TD to be given its credential over the connection, if what it shows passes every rule that a node's evidence has to
+    /// pass, the credential apart. It ends as a permit does.
+    ///
+    /// # Errors
+    /// [`Refusal`] with every rule that failed.
+    pub fn admit(&self, applicant: &VerifiedTd, connection: [u8; 32], now_unix_s: u64) -> Result<Admission, Refusal> {
+        Refusal::unless_empty(self.appraise_applicant(applicant, now_unix_s))?;
+        let claims = applicant.claims();
+        let collateral_ends = applicant.tcb().collateral_expires_unix_s;
+        Ok(Admission {
+            federation: claims.federation.clone(),
+            participant: claims.participant.clone(),
+            node: claims.node.clone(),
+            role: claims.role,
+            policy_digest: self.digest(),
+            expiry_unix_s: collateral_ends.min(now_unix_s.saturating_add(self.attestation.permit_max_s)),
             connection,
         })
     }

@@ -86,13 +86,15 @@ impl Policy {
         Some(Digest::of(&layout.into_bytes()))
     }
 
-    /// What that node has to measure in that state, the host's own files apart: the policy, its datasets and, as a
-    /// member, its modules and graphs. `None` if the policy has no such node.
+    /// What that node has to measure in that state, the host's own files apart: the policy, beyond an applicant its datasets and, as
+    /// a member, its modules and graphs. `None` if the policy has no such node.
     pub fn expected_entries(&self, node: &str, state: State) -> Option<Vec<Entry>> {
         self.node(node)?;
         let mut entries = vec![Entry::new(EntryRole::Policy, self.name.as_str(), self.digest)];
-        let datasets = self.datasets_for(node).into_iter();
-        entries.extend(datasets.map(|data| Entry::new(EntryRole::Data, data.name(), data.commitment)));
+        if state != State::Applicant {
+            let datasets = self.datasets_for(node).into_iter();
+            entries.extend(datasets.map(|data| Entry::new(EntryRole::Data, data.name(), data.commitment)));
+        }
         if state == State::Member {
             let modules = self.modules_for(node).into_iter();
             entries.extend(modules.map(|module| Entry::new(EntryRole::Module, module.name.as_str(), module.sha256)));

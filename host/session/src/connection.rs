@@ -36,18 +36,25 @@ struct PeerInner {
     evidence: PeerEvidence,
     admission: Admission,
     address: SocketAddr,
+    connection: [u8; 32],
     lease: Arc<Lease>,
     heard: AtomicU64,
 }
 
 impl Peer {
-    /// A peer that is believed until then, in seconds since 1970.
-    pub(crate) fn new(evidence: PeerEvidence, admission: Admission, address: SocketAddr, until_unix_s: u64) -> Self {
+    /// A peer that is believed until then, in seconds since 1970, at an address, over the connection with that exporter.
+    pub(crate) fn new(
+        evidence: PeerEvidence,
+        admission: Admission,
+        (address, connection): (SocketAddr, [u8; 32]),
+        until_unix_s: u64,
+    ) -> Self {
         Self {
             inner: Arc::new(PeerInner {
                 evidence,
                 admission,
                 address,
+                connection,
                 lease: Lease::new(until_unix_s),
                 heard: AtomicU64::new(0),
             }),
@@ -93,6 +100,11 @@ impl Peer {
     /// [`crate::channel::KEEP_ALIVE`], whatever it is busy with.
     pub fn heard(&self) -> u64 {
         self.inner.heard.load(Ordering::Relaxed)
+    }
+
+    /// What names this connection: its TLS exporter, which both ends have and nobody else.
+    pub fn connection(&self) -> &[u8; 32] {
+        &self.inner.connection
     }
 
     /// Where it comes from (the proxy's address, behind a proxy).

@@ -49,15 +49,7 @@ pub async fn connect(local: &Local, options: &DialOptions) -> Result<AttestedCon
 pub(crate) async fn connect_once(local: &Local, options: &DialOptions) -> Result<AttestedConnection, SessionError> {
     let address = &options.address;
     let attempt = async {
-        let stream = match &options.proxy {
-            Some(proxy) => proxy.connect(address).await?,
-            None => TcpStream::connect(address)
-                .await
-                .map_err(|source| SessionError::Unreachable {
-                    address: address.clone(),
-                    source,
-                })?,
-        };
+        let stream = tcp(options).await?;
         let expected = Expected {
             role: options.role,
             ..Expected::default()
@@ -71,6 +63,20 @@ pub(crate) async fn connect_once(local: &Local, options: &DialOptions) -> Result
             address: address.clone(),
             seconds: HANDSHAKE_S,
         })?
+}
+
+/// A TCP stream to the node, by the proxy if there is one.
+pub(crate) async fn tcp(options: &DialOptions) -> Result<TcpStream, SessionError> {
+    let address = &options.address;
+    match &options.proxy {
+        Some(proxy) => Ok(proxy.connect(address).await?),
+        None => TcpStream::connect(address)
+            .await
+            .map_err(|source| SessionError::Unreachable {
+                address: address.clone(),
+                source,
+            }),
+    }
 }
 
 async fn dial_over(
@@ -156,7 +162,7 @@ pub(crate) async fn finish(
         Admission::Node(permit) => Permit::expiry_unix_s(permit),
         Admission::Visitor(_) => now.saturating_add(local.policy.attestation.permit_max_s),
     };
-    let peer = Peer::new(evidence, admission, peer_address, until_unix_s);
+    let peer = Peer::new(evidence, admission, (peer_address, connection), until_unix_s);
     Ok(AttestedConnection::new(stream, peer, Arc::clone(&local.clock)))
 }
 

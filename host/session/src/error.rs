@@ -77,6 +77,16 @@ pub enum SessionError {
         /// What it says.
         reason: FailedRule,
     },
+    /// It knows no policies of that federation.
+    #[error(
+        "{address} has no policy in force of the federation with the anchor {anchor}; until the founders have signed the first one          there is none (`cloister manager status`)"
+    )]
+    NoPolicies {
+        /// Who.
+        address: String,
+        /// The anchor that was asked for.
+        anchor: cloister_tensor::Digest,
+    },
     /// The stream broke or the frames on it are none.
     #[error("the session with {address} broke before it was attested: {cause}")]
     Broken {
@@ -172,6 +182,7 @@ impl SessionError {
             | Self::Silent { .. }
             | Self::TooSlow { .. }
             | Self::PeerBusy { .. }
+            | Self::NoPolicies { .. }
             | Self::Http { .. } => true,
             Self::Quote { source, .. } => matches!(source, QuoteError::Busy { .. }),
             Self::Intercepted { .. }

@@ -21,6 +21,7 @@ use crate::crowd::{Crowd, CrowdPlace, network};
 use crate::dial::finish;
 use crate::error::SessionError;
 use crate::local::{Local, SelfSide};
+use crate::policies::{POLICIES_ALPN, PolicyBook};
 use crate::rate::{Identity, Rate, Rates};
 use crate::tls;
 use crate::{FIRST_BYTES_S, HANDSHAKE_S, HELLO_S};
@@ -67,6 +68,9 @@ impl Default for ListenLimits {
     }
 }
 
+/// How many are told the policies at a time.
+const TELLING: usize = 8;
+
 /// How a TLS handshake begins: content type 22, major version 3 (RFC 8446, section 5.1).
 const TLS_HANDSHAKE: [u8; 2] = [22, 3];
 
@@ -86,6 +90,18 @@ impl Listener {
         limits: ListenLimits,
         on_refused: OnRefused,
     ) -> Result<Self, SessionError> {
+        Self::bind_telling(local, address, limits, on_refused, None).await
+    }
+
+    /// As [`Listener::bind`]; with a book, as a manager: it tells those policies to who asks for them by their anchor, and lets
+    /// nodes in that have not loaded their data yet.
+    pub async fn bind_telling(
+        local: Local,
+        address: &str,
+        limits: ListenLimits,
+        on_refused: OnRefused,
+        policies: Option<PolicyBook>,
+    ) -> Result<Self, SessionError> {
         let no_listen = |source| SessionError::Listen {
             address: address.to_owned(),
             source,
@@ -96,9 +112,12 @@ impl Listener {
             });
         }
         let (certificate, key) = local.tls_identity();
-        let config = tls::server_config(certificate, key).map_err(|error| SessionError::Own {
+        let mut config = tls::server_config(certificate, key).map_err(|error| SessionError::Own {
             cause: error.to_string(),
         })?;
+        if policies.is_some() {
+            config.alpn_protocols.push(POLICIES_ALPN.to_vec());
+        }
         let listener = TcpListener::bind(address).await.map_err(no_listen)?;
         let address = listener.local_addr().map_err(no_listen)?;
         let (sender, connections) = mpsc::channel(limits.handshakes.max(1));
@@ -113,6 +132,8 @@ impl Listener {
             visitors: Arc::new(Semaphore::new(limits.visitors.max(1))),
             arrivals: Arc::new(Rates::new(limits.arrivals)),
             rates: Arc::new(Rates::new(limits.sessions)),
+            policies: policies.map(Arc::new),
+            telling: Arc::new(Semaphore::new(TELLING)),
             on_refused,
         };
         let task = tokio::spawn(acceptor.run(listener));
@@ -181,6 +202,8 @@ struct Acceptor {
     visitors: Arc<Semaphore>,
     arrivals: Arc<Rates>,
     rates: Arc<Rates>,
+    policies: Option<Arc<PolicyBook>>,
+    telling: Arc<Semaphore>,
     on_refused: OnRefused,
 }
 
@@ -227,7 +250,8 @@ impl Acceptor {
         });
         drop(arrival);
         let connection = match result {
-            Ok(connection) => connection,
+            Ok(Some(connection)) => connection,
+            Ok(None) => return,
             Err(error) => return (self.on_refused)(&error),
         };
         let (places, whose) = match connection.peer().permit() {
@@ -244,7 +268,8 @@ impl Acceptor {
         }
     }
 
-    async fn attest(&self, stream: TcpStream, address: SocketAddr) -> Result<AttestedConnection, SessionError> {
+    /// A connection that was attested; none to one that asked for the policies alone.
+    async fn attest(&self, stream: TcpStream, address: SocketAddr) -> Result<Option<AttestedConnection>, SessionError> {
         let no_tls = |error: std::io::Error| SessionError::Tls {
             address: address.to_string(),
             cause: error.to_string(),
@@ -258,23 +283,35 @@ impl Acceptor {
             })?
             .map_err(no_tls)?;
         // Never closed: both live as long as the acceptor.
-        let _turn = self.handshakes.acquire().await;
+        let turn = self.handshakes.acquire().await;
         let accepting = TlsAcceptor::from(Arc::clone(&self.config)).accept(stream);
-        let stream = tokio::time::timeout(Duration::from_secs(HELLO_S), accepting)
+        let mut stream = tokio::time::timeout(Duration::from_secs(HELLO_S), accepting)
             .await
             .map_err(|_| SessionError::TooSlow {
                 address: address.to_string(),
                 seconds: HELLO_S,
             })?
             .map_err(|error| tls::failed(&address.to_string(), &error))?;
+        if let Some(policies) = &self.policies
+            && stream.get_ref().1.alpn_protocol() == Some(POLICIES_ALPN)
+        {
+            // Strangers that read slowly are in the way of each other alone.
+            drop(turn);
+            let _place = self.telling.acquire().await;
+            policies.tell(&mut stream).await.map_err(no_tls)?;
+            return Ok(None);
+        }
         let expected = Expected {
             visitors: true,
+            applicants: self.policies.is_some(),
             ..Expected::default()
         };
         let appraiser = Arc::new(Appraiser::new(Arc::clone(&self.local.policy)).expecting(expected));
         let admit = |peer: &PeerEvidence| self.rates.take(&Identity::of(peer, address.ip()), Instant::now());
         let shown = address.to_string();
-        finish(&self.local, stream.into(), Side::Server, appraiser, (&shown, &admit)).await
+        let attested = finish(&self.local, stream.into(), Side::Server, appraiser, (&shown, &admit)).await;
+        drop(turn);
+        attested.map(Some)
     }
 }
 

@@ -97,6 +97,14 @@ pub enum VaultError {
         /// What doesn't fit.
         what: String,
     },
+    /// What keeps the record can't be asked or told.
+    #[error("the vault's version is not confirmed by {record}: {what}")]
+    NotConfirmed {
+        /// Who keeps it.
+        record: String,
+        /// Why not.
+        what: String,
+    },
     /// There is no file of this name.
     #[error("the vault holds no file {name}{}", nearest.as_ref().map_or(String::new(), |near| format!("; did you mean {near}?")))]
     NoFile {

@@ -82,21 +82,21 @@ impl VaultKey {
         file.take(100)
             .read_to_string(&mut text)
             .map_err(|cause| bad(format!("can't be read: {cause}")))?;
+        Self::parse(&text)
+            .ok_or_else(|| bad("does not hold 64 hexadecimal digits; `cloister vault keygen` makes one".into()))
+    }
+
+    /// Reads the text of a key file: 64 hexadecimal digits. Says `None` of anything else.
+    pub fn parse(text: &str) -> Option<Self> {
         let digits = text.trim();
-        let mut key = Self([0; 32]);
-        let valid = digits.len() == 64
-            && digits.is_ascii()
-            && key.0.iter_mut().enumerate().all(|(at, byte)| {
-                u8::from_str_radix(digits.get(2 * at..2 * at + 2).unwrap_or("-"), 16)
-                    .map(|value| *byte = value)
-                    .is_ok()
-            });
-        if !valid || digits.contains('+') {
-            return Err(bad(
-                "does not hold 64 hexadecimal digits; `cloister vault keygen` makes one".into(),
-            ));
+        if digits.len() != 64 || !digits.bytes().all(|digit| digit.is_ascii_hexdigit()) {
+            return None;
         }
-        Ok(key)
+        let mut key = Self([0; 32]);
+        for (at, byte) in key.0.iter_mut().enumerate() {
+            *byte = u8::from_str_radix(digits.get(2 * at..2 * at + 2)?, 16).ok()?;
+        }
+        Some(key)
     }
 
     /// Writes a new key file with mode 600. A file that is there already is never overwritten.

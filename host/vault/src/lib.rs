@@ -27,7 +27,7 @@ pub use format::{HEADER_BYTES, Header, READ_AHEAD_BYTES, SEGMENT_BYTES, VaultId}
 pub use index::{Entry, Index};
 pub use key::VaultKey;
 pub use name::FileName;
-pub use parcel::{PARCEL_HEADER_BYTES, ParcelError, ParcelKind, open_parcel, seal_parcel};
+pub use parcel::{PARCEL_HEADER_BYTES, ParcelError, ParcelKind, is_parcel, open_parcel, seal_parcel};
 pub use reader::SealedReader;
 pub use seal::{Subject, seal};
 pub use seen::{CommitCounter, LastSeenFile, Seen};

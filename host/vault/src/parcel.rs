@@ -101,6 +101,12 @@ fn derive(key: &VaultKey, salt: &[u8; 32], kind: &[u8; 16]) -> FileKey {
     key.derive(salt, &info)
 }
 
+/// Whether a file that starts with these bytes is a parcel, or wants to pass for one.
+#[must_use]
+pub fn is_parcel(start: &[u8]) -> bool {
+    start.starts_with(&MAGIC)
+}
+
 /// Seals all of `source` into `sink` and gives the content's size in bytes. The salt must be fresh: two contents under one key and
 /// salt would share nonces.
 ///

@@ -29,17 +29,26 @@ pub trait CommitCounter: Send {
     /// Where it remembers, for errors.
     fn place(&self) -> String;
 
-    /// The newest commit it was told of; nothing if none yet.
+    /// The newest commit it was told of; nothing if none yet. `found` is what is at hand, if anything is: one that keeps
+    /// digests alone compares with it, and of a commit that is another one tells the version, and zeros for the rest.
     ///
     /// # Errors
     /// It can't be asked, or its answer is not authentic.
-    fn newest(&self, key: &VaultKey) -> Result<Option<Seen>, VaultError>;
+    fn newest(&mut self, key: &VaultKey, found: Option<&Seen>) -> Result<Option<Seen>, VaultError>;
 
-    /// Remembers a commit.
+    /// Remembers a commit; one that is far away may begin to, and be done by [`CommitCounter::settle`].
     ///
     /// # Errors
     /// It can't be told. The commit stands all the same, and counts as newer than the record when the vault is opened again.
     fn remember(&mut self, key: &VaultKey, seen: &Seen) -> Result<(), VaultError>;
+
+    /// Waits until every commit that it was told of is remembered for good.
+    ///
+    /// # Errors
+    /// One is not.
+    fn settle(&mut self) -> Result<(), VaultError> {
+        Ok(())
+    }
 }
 
 /// A file outside the vault, authenticated under a key derived from the vault's. It protects against an older vault put back,
@@ -68,7 +77,7 @@ impl CommitCounter for LastSeenFile {
         self.path.display().to_string()
     }
 
-    fn newest(&self, key: &VaultKey) -> Result<Option<Seen>, VaultError> {
+    fn newest(&mut self, key: &VaultKey, _found: Option<&Seen>) -> Result<Option<Seen>, VaultError> {
         let bytes = match fs::metadata(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(VaultError::io("reading", &self.path)(error)),

@@ -63,14 +63,18 @@ impl Vault {
     ///
     /// # Errors
     /// The folder isn't empty or can't be written, or `counter` has seen a vault before: the one that was there is gone.
-    pub fn create(folder: &Path, key: VaultKey, counter: Option<Box<dyn CommitCounter>>) -> Result<Self, VaultError> {
+    pub fn create(
+        folder: &Path,
+        key: VaultKey,
+        mut counter: Option<Box<dyn CommitCounter>>,
+    ) -> Result<Self, VaultError> {
         fs::create_dir_all(folder).map_err(VaultError::io("making", folder))?;
         if !unused(folder)? {
             return Err(VaultError::NotEmpty(folder.to_path_buf()));
         }
         // An empty vault in place of the one on record is a rollback to the beginning.
-        if let Some(counter) = &counter
-            && let Some(seen) = counter.newest(&key)?
+        if let Some(counter) = &mut counter
+            && let Some(seen) = counter.newest(&key, None)?
         {
             return Err(VaultError::Gone {
                 path: folder.to_path_buf(),
@@ -103,6 +107,7 @@ impl Vault {
             fault: tests::Fault::default(),
         };
         vault.commit(vault.index.clone())?;
+        vault.settle()?;
         Ok(vault)
     }
 
@@ -146,6 +151,14 @@ impl Vault {
     /// Whether the vault is known to be the newest one.
     pub fn freshness(&self) -> Freshness {
         self.freshness
+    }
+
+    /// Waits until all commits are remembered outside: before anything that they hold is told to others.
+    ///
+    /// # Errors
+    /// One is not, and may be rolled back.
+    pub fn settle(&mut self) -> Result<(), VaultError> {
+        self.counter.as_mut().map_or(Ok(()), |counter| counter.settle())
     }
 
     /// The files and the vault's version.
@@ -207,12 +220,13 @@ impl Vault {
             version: self.index.version,
             index: digest,
         };
-        match counter.newest(&self.key)? {
+        match counter.newest(&self.key, Some(&found))? {
             // The first look at this vault: from here on it can't go back.
             None => {
                 self.freshness = Freshness::NotProven;
                 if self.access == Access::Write {
                     counter.remember(&self.key, &found)?;
+                    counter.settle()?;
                 }
                 return Ok(());
             }
@@ -239,7 +253,8 @@ impl Vault {
             }
             // A crash between commit and record leaves the vault ahead: only the key's holder can have made it so.
             Some(seen) if seen.version < found.version && self.access == Access::Write => {
-                counter.remember(&self.key, &found)?
+                counter.remember(&self.key, &found)?;
+                counter.settle()?;
             }
             Some(_) => {}
         }

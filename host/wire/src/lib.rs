@@ -30,6 +30,27 @@ pub mod federation {
     include!(concat!(env!("OUT_DIR"), "/cloister.federation.v1.rs"));
 }
 
+/// Messages and gRPC service of a federation's manager (`cloister.manager.v1`). Every message is at most [`MAX_MESSAGE_BYTES`].
+#[cfg(feature = "grpc")]
+pub mod manager {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; documented in proto/manager.proto"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/cloister.manager.v1.rs"));
+
+    impl std::fmt::Debug for PutSecretRequest {
+        fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+            out.debug_struct("PutSecretRequest")
+                .field("secret", &self.secret)
+                .finish_non_exhaustive()
+        }
+    }
+}
+
 /// Longest gRPC message, in bytes.
 pub const MAX_MESSAGE_BYTES: usize = 4 * 1024 * 1024;
 /// Most payload of one chunk, in bytes.

@@ -40,6 +40,8 @@ const BODY_VERSION: u64 = 1;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, serde::Serialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
+    /// Measures host and policy: a manager may give it the credential and the keys that the policy grants it.
+    Applicant,
     /// Measures host, policy and its own data: it may fetch content.
     Bootstrap,
     /// Measures the modules and graphs of its role, too: it may join.
@@ -50,6 +52,7 @@ impl State {
     /// The state's text in the claims.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Applicant => "applicant",
             Self::Bootstrap => "bootstrap",
             Self::Member => "member",
         }
@@ -67,11 +70,12 @@ impl FromStr for State {
 
     fn from_str(text: &str) -> Result<Self, ClaimsError> {
         match text {
+            "applicant" => Ok(Self::Applicant),
             "bootstrap" => Ok(Self::Bootstrap),
             "member" => Ok(Self::Member),
             _ => Err(ClaimsError::Value {
                 claim: "state",
-                wanted: "bootstrap or member",
+                wanted: "applicant, bootstrap or member",
             }),
         }
     }

@@ -86,6 +86,23 @@ pub fn roster_report_data(challenge: &[u8; 32], claims_digest: &Digest, root: &M
     Sha512::digest(layout.into_bytes()).into()
 }
 
+/// Report data of a TD that applies for its credential: SHA-512(`cloister/applicant/v1` | lp(connection) | lp(SHA-256 claims) |
+/// lp(measurement root) | lp(recipient's key)). The connection is its exporter, which both ends have; what is released is sealed
+/// to the recipient's key, whose secret half never leaves that TD.
+pub fn applicant_report_data(
+    connection: &[u8; 32],
+    claims_digest: &Digest,
+    root: &MeasurementRoot,
+    recipient_key: &[u8],
+) -> [u8; 64] {
+    let layout = Layout::new("cloister/applicant/v1")
+        .lp(connection)
+        .lp(claims_digest.as_bytes())
+        .lp(root.as_bytes())
+        .lp(recipient_key);
+    Sha512::digest(layout.into_bytes()).into()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

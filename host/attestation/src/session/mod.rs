@@ -17,7 +17,7 @@ mod peer;
 mod tests;
 
 pub use batch::{BatchPath, MAX_BATCH, PathError, batch};
-pub use binding::{EXPORTER_LABEL, Side, roster_report_data};
+pub use binding::{EXPORTER_LABEL, Side, applicant_report_data, roster_report_data};
 pub use handshake::{Action, Handshake, HandshakeError, HandshakeInput, SelfInfo};
 
 /// Version of the session protocol in `Hello`.

@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use cloister_attestation::claims::NodeClaims;
 use cloister_attestation::encoding::hex;
+use cloister_attestation::identity::Role;
 use cloister_attestation::measurement::Entry;
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{Collateral, FailedRule, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
@@ -101,7 +102,17 @@ impl TrustArgs {
 
     /// Dials a node; a verdict against it ends the command.
     pub(super) async fn connect(&self, local: &Local, address: &str) -> Result<AttestedConnection, miette::Report> {
-        let dialled = self.dial(local, address).await?;
+        self.connect_as(local, address, None).await
+    }
+
+    /// As [`Self::connect`], and takes nobody but a node of that role.
+    pub(super) async fn connect_as(
+        &self,
+        local: &Local,
+        address: &str,
+        role: Option<Role>,
+    ) -> Result<AttestedConnection, miette::Report> {
+        let dialled = self.dial(local, address, role).await?;
         dialled.map_err(|error| refused(error, local.policy.attestation.simulated))
     }
 
@@ -111,6 +122,7 @@ impl TrustArgs {
         &self,
         local: &Local,
         address: &str,
+        role: Option<Role>,
     ) -> Result<Result<AttestedConnection, SessionError>, miette::Report> {
         let proxy = self
             .proxy
@@ -121,7 +133,7 @@ impl TrustArgs {
         let options = DialOptions {
             address: address.to_owned(),
             proxy,
-            role: None,
+            role,
         };
         let mut tries = 1;
         loop {
@@ -176,7 +188,7 @@ pub(super) fn block_on<T>(work: impl Future<Output = Result<T, miette::Report>>)
 pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.trust.visitor(None)?;
     let dialled = block_on(async {
-        let dialled = args.trust.dial(&local, &args.address).await?;
+        let dialled = args.trust.dial(&local, &args.address, None).await?;
         Ok(dialled.map(|connection| connection.peer().clone()))
     })?;
     // A network that failed is no verdict.

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::policy_draft::{self, DraftArgs};
 use super::policy_image::{self, FromImageArgs};
+use super::policy_publish::{self, PublishArgs};
 use super::policy_reference::{self, FromQuoteArgs, ReferenceArgs};
 use super::policy_succession::{self, DiffArgs, HistoryArgs, StatusArgs};
 use crate::consistency::{self, AtHand};
@@ -35,6 +36,7 @@ enum Command {
     FromQuote(FromQuoteArgs),
     Reference(ReferenceArgs),
     Sign(SignArgs),
+    Publish(PublishArgs),
     Status(StatusArgs),
     Diff(DiffArgs),
     History(HistoryArgs),
@@ -90,6 +92,7 @@ pub fn run(args: PolicyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         Command::FromQuote(args) => policy_reference::from_quote(&args, out),
         Command::Reference(args) => policy_reference::run(args, out),
         Command::Sign(args) => sign(&args, out),
+        Command::Publish(args) => policy_publish::run(&args, out),
         Command::Status(args) => policy_succession::status(&args, out),
         Command::Diff(args) => policy_succession::compare(&args, out),
         Command::History(args) => policy_succession::history(&args, out),

@@ -1,16 +1,17 @@
 //! `cloister seal` and `cloister unseal`: modules and datasets that travel where their keys do not.
 
 use std::fs::File;
-use std::io::{self, BufReader, Read, Write};
+use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
-use cloister_tensor::{Digest, Digester};
+use cloister_tensor::Digest;
 use cloister_vault::{Cipher, ParcelError, ParcelKind, READ_AHEAD_BYTES, VaultKey, open_parcel, seal_parcel};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::vault::bar;
 use crate::files;
+use crate::through::Through;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Seal a module or a dataset under a key of its own, so that the file can be kept and sent anywhere.
@@ -73,39 +74,6 @@ pub struct UnsealArgs {
     output: OutputArgs,
 }
 
-/// What went through, counted and digested.
-struct Through<T> {
-    inner: T,
-    digester: Digester,
-}
-
-impl<T> Through<T> {
-    fn new(inner: T) -> Self {
-        let digester = Digester::new();
-        Self { inner, digester }
-    }
-}
-
-impl<T: Read> Read for Through<T> {
-    fn read(&mut self, place: &mut [u8]) -> io::Result<usize> {
-        let count = self.inner.read(place)?;
-        self.digester.update(&place[..count]);
-        Ok(count)
-    }
-}
-
-impl<T: Write> Write for Through<T> {
-    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
-        let count = self.inner.write(bytes)?;
-        self.digester.update(&bytes[..count]);
-        Ok(count)
-    }
-
-    fn flush(&mut self) -> io::Result<()> {
-        self.inner.flush()
-    }
-}
-
 /// Runs `cloister seal`.
 pub fn seal(args: &SealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let (kind, args) = match &args.kind {
@@ -127,10 +95,11 @@ pub fn seal(args: &SealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let bytes = seal_parcel(&key, kind, &salt, Cipher::Bulk, &mut source, &mut sealed)
         .map_err(|error| failed(error, &args.file, &args.out))?;
     bar.finish_and_clear();
-    let (plain, digest) = (source.into_inner().digester.finish(), sealed.digester.finish());
+    let (_, plain) = source.into_inner().finish();
+    let (sealed, digest) = sealed.finish();
     // The key first: a sealed file whose key is nowhere would be lost.
     key.save(&args.key_out).map_err(|error| ui::fail(Exit::Failed, error))?;
-    if let Err(report) = name(sealed.inner, &args.out) {
+    if let Err(report) = name(sealed, &args.out) {
         // It opens nothing then. If it can't be removed it is of no use to anybody either.
         let _ = std::fs::remove_file(&args.key_out);
         return Err(report);
@@ -167,7 +136,7 @@ pub fn unseal(args: &UnsealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let (kind, bytes) = open_parcel(&key, Cipher::Bulk, &mut source, &mut plain)
         .map_err(|error| failed(error, &args.file, &args.out))?;
     bar.finish_and_clear();
-    let digest = plain.digester.finish();
+    let (plain, digest) = plain.finish();
     if let Some(wanted) = args.sha256.filter(|wanted| *wanted != digest) {
         let text = format!(
             "{} opens, but its content has the SHA-256 {digest}; {wanted} was wanted. Nothing is written",
@@ -175,7 +144,7 @@ pub fn unseal(args: &UnsealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         );
         return Err(ui::failed(Exit::Failed, text, None));
     }
-    name(plain.inner, &args.out)?;
+    name(plain, &args.out)?;
     if args.output.json() {
         out.json(&json!({
             "kind": kind.as_str(),

@@ -31,8 +31,9 @@ struct Open {
     clock: Clock,
 }
 
+/// Refusals of the current minute.
 #[derive(Default)]
-struct Refusals {
+pub struct Refusals {
     minute: u64,
     written: u32,
     left_out: u64,
@@ -40,7 +41,7 @@ struct Refusals {
 
 impl Refusals {
     /// Whether one more is written now, and then how many were left out before it.
-    fn one_more(&mut self, now_unix_s: u64) -> Option<u64> {
+    pub fn one_more(&mut self, now_unix_s: u64) -> Option<u64> {
         let minute = now_unix_s / 60;
         if minute != self.minute {
             (self.minute, self.written) = (minute, 0);

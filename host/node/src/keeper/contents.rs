@@ -8,6 +8,7 @@ use cloister_exchange::content::{ContentKind, Wanted};
 use cloister_policy::Policy;
 use cloister_tensor::{Digest, ReadLimits, TensorMap, safetensors};
 
+use super::Keeper;
 use super::config::NodeConfig;
 use crate::files;
 use crate::ui::{Exit, failed, unreadable};
@@ -15,8 +16,8 @@ use crate::ui::{Exit, failed, unreadable};
 /// Content in memory, checked against the policy: kind and name to bytes.
 pub type Contents = BTreeMap<Wanted, Bytes>;
 
-/// All that the policy names: what the aggregator's store takes.
-pub fn named(policy: &Policy) -> Vec<Wanted> {
+/// All that the policy names.
+fn named(policy: &Policy) -> Vec<Wanted> {
     let mut wanted: Vec<_> = policy
         .modules
         .iter()
@@ -37,6 +38,44 @@ pub fn named(policy: &Policy) -> Vec<Wanted> {
         digest: policy.model.weights,
     });
     wanted
+}
+
+/// All of those that lie open somewhere: sealed modules travel as files, and are opened inside the nodes that are granted them.
+pub fn collected(keeper: &Keeper) -> Vec<Wanted> {
+    let sealed = |item: &Wanted| item.kind == ContentKind::Module && keeper.provisions.sealed_modules.contains_key(&item.name);
+    let mut named = named(&keeper.policy);
+    named.retain(|item| !sealed(item));
+    named
+}
+
+/// Takes what is at hand: open files by their digest, sealed modules with the keys that the manager released. Gives what is still
+/// missing.
+pub fn at_hand(keeper: &Keeper, wanted: &[Wanted]) -> Result<(Contents, Vec<Wanted>), miette::Report> {
+    let (mut found, missing) = from_folders(&keeper.config, &keeper.policy, wanted)?;
+    let folders = super::managed::folders(&keeper.config);
+    let limit = keeper.policy.limits.content_mib << 20;
+    let mut still = Vec::new();
+    for item in missing {
+        let sealed = keeper.provisions.sealed_modules.get(&item.name);
+        let Some(ciphertext) = sealed.filter(|_| item.kind == ContentKind::Module) else {
+            still.push(item);
+            continue;
+        };
+        let opened = keeper.provisions.module(&item.name, &item.digest, &folders, limit)?;
+        let content = opened.ok_or_else(|| {
+            failed(
+                Exit::Denied,
+                format!(
+                    "the module {} is sealed ({}), and this node has no key for it: the sealed file is not in its folders, or the                      manager does not grant it",
+                    item.name,
+                    ciphertext.short()
+                ),
+                Some("put the file there that `cloister seal module` made; `cloister manager secrets ls` says whose key it is".into()),
+            )
+        })?;
+        found.insert(item, content);
+    }
+    Ok((found, still))
 }
 
 /// What one node needs to be a member: what it runs, and the weights that round 1 starts from. The aggregator sends them,
@@ -78,7 +117,7 @@ pub fn initial_weights(policy: &Policy, contents: &Contents) -> Result<TensorMap
 }
 
 /// Takes from the node's folders what is there and has the right digest; gives what is still missing.
-pub fn from_folders(
+fn from_folders(
     config: &NodeConfig,
     policy: &Policy,
     wanted: &[Wanted],

@@ -1,7 +1,6 @@
 //! The runner of a node: started, loaded with what the policy names, asked for a round's work.
 
 use std::collections::BTreeSet;
-use std::fs::File;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -15,10 +14,10 @@ use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAcce
 use cloister_tensor::Digest;
 
 use super::Keeper;
-use super::config::{Engine, EngineChoice};
+use super::config::{Engine, EngineChoice, Place};
 use super::contents::Contents;
 use super::measured::Loaded;
-use crate::files;
+use super::provisions::plain_name;
 use crate::process::own_binary;
 use crate::ui::{Exit, fail, failed, unreadable};
 
@@ -125,18 +124,20 @@ impl Keeper {
                 )
             })?;
             let shown = file.path.display().to_string();
-            let format = Format::of_name(&shown).ok_or_else(|| {
+            let format = Format::of_name(&plain_name(&file.path)).ok_or_else(|| {
                 failed(
                     Exit::Usage,
                     format!("{shown}: a name that ends in .csv, .parquet, .npz, .idx (or -ubyte) or .bin (CIFAR-10) is wanted"),
                     None,
                 )
             })?;
-            let salt = salt::read(&file.salt_path()).map_err(unreadable)?;
-            let open = File::open(&file.path).map_err(|cause| {
-                let help = files::help(cause.kind());
-                failed(Exit::Usage, format!("{shown} cannot be opened: {cause}"), help)
-            })?;
+            let salt = match file.salt_place() {
+                Place::File(path) => salt::read(&path).map_err(unreadable)?,
+                Place::Secret(secret) => salt::parse(self.provisions.value(&secret)?.trim()).ok_or_else(|| {
+                    failed(Exit::Usage, format!("secret://{secret} is no salt: 64 hexadecimal digits are wanted"), None)
+                })?,
+            };
+            let open = self.provisions.dataset(name, &file.path)?;
             let info = runner
                 .open_dataset(&shown, open, format, &dataset.spec, &salt)
                 .map_err(|error| fail(Exit::Usage, error))?;

@@ -1,6 +1,6 @@
 //! `cloister aggregator`: collects what the participants submit, then runs the rounds, evaluates, and seals the model.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -18,13 +18,14 @@ use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
 use cloister_rounds::Receipt;
 use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, WorkerUpdate};
+use cloister_sandbox::SettingValue;
 use cloister_session::{ListenLimits, Listener};
 use cloister_tensor::{Digest, TensorMap};
 use cloister_vault::Vault;
 use tokio_util::sync::CancellationToken;
 
 use super::checkpoint::{self, Found};
-use super::ending::Ending;
+use super::ending::{Ending, fence, give_lease_back};
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::audit::Audit;
@@ -82,15 +83,19 @@ pub fn run(args: AggregatorArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         .enable_all()
         .build()
         .map_err(|error| failed(Exit::Failed, format!("the async runtime cannot start: {error}"), None))?;
-    runtime.block_on(async {
+    let keeper = Arc::new(keeper);
+    let end = runtime.block_on(async {
         let cancel = CancellationToken::new();
         tokio::spawn(until_signal(cancel.clone()));
+        fence(&keeper, &cancel);
         let address = collect(&keeper, &bootstrap, teller, &cancel).await?;
         if cancel.is_cancelled() {
             return Ok(Exit::Done);
         }
-        federate(Arc::new(keeper), address, (runner, loaded), kept, teller, cancel).await
-    })
+        federate(Arc::clone(&keeper), address, (runner, loaded), kept, teller, cancel).await
+    });
+    give_lease_back(&keeper)?;
+    end
 }
 
 /// Serves the content store with a bootstrap certificate until everything that the policy names is there.
@@ -105,9 +110,8 @@ async fn collect(
         .listen
         .ok_or_else(|| failed(Exit::Usage, "an aggregator's node file wants `listen`", None))?;
     let store = open_store(keeper).await?;
-    let named = contents::named(&keeper.policy);
-    let missing = || contents::from_folders(&keeper.config, &keeper.policy, &named).map(|(_, missing)| missing);
-    if missing()?.is_empty() {
+    let named = contents::collected(keeper);
+    if contents::at_hand(keeper, &named)?.1.is_empty() {
         return Ok(address);
     }
     let listener = listen(keeper, address, certificate).await?;
@@ -157,7 +161,7 @@ async fn open_store(keeper: &Keeper) -> Result<ContentStore, miette::Report> {
     let limit = keeper.policy.limits.content_mib << 20;
     ContentStore::open(
         keeper.config.content.dir.clone(),
-        contents::named(&keeper.policy),
+        contents::collected(keeper),
         limit,
     )
     .await
@@ -197,7 +201,7 @@ async fn federate(
     teller: Teller,
     cancel: CancellationToken,
 ) -> Result<Exit, miette::Report> {
-    let (contents, missing) = contents::from_folders(&keeper.config, &keeper.policy, &contents::named(&keeper.policy))?;
+    let (contents, missing) = contents::at_hand(&keeper, &contents::collected(&keeper))?;
     if !missing.is_empty() {
         return Err(failed(
             Exit::Failed,
@@ -248,6 +252,7 @@ async fn federate(
     let work = Work {
         ending: Ending::watch(cancel.clone(), &runner),
         models: models.clone(),
+        settings: keeper.provisions.settings(&module)?,
         statistics: statistics(evaluation.as_ref()),
         evaluation,
         runner,
@@ -350,6 +355,7 @@ struct Work {
     runner: Runner,
     ending: Ending,
     module: Module,
+    settings: BTreeMap<String, SettingValue>,
     dataset: Option<String>,
     evaluation: Option<EngineGraph>,
     statistics: BTreeSet<String>,
@@ -376,7 +382,7 @@ impl AggregatorWork for Work {
         let policy = &self.keeper.policy;
         let request = AggregateRequest {
             module: self.module.name.clone(),
-            settings: tools::settings(&self.module),
+            settings: self.settings.clone(),
             model: self
                 .models
                 .share(model)
@@ -456,7 +462,9 @@ impl AggregatorWork for Work {
             _ => None,
         };
         checkpoint::keep(vault, record, model, onnx.as_deref())?;
-        written(&self.keeper.audit)
+        // While the counter is on its way; nothing of the round is told before it is confirmed.
+        written(&self.keeper.audit)?;
+        vault.settle().map_err(|error| WorkError::new("confirming the round", error))
     }
 }
 

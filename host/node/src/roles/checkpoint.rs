@@ -12,6 +12,7 @@ use cloister_vault::{Access, Cipher, CommitCounter, FileName, Freshness, LastSee
 
 use crate::keeper::Keeper;
 use crate::keeper::config::VaultFiles;
+use crate::manager::counter::ManagerCounter;
 use crate::ui::{Exit, fail, failed, unreadable};
 
 /// Names of the sealed files.
@@ -38,14 +39,12 @@ pub fn open(keeper: &Keeper) -> Result<Found, miette::Report> {
         return Ok(Found::NoVault);
     };
     if !files.path.join("index").exists() {
-        let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
-        let vault = Vault::create(&files.path, key, counter(files)).map_err(|error| fail(Exit::Failed, error))?;
+        let vault = Vault::create(&files.path, key(keeper, files)?, counter(keeper, files)).map_err(|error| fail(Exit::Failed, error))?;
         say_freshness(&vault);
         return Ok(Found::Ready(Box::new(vault), None));
     }
     let open = |access| {
-        let key = VaultKey::load(&files.key_file).map_err(unreadable)?;
-        Vault::open(&files.path, key, counter(files), access).map_err(|error| fail(Exit::Failed, error))
+        Vault::open(&files.path, key(keeper, files)?, counter(keeper, files), access).map_err(|error| fail(Exit::Failed, error))
     };
     let reading = open(Access::Read)?;
     let last = last_round(&reading, keeper)?;
@@ -63,7 +62,19 @@ pub fn open(keeper: &Keeper) -> Result<Found, miette::Report> {
     Ok(Found::Ready(Box::new(vault), last.map(Box::new)))
 }
 
-fn counter(files: &VaultFiles) -> Option<Box<dyn CommitCounter>> {
+/// The vault's key, out of the node's file or from its manager.
+fn key(keeper: &Keeper, files: &VaultFiles) -> Result<VaultKey, miette::Report> {
+    match (&files.key_file, &keeper.provisions.vault) {
+        (Some(path), _) => VaultKey::load(path).map_err(unreadable),
+        (None, Some(key)) => Ok(key.clone()),
+        (None, None) => Err(failed(Exit::Denied, "no key of the vault was released to this node", None)),
+    }
+}
+
+fn counter(keeper: &Keeper, files: &VaultFiles) -> Option<Box<dyn CommitCounter>> {
+    if let Some(link) = &keeper.link {
+        return Some(Box::new(ManagerCounter::new(link.clone(), &keeper.policy.digest())));
+    }
     files
         .last_seen
         .as_ref()

@@ -1,9 +1,40 @@
-//! A node that is asked to end does not wait for what its runner computes: nobody would take it.
+//! A node that is asked to end does not wait for what its runner computes: nobody would take it. One that lost its lease is asked to.
 
 use std::sync::{Arc, Mutex, PoisonError};
 
 use cloister_runner::{Runner, RunnerKiller};
 use tokio_util::sync::CancellationToken;
+
+use crate::keeper::Keeper;
+use crate::ui::{Exit, failed};
+
+/// Asks the node to end once its manager says that this instance must not go on; on a task of the runtime that this is called in.
+pub fn fence(keeper: &Keeper, cancel: &CancellationToken) {
+    if let Some(link) = &keeper.link {
+        let (lost, cancel) = (link.lost(), cancel.clone());
+        tokio::spawn(async move {
+            lost.cancelled().await;
+            cancel.cancel();
+        });
+    }
+}
+
+/// The node ends: its lease is free for the next instance.
+///
+/// # Errors
+/// It did not end by itself: the manager stopped it.
+pub fn give_lease_back(keeper: &Keeper) -> Result<(), miette::Report> {
+    let Some(link) = &keeper.link else { return Ok(()) };
+    if let Some(why) = link.why_lost() {
+        return Err(failed(
+            Exit::Denied,
+            format!("stopped, since the manager lets this instance of {} not go on: {why}", keeper.config.name),
+            Some("one instance of a node runs at a time, under the policy in force; start it again if no other one runs".into()),
+        ));
+    }
+    link.give_back();
+    Ok(())
+}
 
 /// Ends the node's runner once the node is asked to end. Clones share it.
 #[derive(Clone, Debug)]

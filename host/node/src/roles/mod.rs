@@ -3,5 +3,6 @@
 pub mod aggregator;
 mod checkpoint;
 mod ending;
+pub mod manager;
 pub mod watch;
 pub mod worker;

@@ -1,5 +1,6 @@
 //! `cloister worker`: fetches what the policy names for it, trains on its own rows round by round.
 
+use std::collections::BTreeMap;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,12 +15,13 @@ use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
 use cloister_rounds::Layout;
 use cloister_runner::{Runner, RunnerError, TrainRequest};
+use cloister_sandbox::SettingValue;
 use cloister_session::{DialOptions, Proxy};
 use cloister_tensor::TensorMap;
 use tokio_util::sync::CancellationToken;
 
 use super::aggregator::call_round;
-use super::ending::Ending;
+use super::ending::{Ending, fence, give_lease_back};
 use super::watch::Watch;
 use crate::events::{Event, Teller};
 use crate::keeper::models::SharedModels;
@@ -70,7 +72,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     runtime.spawn(until_signal(cancel.clone()));
 
     let wanted = contents::needed(&keeper.policy, &keeper.config.name);
-    let (mut found, missing) = contents::from_folders(&keeper.config, &keeper.policy, &wanted)?;
+    let (mut found, missing) = contents::at_hand(&keeper, &wanted)?;
     if !missing.is_empty() {
         let certificate = keeper.certificate(State::Bootstrap, &loaded)?;
         teller.tell(&Event::measured("bootstrap", &certificate));
@@ -108,9 +110,11 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     };
     let ending = {
         let _runtime = runtime.enter();
+        fence(&keeper, &cancel);
         Ending::watch(cancel, &runner)
     };
     let work = Work {
+        settings: keeper.provisions.settings(&module)?,
         keeper: Arc::clone(&keeper),
         runner,
         ending,
@@ -118,9 +122,9 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         models,
         teller,
     };
-    let end = runtime
-        .block_on(take_part(options, Box::new(work)))
-        .map_err(|error| refused_or_failed(error, &keeper))?;
+    let end = runtime.block_on(take_part(options, Box::new(work)));
+    give_lease_back(&keeper)?;
+    let end = end.map_err(|error| refused_or_failed(error, &keeper))?;
     teller.tell(&Event::Ended {
         finished: end.finished,
         rounds: end.rounds,
@@ -161,6 +165,7 @@ fn refused_or_failed(error: ExchangeError, keeper: &Keeper) -> miette::Report {
 
 struct Work {
     keeper: Arc<Keeper>,
+    settings: BTreeMap<String, SettingValue>,
     runner: Runner,
     ending: Ending,
     module: Module,
@@ -214,7 +219,7 @@ impl WorkerWork for Work {
         };
         let request = TrainRequest {
             module: self.module.name.clone(),
-            settings: tools::settings(&self.module),
+            settings: self.settings.clone(),
             grants: tools::grants(&self.module),
             graphs: policy
                 .graphs_for(name)

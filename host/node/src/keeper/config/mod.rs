@@ -14,6 +14,10 @@
 //! anchor = "hex"                    # of the founding policy, as `cloister policy status` tells it
 //! policies = "policies"             # every policy from that one on, with its signatures
 //!
+//! [manager]                         # instead of `policy`, `credential`, `node_key`, [agreement] and keys in files
+//! address = "manager.example.org:7800"
+//! anchor = "hex"
+//!
 //! [data.train]
 //! path = "train.csv"                # the salt of its commitment lies in train.csv.salt
 //!
@@ -37,7 +41,12 @@
 //! cache = "collateral"
 //! platforms = ["00806f050000"]      # platform families beside those of the policy
 //! ```
+//! With `[manager]` a file of data or content may be sealed (`cloister seal`): the manager has its key. A salt may be
+//! `secret://OWNER/NAME`. A manager's own file has `[store]` in place of data and vault ([`StoreFiles`]).
+//!
 //! Paths are relative to the folder of the node file. Unknown keys are errors that name the nearest known one.
+
+mod managed;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
@@ -45,11 +54,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
+pub use managed::{ManagerPlace, Place, StoreFiles};
+
 /// No node file is larger than this.
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 44] = [
+const KNOWN_KEYS: [&str; 48] = [
     "name",
     "policy",
     "credential",
@@ -94,6 +105,10 @@ const KNOWN_KEYS: [&str; 44] = [
     "cache",
     "authorities",
     "platforms",
+    "manager",
+    "address",
+    "store",
+    "recipients",
 ];
 
 /// Why a node file cannot be used.
@@ -147,16 +162,16 @@ pub struct DataFile {
     /// The file: CSV, Parquet, NPZ, IDX or CIFAR-10's binary form, by the end of its name.
     pub path: PathBuf,
     /// The salt of its commitment; by default the data file's path with `.salt` behind it.
-    pub salt: Option<PathBuf>,
+    pub salt: Option<Place>,
 }
 
 impl DataFile {
     /// Where the salt lies.
-    pub fn salt_path(&self) -> PathBuf {
+    pub fn salt_place(&self) -> Place {
         self.salt.clone().unwrap_or_else(|| {
             let mut path = self.path.clone().into_os_string();
             path.push(".salt");
-            PathBuf::from(path)
+            Place::File(PathBuf::from(path))
         })
     }
 }
@@ -179,14 +194,20 @@ pub struct Folder {
     pub dir: PathBuf,
 }
 
+impl Folder {
+    fn content() -> Self {
+        Self { dir: "content".into() }
+    }
+}
+
 /// The sealed storage of this node.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct VaultFiles {
     /// The vault's folder.
     pub path: PathBuf,
-    /// The file with its key.
-    pub key_file: PathBuf,
+    /// The file with its key; a manager's nodes have none.
+    pub key_file: Option<PathBuf>,
     /// The record against rollback, kept outside the vault. Without it freshness is not proven.
     pub last_seen: Option<PathBuf>,
 }
@@ -286,12 +307,12 @@ pub enum Provider {
 pub struct NodeConfig {
     /// The node's name in the policy.
     pub name: String,
-    /// The policy file.
-    pub policy: PathBuf,
-    /// The node's credential, endorsed by its participant.
-    pub credential: PathBuf,
-    /// The node's Ed25519 key.
-    pub node_key: PathBuf,
+    /// The policy file; a manager's nodes get it from there.
+    pub policy: Option<PathBuf>,
+    /// The node's credential, endorsed by its participant; with a manager it may lie there.
+    pub credential: Option<PathBuf>,
+    /// The node's Ed25519 key; with a manager it may lie there.
+    pub node_key: Option<PathBuf>,
     /// Aggregators: the address to listen at.
     pub listen: Option<SocketAddr>,
     /// Workers: the aggregator's HOST:PORT.
@@ -305,6 +326,7 @@ pub struct NodeConfig {
     #[serde(default)]
     pub data: BTreeMap<String, DataFile>,
     /// Where content (modules, graphs, weights) is kept by digest.
+    #[serde(default = "Folder::content")]
     pub content: Folder,
     /// A folder with modules that are there already.
     pub modules: Option<Folder>,
@@ -325,6 +347,10 @@ pub struct NodeConfig {
     pub audit: Option<PathBuf>,
     /// Of which chain the policy has to be the newest. Without it any policy runs that its own participants signed.
     pub agreement: Option<AgreementFiles>,
+    /// Where policy, credential and keys come from, in place of files.
+    pub manager: Option<ManagerPlace>,
+    /// A manager's own state.
+    pub store: Option<StoreFiles>,
 }
 
 impl NodeConfig {
@@ -354,20 +380,15 @@ impl NodeConfig {
                 message: message.into(),
             })
         };
+        if let Err(message) = managed::check(&config) {
+            return meaning(&message);
+        }
         if config.listen.is_some() == config.aggregator.is_some() {
             return meaning(
                 "exactly one of `listen` (an aggregator's address) and `aggregator` (whom a worker dials) is wanted",
             );
         }
-        let has_port = |address: &String| {
-            let (host, port) = address.rsplit_once(':')?;
-            (!host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0)).then_some(())
-        };
-        if config
-            .aggregator
-            .as_ref()
-            .is_some_and(|address| has_port(address).is_none())
-        {
+        if config.aggregator.as_ref().is_some_and(|address| !has_port(address)) {
             return meaning("`aggregator` is no HOST:PORT, such as \"aggregator.example.org:7700\"");
         }
         if config.listen.is_some() && config.proxy.is_some() {
@@ -389,20 +410,22 @@ impl NodeConfig {
 
     fn resolve(&mut self, base: &Path) {
         let fix = |path: &mut PathBuf| *path = base.join(&*path);
-        fix(&mut self.policy);
-        fix(&mut self.credential);
-        fix(&mut self.node_key);
+        for path in [&mut self.policy, &mut self.credential, &mut self.node_key] {
+            path.iter_mut().for_each(fix);
+        }
         fix(&mut self.content.dir);
         for data in self.data.values_mut() {
             fix(&mut data.path);
-            data.salt.iter_mut().for_each(fix);
+            if let Some(Place::File(path)) = &mut data.salt {
+                fix(path);
+            }
         }
         for folder in [&mut self.modules, &mut self.graphs].into_iter().flatten() {
             fix(&mut folder.dir);
         }
         if let Some(vault) = &mut self.vault {
             fix(&mut vault.path);
-            fix(&mut vault.key_file);
+            vault.key_file.iter_mut().for_each(fix);
             vault.last_seen.iter_mut().for_each(fix);
         }
         self.engine.openvino_dir.iter_mut().for_each(fix);
@@ -418,7 +441,17 @@ impl NodeConfig {
         if let Some(simulated) = &mut self.simulated {
             fix(&mut simulated.authority);
         }
+        if let Some(store) = &mut self.store {
+            fix(&mut store.path);
+            fix(&mut store.recipients);
+        }
     }
+}
+
+/// Whether a text is HOST:PORT.
+fn has_port(address: &str) -> bool {
+    let parts = address.rsplit_once(':');
+    parts.is_some_and(|(host, port)| !host.is_empty() && port.parse::<u16>().is_ok_and(|port| port > 0))
 }
 
 fn syntax(text: &str, shown: &str, error: &toml::de::Error) -> ConfigError {
@@ -451,72 +484,4 @@ fn unknown_key(message: &str) -> Option<&str> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-
-    const WORKER: &str = r#"
-name = "worker-a"
-policy = "p.toml"
-credential = "c"
-node_key = "k"
-aggregator = "127.0.0.1:7700"
-provider = "simulated"
-[content]
-dir = "content"
-[data.train]
-path = "train.csv"
-[simulated]
-authority = "authority"
-"#;
-
-    #[test]
-    fn a_worker_file_is_read_and_its_salt_lies_beside_the_data() {
-        let config = NodeConfig::parse(WORKER, "node.toml").unwrap();
-        assert_eq!(config.engine.threads, 1);
-        assert_eq!(config.data["train"].salt_path(), PathBuf::from("train.csv.salt"));
-    }
-
-    #[test]
-    fn an_unknown_key_is_refused_with_line_and_nearest_known_one() {
-        let text = WORKER.replace("aggregator =", "agregator =");
-        let error = NodeConfig::parse(&text, "node.toml").unwrap_err().to_string();
-        assert!(error.starts_with("node.toml:6:1: unknown field `agregator`"), "{error}");
-        assert!(error.ends_with("did you mean `aggregator`?"), "{error}");
-    }
-
-    #[test]
-    fn contradictions_are_refused() {
-        for (from, to, wanted) in [
-            ("aggregator = \"127.0.0.1:7700\"", "", "exactly one of `listen`"),
-            ("\"127.0.0.1:7700\"", "\"127.0.0.1\"", "`aggregator` is no HOST:PORT"),
-            (
-                "provider =",
-                "listen = \"127.0.0.1:1\"\nprovider =",
-                "exactly one of `listen`",
-            ),
-            (
-                "[simulated]\nauthority = \"authority\"",
-                "",
-                "wants a section [simulated]",
-            ),
-            ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
-            ("\"simulated\"", "\"coco\"", "names another one"),
-            ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
-            ("name = \"worker-a\"", "name = 7", "invalid type"),
-        ] {
-            let text = WORKER.replacen(from, to, 1);
-            let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
-            assert!(error.contains(wanted), "{to}: {error}");
-        }
-    }
-
-    #[test]
-    fn every_key_of_the_schema_is_a_known_one() {
-        // A typing error two letters off each key finds its way back to it.
-        for key in KNOWN_KEYS {
-            let text = format!("{key}zz = 1\n{WORKER}");
-            let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
-            assert!(error.contains("did you mean"), "{key}: {error}");
-        }
-    }
-}
+mod tests;

@@ -1,150 +1,24 @@
 //! Evidence against a policy: what fits gets a permit; whatever differs is told with what was seen and what was wanted.
 #![allow(clippy::unwrap_used, reason = "helpers of tests stand outside of #[test] functions")]
 
+#[path = "../common/mod.rs"]
 mod common;
 
-use std::sync::Arc;
+mod applicants;
+mod house;
 
-use cloister_attestation::claims::make;
-use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse};
+use cloister_attestation::State;
+use cloister_attestation::identity::Role;
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
-use cloister_attestation::session::roster_report_data;
-use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
-use cloister_attestation::{
-    Claims, Collateral, DetachedEvidence, EventLog, NodeClaims, QuoteProvider as _, Refusal, RuntimeEvent, State,
-    TrustRoot, VerifiedEvidence, Verifier, verify_detached,
-};
-use cloister_policy::agreement::{Agreement, HostFile, Rtmr3, TcbStatus};
-use cloister_policy::{Appraiser, Expected, Policy, draft};
+use cloister_attestation::simulated::TdValues;
+use cloister_attestation::{EventLog, RuntimeEvent};
+use cloister_policy::agreement::{Agreement, Rtmr3, TcbStatus};
+use cloister_policy::{Appraiser, Expected};
 use cloister_tensor::Digest;
+use house::{House, NOW, Shown};
 
 /// A rule, and the change that breaks it.
 type Case<T> = (&'static str, fn(&mut T));
-
-const NOW: u64 = 1_800_000_000;
-
-struct House {
-    dir: tempfile::TempDir,
-    alpha: SigningKey,
-    beta: SigningKey,
-    root_key_id: [u8; 48],
-}
-
-/// What a node shows; the defaults are worker-a as the policy wants it.
-struct Shown {
-    node: NodeClaims,
-    td: TdValues,
-    endorsed_by_beta: bool,
-    /// What its TD extends, and the log that it shows instead of the TD's own.
-    events: Vec<RuntimeEvent>,
-    log: Option<Vec<u8>>,
-}
-
-impl House {
-    fn new() -> Self {
-        let dir = tempfile::tempdir().unwrap();
-        create_authority(dir.path(), NOW - 60).unwrap();
-        let root_key_id = *TrustRoot::from_file(dir.path()).unwrap().key_id();
-        Self {
-            dir,
-            alpha: SigningKey::generate().unwrap(),
-            beta: SigningKey::generate().unwrap(),
-            root_key_id,
-        }
-    }
-
-    fn policy(&self, change: impl FnOnce(&mut Agreement)) -> Arc<Policy> {
-        let mut agreement = common::digits(&self.alpha, &self.beta);
-        let td = TdValues::default();
-        let rules = &mut agreement.attestation;
-        rules.root_key_id = self.root_key_id;
-        (rules.mrtd, rules.rtmr0, rules.mrseam) = (vec![td.mrtd], vec![td.rtmr[0]], vec![td.mrseam]);
-        (rules.rtmr1, rules.rtmr2, rules.mrconfigid) = (vec![td.rtmr[1]], vec![td.rtmr[2]], vec![td.mrconfigid]);
-        rules.hosts = vec![HostFile {
-            name: "cloister".into(),
-            sha256: Digest::of(b"binary"),
-        }];
-        rules.allow_dynamic_platform = true;
-        rules.allow_cached_keys = true;
-        change(&mut agreement);
-        Arc::new(Policy::parse(draft(&agreement).unwrap().as_bytes(), "digits.toml").unwrap())
-    }
-
-    fn shown(&self, policy: &Policy, node_key: &SigningKey) -> Shown {
-        let mut entries = policy.expected_entries("worker-a", State::Member).unwrap();
-        entries.push(Entry::new(EntryRole::Host, "cloister", Digest::of(b"binary")));
-        entries.push(Entry::new(
-            EntryRole::Compiled,
-            "train-sgd",
-            Digest::of(b"native code of this TD"),
-        ));
-        let node = NodeClaims {
-            federation: "digits".into(),
-            participant: "alpha".into(),
-            node: "worker-a".into(),
-            role: Role::Worker,
-            state: State::Member,
-            policy_digest: policy.digest(),
-            node_key: node_key.public(),
-            measurement: Measurement::new(entries).unwrap(),
-        };
-        Shown {
-            node,
-            td: TdValues::default(),
-            endorsed_by_beta: false,
-            events: Vec::new(),
-            log: None,
-        }
-    }
-
-    fn attest(&self, appraiser: &Appraiser, change: impl FnOnce(&mut Shown)) -> Result<VerifiedEvidence, Refusal> {
-        let node_key = SigningKey::generate().unwrap();
-        let mut shown = self.shown(appraiser.policy(), &node_key);
-        change(&mut shown);
-        let node = &shown.node;
-        let fields = CredentialFields {
-            federation: node.federation.clone(),
-            participant: node.participant.clone(),
-            node: node.node.clone(),
-            role: node.role,
-            node_key: node.node_key,
-            not_after_unix_s: NOW + 1000,
-        };
-        let credential = endorse(
-            if shown.endorsed_by_beta {
-                &self.beta
-            } else {
-                &self.alpha
-            },
-            fields,
-        )
-        .unwrap();
-        let claims = make(&node_key, &[5; 32], node).unwrap();
-        let digest = Claims::parse(&claims).unwrap().digest();
-        let report_data = roster_report_data(&[1; 32], &digest, &node.measurement.root());
-        let authority = SimulatedAuthority::load(self.dir.path()).unwrap();
-        let td = SimulatedTd::new(&authority, shown.td).unwrap();
-        shown.events.iter().for_each(|event| td.extend(event).unwrap());
-        let own_log = || td.event_log().unwrap().unwrap().to_bytes();
-        let log = shown.log.unwrap_or_else(own_log);
-        let quote = td.quote(&report_data).unwrap();
-        let collateral = Collateral::from_file(&self.dir.path().join("collateral.json")).unwrap();
-        let verifier = Verifier::new(TrustRoot::from_file(self.dir.path()).unwrap(), collateral);
-        let credential = credential.to_text();
-        let evidence = DetachedEvidence {
-            quote: &quote,
-            claims: &claims,
-            credential: credential.as_bytes(),
-            event_log: &log,
-        };
-        verify_detached(&evidence, &report_data, &verifier, appraiser, NOW)
-    }
-
-    /// The refusal of evidence changed so, under a policy changed so.
-    fn refusal(&self, policy: impl FnOnce(&mut Agreement), shown: impl FnOnce(&mut Shown)) -> Refusal {
-        self.attest(&Appraiser::new(self.policy(policy)), shown).unwrap_err()
-    }
-}
 
 fn swap(shown: &mut Shown, role: EntryRole, name: &str, content: &[u8]) {
     let mut entries = shown.node.measurement.entries().to_vec();
@@ -356,7 +230,7 @@ fn a_peer_may_be_expected() {
     let worker = Expected {
         role: Some(Role::Worker),
         node: Some("worker-a".into()),
-        visitors: false,
+        ..Expected::default()
     };
     assert!(house.attest(&expecting(worker), |_| {}).is_ok());
 }

@@ -1,0 +1,149 @@
+//! The parts of a node file that have to do with a manager: where a node finds it, and what a manager itself needs.
+
+use std::path::PathBuf;
+
+use cloister_tensor::Digest;
+use serde::Deserialize;
+
+use super::{NodeConfig, has_port};
+
+/// What stands before the name of a secret where a path or a value could stand.
+const SECRET: &str = "secret://";
+
+/// Where a manager is, and whose it has to be.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ManagerPlace {
+    /// The manager's HOST:PORT.
+    pub address: String,
+    /// The founders' keys and threshold, as a digest in hexadecimal.
+    pub anchor: String,
+}
+
+impl StoreFiles {
+    /// The anchor; the node file's parsing has seen that it is one.
+    pub fn anchor(&self) -> Option<Digest> {
+        self.anchor.parse().ok()
+    }
+}
+
+impl ManagerPlace {
+    /// The anchor; the node file's parsing has seen that it is one.
+    pub fn anchor(&self) -> Option<Digest> {
+        self.anchor.parse().ok()
+    }
+}
+
+/// A manager's state.
+///
+/// ```toml
+/// name = "manager"
+/// policy = "policy.toml"            # proposed to the founders, or the newest that was in force
+/// credential = "manager.credential"
+/// node_key = "manager.pem"
+/// listen = "0.0.0.0:7800"
+///
+/// [store]
+/// path = "state"                    # a folder: the sealed state, and the policies that were in force
+/// anchor = "hex"
+/// recipients = "recipients"         # NAME.recipient of each founder: `cloister manager recipient`
+/// ```
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StoreFiles {
+    /// The folder of the sealed state, and of the policies that were in force, which nobody needs to hide.
+    pub path: PathBuf,
+    /// The founders' keys and threshold, as a digest in hexadecimal.
+    pub anchor: String,
+    /// The folder with the keys to which the founders' recovery shares are sealed.
+    pub recipients: PathBuf,
+}
+
+/// A file, or a secret of the manager.
+#[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
+#[serde(from = "String")]
+pub enum Place {
+    /// A file.
+    File(PathBuf),
+    /// A secret's name, `OWNER/NAME`.
+    Secret(String),
+}
+
+impl From<String> for Place {
+    fn from(text: String) -> Self {
+        match text.strip_prefix(SECRET) {
+            Some(name) => Self::Secret(name.to_owned()),
+            None => Self::File(text.into()),
+        }
+    }
+}
+
+/// What of a manager, of a manager's node and of a node alone does not go together.
+pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
+    if let Some(store) = &config.store {
+        if config.manager.is_some() {
+            return Err("[store] makes this a manager's file; take [manager] out".into());
+        }
+        if store.anchor.parse::<Digest>().is_err() {
+            return Err("`store.anchor` is no digest; `cloister policy status` tells it of the founding policy".into());
+        }
+    }
+    if config.credential.is_some() != config.node_key.is_some() {
+        let missing = match config.credential {
+            Some(_) => "node_key",
+            None => "credential",
+        };
+        return Err(format!(
+            "`{missing}` is missing: `credential` and `node_key` stand there both or neither"
+        ));
+    }
+    let Some(manager) = &config.manager else {
+        return alone(config);
+    };
+    if !has_port(&manager.address) {
+        return Err("`manager.address` is no HOST:PORT, such as \"manager.example.org:7800\"".into());
+    }
+    if manager.anchor().is_none() {
+        return Err("`manager.anchor` is no digest; `cloister policy status` tells it of the founding policy".into());
+    }
+    if config.policy.is_some() {
+        return Err("the policy comes from the manager: take `policy` out".into());
+    }
+    if config.agreement.is_some() {
+        return Err("the manager follows the chain of policies: take [agreement] out".into());
+    }
+    match &config.vault {
+        Some(vault) if vault.key_file.is_some() => {
+            Err("the vault's key comes from the manager: take `vault.key_file` out".into())
+        }
+        Some(vault) if vault.last_seen.is_some() => {
+            Err("the manager counts the vault's commits: take `vault.last_seen` out".into())
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Without a manager everything comes from files.
+fn alone(config: &NodeConfig) -> Result<(), String> {
+    for (key, there) in [
+        ("policy", config.policy.is_some()),
+        ("credential", config.credential.is_some()),
+    ] {
+        if !there {
+            return Err(format!("`{key}` is missing; only a node with [manager] does without"));
+        }
+    }
+    if config.vault.as_ref().is_some_and(|vault| vault.key_file.is_none()) {
+        return Err("`vault.key_file` is missing; only a node with [manager] does without".into());
+    }
+    let secret = config
+        .data
+        .iter()
+        .find(|(_, data)| matches!(data.salt, Some(Place::Secret(_))));
+    match secret {
+        Some((name, _)) => Err(format!(
+            "the salt of [data.{name}] is a secret, which only a node with [manager] gets"
+        )),
+        None => Ok(()),
+    }
+}

@@ -1,0 +1,124 @@
+use super::*;
+
+const WORKER: &str = r#"
+name = "worker-a"
+policy = "p.toml"
+credential = "c"
+node_key = "k"
+aggregator = "127.0.0.1:7700"
+provider = "simulated"
+[content]
+dir = "content"
+[data.train]
+path = "train.csv"
+[simulated]
+authority = "authority"
+"#;
+
+#[test]
+fn a_worker_file_is_read_and_its_salt_lies_beside_the_data() {
+    let config = NodeConfig::parse(WORKER, "node.toml").unwrap();
+    assert_eq!(config.engine.threads, 1);
+    assert_eq!(config.data["train"].salt_place(), Place::File("train.csv.salt".into()));
+}
+
+#[test]
+fn an_unknown_key_is_refused_with_line_and_nearest_known_one() {
+    let text = WORKER.replace("aggregator =", "agregator =");
+    let error = NodeConfig::parse(&text, "node.toml").unwrap_err().to_string();
+    assert!(error.starts_with("node.toml:6:1: unknown field `agregator`"), "{error}");
+    assert!(error.ends_with("did you mean `aggregator`?"), "{error}");
+}
+
+#[test]
+fn contradictions_are_refused() {
+    for (from, to, wanted) in [
+        ("aggregator = \"127.0.0.1:7700\"", "", "exactly one of `listen`"),
+        ("\"127.0.0.1:7700\"", "\"127.0.0.1\"", "`aggregator` is no HOST:PORT"),
+        (
+            "provider =",
+            "listen = \"127.0.0.1:1\"\nprovider =",
+            "exactly one of `listen`",
+        ),
+        (
+            "[simulated]\nauthority = \"authority\"",
+            "",
+            "wants a section [simulated]",
+        ),
+        ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
+        ("\"simulated\"", "\"coco\"", "names another one"),
+        ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
+        ("name = \"worker-a\"", "name = 7", "invalid type"),
+    ] {
+        let text = WORKER.replacen(from, to, 1);
+        let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
+        assert!(error.contains(wanted), "{to}: {error}");
+    }
+}
+
+#[test]
+fn every_key_of_the_schema_is_a_known_one() {
+    // A typing error two letters off each key finds its way back to it.
+    for key in KNOWN_KEYS {
+        let text = format!("{key}zz = 1\n{WORKER}");
+        let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
+        assert!(error.contains("did you mean"), "{key}: {error}");
+    }
+}
+
+#[test]
+fn a_managers_node_needs_no_files_of_its_own() {
+    let managed = WORKER
+        .replace("policy = \"p.toml\"\ncredential = \"c\"\nnode_key = \"k\"\n", "")
+        .replace(
+            "path = \"train.csv\"",
+            "path = \"train.csv.sealed\"\nsalt = \"secret://north/salt\"",
+        )
+        + &format!(
+            "[manager]\naddress = \"127.0.0.1:7800\"\nanchor = \"{}\"\n",
+            "ab".repeat(32)
+        );
+    let config = NodeConfig::parse(&managed, "n").unwrap();
+    assert!(config.policy.is_none() && config.credential.is_none());
+    assert_eq!(config.data["train"].salt_place(), Place::Secret("north/salt".into()));
+    for (from, to, wanted) in [
+        ("aggregator =", "policy = \"p.toml\"\naggregator =", "take `policy` out"),
+        ("aggregator =", "node_key = \"k\"\naggregator =", "both or neither"),
+        ("127.0.0.1:7800", "manager", "`manager.address` is no HOST:PORT"),
+        ("abab", "xyab", "`manager.anchor`"),
+        (
+            "[manager]",
+            "[agreement]\nanchor = \"a\"\npolicies = \"p\"\n[manager]",
+            "[agreement]",
+        ),
+        (
+            "[manager]",
+            "[vault]\npath = \"v\"\nkey_file = \"k\"\n[manager]",
+            "`vault.key_file`",
+        ),
+    ] {
+        let text = managed.replacen(from, to, 1);
+        let error = NodeConfig::parse(&text, "n").unwrap_err().to_string();
+        assert!(error.contains(wanted), "{to}: {error}");
+    }
+}
+
+#[test]
+fn without_a_manager_a_node_has_its_files() {
+    for (line, wanted) in [
+        ("policy = \"p.toml\"\n", "`policy`"),
+        ("credential = \"c\"\n", "`credential`"),
+        ("node_key = \"k\"\n", "`node_key`"),
+    ] {
+        let error = NodeConfig::parse(&WORKER.replace(line, ""), "n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(wanted) && error.contains("is missing"), "{error}");
+    }
+    let secret = WORKER.replace(
+        "path = \"train.csv\"",
+        "path = \"t.csv\"\nsalt = \"secret://north/salt\"",
+    );
+    let error = NodeConfig::parse(&secret, "n").unwrap_err().to_string();
+    assert!(error.contains("[manager]"), "{error}");
+}

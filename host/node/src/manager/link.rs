@@ -1,0 +1,326 @@
+//! A node's link to its manager, for as long as the node runs: keys at the start, the lease that makes it the one live instance of
+//! its name, the counter of its vault, and what it remembers of the manager's state.
+//!
+//! The link has a thread and a runtime of its own: a node that computes, or waits for a disk, keeps its lease.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use cloister_manager::{Commit, CounterId, CounterSubject, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness, open_release};
+use cloister_session::{DialOptions, Local, connect};
+use tokio::runtime::{Builder, Runtime};
+use tokio_util::sync::CancellationToken;
+
+use super::client::{Client, Grants};
+use super::error::ManagerError;
+
+/// How long a call goes on trying while the manager is not there.
+const PATIENCE: Duration = Duration::from_secs(120);
+/// The pause before it tries again.
+const PAUSE: Duration = Duration::from_millis(500);
+/// A lease is renewed after this part of its time.
+const RENEW_AFTER: u32 = 3;
+
+/// A node's link. Clones share it.
+#[derive(Clone)]
+pub struct Link {
+    shared: Arc<Shared>,
+    runtime: Arc<Runtime>,
+}
+
+struct Shared {
+    local: Local,
+    dial: DialOptions,
+    node: String,
+    /// Random, of this start of the node.
+    instance: [u8; 16],
+    session: tokio::sync::Mutex<Option<Session>>,
+    seen: Mutex<Seen>,
+    lost: CancellationToken,
+}
+
+struct Session {
+    client: Client,
+    /// Number of the last call on this connection, which releases go by.
+    sequence: u64,
+}
+
+#[derive(Default)]
+struct Seen {
+    witness: Witness,
+    lease: Option<Lease>,
+    why_lost: Option<String>,
+}
+
+impl std::fmt::Debug for Link {
+    fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(out, "Link({} to {})", self.shared.node, self.shared.dial.address)
+    }
+}
+
+impl Link {
+    /// A link of this node, showing the evidence in `local`; nothing is dialled yet.
+    ///
+    /// # Errors
+    /// The system gives no thread or no randomness.
+    pub fn new(local: Local, dial: DialOptions, node: &str) -> Result<Self, ManagerError> {
+        let ended = |error: String| ManagerError::Ended(error);
+        let mut instance = [0; 16];
+        getrandom::fill(&mut instance).map_err(|error| ended(error.to_string()))?;
+        let runtime = Builder::new_multi_thread()
+            .worker_threads(1)
+            .thread_name("manager-link")
+            .enable_all()
+            .build()
+            .map_err(|error| ended(error.to_string()))?;
+        Ok(Self {
+            shared: Arc::new(Shared {
+                local,
+                dial,
+                node: node.to_owned(),
+                instance,
+                session: tokio::sync::Mutex::new(None),
+                seen: Mutex::default(),
+                lost: CancellationToken::new(),
+            }),
+            runtime: Arc::new(runtime),
+        })
+    }
+
+    /// Where the manager is.
+    pub fn address(&self) -> &str {
+        &self.shared.dial.address
+    }
+
+    /// Cancelled when this instance must not go on: another one lives, or another policy is in force.
+    pub fn lost(&self) -> CancellationToken {
+        self.shared.lost.clone()
+    }
+
+    /// Why it must not go on.
+    pub fn why_lost(&self) -> Option<String> {
+        self.shared.seen().why_lost.clone()
+    }
+
+    /// What the manager would give this node.
+    pub fn grants(&self) -> Result<Grants, ManagerError> {
+        self.wait(|shared| async move { shared.call(|mut client, _| async move { client.grants().await }).await })
+    }
+
+    /// The keys asked for, opened.
+    pub fn release(&self, wanted: Vec<Wanted>) -> Result<Vec<Released>, ManagerError> {
+        self.wait(|shared| async move {
+            let (opened, mark) = shared
+                .call(|client, sequence| ask_for_keys(client, sequence, wanted.clone(), shared.node.clone()))
+                .await?;
+            shared.observe(mark)?;
+            Ok(opened)
+        })
+    }
+
+    /// Takes the lease, waiting for one that an instance before left to end, and keeps it renewed from then on.
+    pub fn hold_lease(&self) -> Result<(), ManagerError> {
+        let lease_s = self.wait(|shared| async move {
+            let since = Instant::now();
+            loop {
+                match shared.renew().await {
+                    Err(error) if error.is("lease-held") && since.elapsed() < PATIENCE => {
+                        tracing::info!("waiting for the lease of an earlier instance to end: {error}");
+                        tokio::time::sleep(Duration::from_secs(1)).await;
+                    }
+                    done => return done,
+                }
+            }
+        })?;
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn(async move {
+            let pause = Duration::from_secs(lease_s.max(1)) / RENEW_AFTER;
+            loop {
+                tokio::time::sleep(pause).await;
+                if let Err(error) = shared.renew().await {
+                    return shared.lose(&error);
+                }
+            }
+        });
+        Ok(())
+    }
+
+    /// Ends the lease, so that the next instance need not wait. What fails is of no use to anybody.
+    pub fn give_back(&self) {
+        let token = self.shared.seen().lease.map(|lease| lease.token);
+        if let (Some(token), false) = (token, self.shared.lost.is_cancelled()) {
+            let shared = Arc::clone(&self.shared);
+            let told = async move {
+                let client = shared.session.lock().await.as_ref().map(|session| session.client.clone());
+                if let Some(mut client) = client {
+                    let _ = client.give_back(token).await;
+                }
+            };
+            let bounded = async move { tokio::time::timeout(Duration::from_secs(2), told).await };
+            let _ = self.block(bounded);
+        }
+    }
+
+    /// The newest version of a vault that was confirmed, for a node that holds `holds`.
+    pub fn counter(&self, vault: [u8; 16], holds: Option<Commit>) -> Result<Option<Commit>, ManagerError> {
+        self.wait(|shared| async move {
+            let ask = |mut client: Client, _| async move { client.counter(&vault, holds.as_ref()).await };
+            shared.call(ask).await
+        })
+    }
+
+    /// Begins to count a vault up; the answer comes by the receiver.
+    pub fn begin_commit(
+        &self,
+        vault: [u8; 16],
+        (expected, next): (Option<Commit>, Commit),
+    ) -> std::sync::mpsc::Receiver<Result<(), ManagerError>> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        let shared = Arc::clone(&self.shared);
+        self.runtime.spawn(async move {
+            // Who waited may have gone.
+            let _ = sender.send(shared.commit(vault, expected, next).await);
+        });
+        receiver
+    }
+
+    /// Waits on this thread, which may be one of another runtime, for what the link's thread does.
+    fn wait<T: Send + 'static, F>(&self, work: impl FnOnce(Arc<Shared>) -> F) -> Result<T, ManagerError>
+    where
+        F: Future<Output = Result<T, ManagerError>> + Send + 'static,
+    {
+        self.block(work(Arc::clone(&self.shared)))
+            .unwrap_or_else(|| Err(ManagerError::Ended("its thread ended".to_owned())))
+    }
+
+    fn block<T: Send + 'static>(&self, work: impl Future<Output = T> + Send + 'static) -> Option<T> {
+        let (sender, receiver) = std::sync::mpsc::channel();
+        self.runtime.spawn(async move {
+            let _ = sender.send(work.await);
+        });
+        receiver.recv().ok()
+    }
+}
+
+impl Shared {
+    fn seen(&self) -> std::sync::MutexGuard<'_, Seen> {
+        // Plain values: they are whole at any time.
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Refuses a manager that is older than what was seen of it.
+    fn observe(&self, mark: Option<Mark>) -> Result<(), ManagerError> {
+        let Some(mark) = mark else { return Ok(()) };
+        self.seen()
+            .witness
+            .observe(&mark)
+            .map_err(|error| ManagerError::NotTheNewest(error.to_string()))
+    }
+
+    fn lose(&self, error: &ManagerError) {
+        tracing::error!("this instance must not go on: {error}");
+        self.seen().why_lost = Some(error.to_string());
+        self.lost.cancel();
+    }
+
+    /// Calls the manager, over a new session where the last one broke or its permit ended, until it answers or refuses. What is
+    /// asked gets the client, and a number that grows from call to call of a connection.
+    async fn call<T, F>(&self, ask: impl Fn(Client, u64) -> F) -> Result<T, ManagerError>
+    where
+        F: Future<Output = Result<T, ManagerError>>,
+    {
+        let since = Instant::now();
+        loop {
+            let error = match self.dialled().await {
+                Ok((client, sequence)) => match ask(client, sequence).await {
+                    Ok(done) => return Ok(done),
+                    Err(error) => error,
+                },
+                Err(error) => error,
+            };
+            let ended = error.is("permit-ended");
+            if !error.passing() && !ended || since.elapsed() >= PATIENCE {
+                return Err(error);
+            }
+            *self.session.lock().await = None;
+            tracing::debug!("the manager's answer is late: {error}");
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The session, new where there is none: then the manager is told what was seen of it, and has to be running.
+    async fn dialled(&self) -> Result<(Client, u64), ManagerError> {
+        let mut place = self.session.lock().await;
+        if let Some(session) = place.as_mut() {
+            session.sequence += 1;
+            return Ok((session.client.clone(), session.sequence));
+        }
+        let mut client = Client::new(connect(&self.local, &self.dial).await?).await?;
+        let newest = self.seen().witness.newest().copied();
+        let (running, mark) = client.witness(newest.as_ref()).await?;
+        self.observe(mark)?;
+        if !running {
+            return Err(ManagerError::Later {
+                what: "a node",
+                message: "it waits for recovery shares, or for more nodes that confirm its state".to_owned(),
+            });
+        }
+        let opened = client.clone();
+        *place = Some(Session { client, sequence: 1 });
+        Ok((opened, 1))
+    }
+
+    /// Takes or renews the lease; gives for how long it is.
+    async fn renew(&self) -> Result<u64, ManagerError> {
+        let instance = self.instance;
+        let ask = |mut client: Client, _| async move { client.lease(&instance).await };
+        let (lease, lease_s, mark) = self.call(ask).await?;
+        self.observe(mark)?;
+        let before = self.seen().lease.replace(lease);
+        if before.is_some_and(|before| before.token != lease.token) {
+            return Err(ManagerError::Ended(
+                "the lease ended before it was renewed, so another instance may have run meanwhile".to_owned(),
+            ));
+        }
+        Ok(lease_s)
+    }
+
+    async fn commit(&self, vault: [u8; 16], expected: Option<Commit>, next: Commit) -> Result<(), ManagerError> {
+        let token = self.seen().lease.map(|lease| lease.token);
+        let step = Step {
+            counter: CounterId {
+                node: self.node.clone(),
+                subject: CounterSubject::Vault(vault),
+            },
+            token: token.ok_or_else(|| ManagerError::Ended("there is no lease to count by".to_owned()))?,
+            expected,
+            next,
+        };
+        let ask = |mut client: Client, _| {
+            let step = step.clone();
+            async move { client.commit(&vault, &step).await }
+        };
+        let mark = self.call(ask).await?;
+        self.observe(mark)
+    }
+}
+
+/// Asks for keys, sealed to a key of this one request, and opens them.
+async fn ask_for_keys(
+    mut client: Client,
+    sequence: u64,
+    wanted: Vec<Wanted>,
+    node: String,
+) -> Result<(Vec<Released>, Option<Mark>), ManagerError> {
+    let broken = |cause: String| ManagerError::Message { what: "keys", cause };
+    let key = SealingKey::generate().map_err(|error| broken(error.to_string()))?;
+    let request = ReleaseRequest {
+        sequence,
+        recipient: key.public(),
+        wanted,
+    };
+    let connection = *client.peer().connection();
+    let (sealed, mark) = client.release(&request).await?;
+    let opened = open_release(&key, &connection, &node, &sealed).map_err(|error| broken(error.to_string()))?;
+    Ok((opened, mark))
+}
