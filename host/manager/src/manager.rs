@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use cloister_attestation::identity::SigningKey;
 use cloister_audit::{Chain, Checkpoint, Subject};
-use cloister_policy::{Policy, Visit};
+use cloister_policy::{Permit, Policy, Visit};
 use cloister_tensor::Digest;
 use serde_json::json;
 
@@ -15,7 +15,8 @@ use crate::head::{About, Head};
 use crate::key::{RecordCipher, SecretKey};
 use crate::recovery::{Recovery, RecoveryPlan};
 use crate::refused::Refused;
-use crate::secret::SecretInfo;
+use crate::release::{self, Book};
+use crate::secret::{SecretInfo, SecretKind};
 use crate::share::SealedShare;
 use crate::standing::{Equivocation, PolicyFile, PolicyStatus};
 use crate::state::State;
@@ -192,6 +193,31 @@ impl Manager {
         let known = who.participant().filter(|name| policy.participant_key(name).is_some());
         let participant = known.ok_or(Refused::NoParticipant)?;
         Ok(self.state.secrets.of(participant).collect())
+    }
+
+    /// What the policy in force grants a node that has the sealed files, without the values.
+    ///
+    /// # Errors
+    /// [`Refused`] by who asks.
+    pub fn grants(&self, who: &Permit, now_unix_s: u64) -> Result<Vec<SecretInfo>, Refused> {
+        let policy = self.policy().map(Arc::as_ref);
+        let asker = release::asker(policy, who.into(), now_unix_s.max(self.head.clock_unix_s))?;
+        let policy = policy.ok_or(Refused::NoPolicy)?;
+        let book = Book {
+            policy,
+            secrets: &self.state.secrets,
+        };
+        Ok(book.granted(&asker))
+    }
+
+    /// The modules that are sealed, each with the digest of its current sealed file: in the open they lie nowhere.
+    pub fn sealed_modules(&self) -> Vec<(String, Digest)> {
+        let all = self.state.secrets.all();
+        let modules = all.filter_map(|(_, secret)| match &secret.kind {
+            SecretKind::Module { module } => Some((module.clone(), secret.epochs.last()?.ciphertext?)),
+            _ => None,
+        });
+        modules.collect()
     }
 
     /// Where a counter stands.

@@ -137,6 +137,16 @@ pub enum Refused {
     /// No such secret.
     #[error("there is no secret {0}; `cloister manager secrets ls` lists them")]
     NoSecret(SecretId),
+    /// A TD without a credential asked for its own, and there is none.
+    #[error(
+        "{participant:?} left no credential for its node {node:?} here; it uploads the node's key and credential, or the node has them in files"
+    )]
+    NoCredential {
+        /// The node.
+        node: String,
+        /// Whose node it is.
+        participant: String,
+    },
     /// The policy grants the secret to others.
     #[error("the policy does not grant {id} to the node {node:?}: {wanted}")]
     NotGranted {
@@ -371,6 +381,7 @@ impl Refused {
             Self::DigestMissing { .. } => "digest-missing",
             Self::OtherKind(_) => "other-kind",
             Self::NoSecret(_) => "no-secret",
+            Self::NoCredential { .. } => "no-credential",
             Self::NotGranted { .. } => "not-granted",
             Self::OtherCiphertext { .. } => "other-ciphertext",
             Self::OldEpoch { .. } => "old-epoch",

@@ -3,16 +3,17 @@
 use std::collections::{BTreeSet, HashMap};
 
 use cloister_attestation::encoding::Layout;
+use cloister_attestation::identity::Role;
 use cloister_policy::agreement::Module;
-use cloister_policy::{Permit, Policy, Scalar};
+use cloister_policy::{Admission, Permit, Policy, Scalar};
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 use zeroize::Zeroizing;
 
 use crate::refused::Refused;
 use crate::sealing::{Purpose, SealedBox, SealingError, SealingKey, SealingPublicKey};
-use crate::secret::{SecretId, SecretKind, SecretValue};
-use crate::secrets::{Epoch, Secret, Secrets};
+use crate::secret::{SecretId, SecretInfo, SecretKind, SecretValue};
+use crate::secrets::{Epoch, Secret, Secrets, info};
 
 /// Most secrets that one request may name.
 pub const MAX_WANTED: usize = 64;
@@ -91,41 +92,112 @@ pub(crate) struct Book<'a> {
     pub(crate) secrets: &'a Secrets,
 }
 
-/// Who asks, and whether the policy in force knows it so. Made by [`Book::asker`] alone.
+/// What a permit says, or an admission: made by the policy out of verified evidence alone.
+#[derive(Clone, Copy)]
+pub(crate) struct Leave<'a> {
+    federation: &'a str,
+    participant: &'a str,
+    node: &'a str,
+    role: Role,
+    policy_digest: Digest,
+    expiry_unix_s: u64,
+    connection: &'a [u8; 32],
+}
+
+impl<'a> From<&'a Permit> for Leave<'a> {
+    fn from(permit: &'a Permit) -> Self {
+        Self {
+            federation: permit.federation(),
+            participant: permit.participant(),
+            node: permit.node(),
+            role: permit.role(),
+            policy_digest: permit.policy_digest(),
+            expiry_unix_s: permit.expiry_unix_s(),
+            connection: permit.connection(),
+        }
+    }
+}
+
+impl<'a> From<&'a Admission> for Leave<'a> {
+    fn from(admission: &'a Admission) -> Self {
+        Self {
+            federation: admission.federation(),
+            participant: admission.participant(),
+            node: admission.node(),
+            role: admission.role(),
+            policy_digest: admission.policy_digest(),
+            expiry_unix_s: admission.expiry_unix_s(),
+            connection: admission.connection(),
+        }
+    }
+}
+
+/// Who asks, where the policy in force knows it so. Made by [`asker`] alone.
 pub(crate) struct Asker<'a> {
-    permit: &'a Permit,
+    leave: Leave<'a>,
 }
 
 impl<'a> Asker<'a> {
     pub(crate) fn node(&self) -> &'a str {
-        self.permit.node()
+        self.leave.node
     }
 }
 
-/// Checks a permit against the policy in force. A permit comes out of verified evidence and credential alone.
-pub(crate) fn asker<'a>(policy: Option<&Policy>, permit: &'a Permit, now_unix_s: u64) -> Result<Asker<'a>, Refused> {
+/// Checks leave against the policy in force.
+pub(crate) fn asker<'a>(policy: Option<&Policy>, leave: Leave<'a>, now_unix_s: u64) -> Result<Asker<'a>, Refused> {
     let policy = policy.ok_or(Refused::NoPolicy)?;
-    let (seen, active) = (permit.policy_digest(), policy.digest());
+    let (seen, active) = (leave.policy_digest, policy.digest());
     if seen != active {
         return Err(Refused::OldPolicy { seen, active });
     }
-    if permit.expired(now_unix_s) {
-        let node = permit.node().to_owned();
+    if now_unix_s >= leave.expiry_unix_s {
+        let node = leave.node.to_owned();
         return Err(Refused::PermitEnded { node });
     }
-    let known = policy.node(permit.node());
+    let known = policy.node(leave.node);
     let same = |node: &&cloister_policy::agreement::Node| {
-        node.participant == permit.participant() && node.role == permit.role() && policy.name == permit.federation()
+        node.participant == leave.participant && node.role == leave.role && policy.name == leave.federation
     };
     known.filter(same).ok_or_else(|| Refused::NotInPolicy {
-        node: permit.node().to_owned(),
-        role: permit.role(),
-        participant: permit.participant().to_owned(),
+        node: leave.node.to_owned(),
+        role: leave.role,
+        participant: leave.participant.to_owned(),
     })?;
-    Ok(Asker { permit })
+    Ok(Asker { leave })
 }
 
 impl<'a> Book<'a> {
+    /// What the policy grants the asking node, if it has the sealed files.
+    pub(crate) fn granted(&self, asker: &Asker<'_>) -> Vec<SecretInfo> {
+        let all = self.secrets.all().filter_map(|(id, secret)| info(id, secret));
+        let grants = |told: &SecretInfo| {
+            let (id, ciphertext) = (told.id.clone(), told.ciphertext);
+            self.decide(asker, &Wanted { id, ciphertext }).is_ok()
+        };
+        all.filter(grants).collect()
+    }
+
+    /// The credential that its participant left for the asking node.
+    pub(crate) fn credential(&self, asker: &Asker<'_>) -> Result<(SecretId, &'a Secret, &'a [Epoch]), Refused> {
+        let node = asker.node();
+        let own = |id: &SecretId, secret: &Secret| {
+            id.owner == asker.leave.participant
+                && matches!(&secret.kind, SecretKind::Credential { node: at } if at == node)
+        };
+        let id = self
+            .secrets
+            .all()
+            .find(|(id, secret)| own(id, secret))
+            .map(|(id, _)| id.clone());
+        let id = id.ok_or_else(|| Refused::NoCredential {
+            node: node.to_owned(),
+            participant: asker.leave.participant.to_owned(),
+        })?;
+        let wanted = Wanted { id, ciphertext: None };
+        let (secret, epochs) = self.decide(asker, &wanted)?;
+        Ok((wanted.id, secret, epochs))
+    }
+
     /// The epochs of a secret that the policy grants the asking node.
     pub(crate) fn decide(&self, asker: &Asker<'_>, wanted: &Wanted) -> Result<(&'a Secret, &'a [Epoch]), Refused> {
         let Wanted { id, ciphertext } = wanted;
@@ -245,7 +317,7 @@ fn same_file(id: &SecretId, seen: Option<Digest>, epochs: &[Epoch]) -> Result<()
 
 /// Seals what was granted to the asking TD.
 pub(crate) fn seal(
-    permit: &Permit,
+    asker: &Asker<'_>,
     request: &ReleaseRequest,
     granted: &[(&SecretId, &Secret, &[Epoch])],
 ) -> Result<SealedRelease, Refused> {
@@ -263,7 +335,7 @@ pub(crate) fn seal(
     let room = released.iter().map(|one| one.value.expose().len() / 3 * 4 + 1024).sum();
     let mut plain = Zeroizing::new(Vec::with_capacity(room));
     serde_json::to_writer(&mut *plain, &released).map_err(|_| Refused::NotSealed)?;
-    let context = context(permit.connection(), permit.node(), request.sequence);
+    let context = context(asker.leave.connection, asker.node(), request.sequence);
     let sealed = request.recipient.seal(Purpose::Release, &context, &plain);
     Ok(SealedRelease {
         sequence: request.sequence,
@@ -280,13 +352,14 @@ pub(crate) struct Connections {
 
 impl Connections {
     /// Counts a request, or refuses one that came before.
-    pub(crate) fn count(&mut self, permit: &Permit, sequence: u64, now_unix_s: u64) -> Result<(), Refused> {
-        if let Some((last, _)) = self.last.get(permit.connection()).copied()
+    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64, now_unix_s: u64) -> Result<(), Refused> {
+        let connection = asker.leave.connection;
+        if let Some((last, _)) = self.last.get(connection).copied()
             && sequence <= last
         {
             return Err(Refused::Replayed { seen: sequence, last });
         }
-        if self.last.len() >= MAX_CONNECTIONS && !self.last.contains_key(permit.connection()) {
+        if self.last.len() >= MAX_CONNECTIONS && !self.last.contains_key(connection) {
             // A permit may be renewed on its connection, so what it was last is kept for longer.
             self.last
                 .retain(|_, (_, ends)| ends.saturating_add(KEPT_S) > now_unix_s);
@@ -295,8 +368,7 @@ impl Connections {
                 return Err(Refused::Full { what, limit });
             }
         }
-        let ends = permit.expiry_unix_s();
-        self.last.insert(*permit.connection(), (sequence, ends));
+        self.last.insert(*connection, (sequence, asker.leave.expiry_unix_s));
         Ok(())
     }
 }

@@ -69,6 +69,10 @@ impl Secrets {
         Ok(())
     }
 
+    pub(crate) fn all(&self) -> impl Iterator<Item = (&SecretId, &Secret)> {
+        self.secrets.iter()
+    }
+
     pub(crate) fn get(&self, id: &SecretId) -> Option<&Secret> {
         self.secrets.get(id)
     }
@@ -189,7 +193,7 @@ impl Secrets {
     }
 }
 
-fn info(id: &SecretId, secret: &Secret) -> Option<SecretInfo> {
+pub(crate) fn info(id: &SecretId, secret: &Secret) -> Option<SecretInfo> {
     let last = secret.epochs.last()?;
     Some(SecretInfo {
         id: id.clone(),

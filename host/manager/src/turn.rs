@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cloister_attestation::identity::{SigningKey, is_name};
 use cloister_audit::Chain;
-use cloister_policy::{Permit, Policy, Signature, TensorAccess, Visit};
+use cloister_policy::{Admission, Permit, Policy, Signature, TensorAccess, Visit};
 use cloister_tensor::{Digest, Digester};
 use serde_json::{Value, json};
 
@@ -213,11 +213,41 @@ impl Turn<'_> {
         Ok(sealed)
     }
 
+    /// Releases to a TD without a credential the one that its participant left for it, sealed to that TD, and nothing else.
+    ///
+    /// # Errors
+    /// As [`Turn::release`], and [`Refused::NoCredential`].
+    pub fn release_credential(&mut self, who: &Admission, request: &ReleaseRequest) -> Result<SealedRelease, Refused> {
+        let result = self.try_release_credential(who, request);
+        let (sealed, id) = self.or_logged(who.node(), "release credential", result)?;
+        let what = json!({ "node": who.node(), "participant": who.participant(), "secret": id });
+        self.log("credential-released", what);
+        Ok(sealed)
+    }
+
+    fn try_release_credential(
+        &mut self,
+        who: &Admission,
+        request: &ReleaseRequest,
+    ) -> Result<(SealedRelease, SecretId), Refused> {
+        let state = &mut *self.state;
+        let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), self.now_unix_s)?;
+        state.connections.count(&asker, request.sequence, self.now_unix_s)?;
+        let policy = state.agreement.active().ok_or(Refused::NoPolicy)?;
+        let book = Book {
+            policy,
+            secrets: &state.secrets,
+        };
+        let (id, secret, epochs) = book.credential(&asker)?;
+        let sealed = release::seal(&asker, request, &[(&id, secret, epochs)])?;
+        Ok((sealed, id))
+    }
+
     fn try_release(&mut self, who: &Permit, request: &ReleaseRequest) -> Result<(SealedRelease, Vec<Value>), Refused> {
         let now = self.now_unix_s;
         let state = &mut *self.state;
-        let asker = release::asker(state.agreement.active().map(Arc::as_ref), who, now)?;
-        state.connections.count(who, request.sequence, now)?;
+        let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), now)?;
+        state.connections.count(&asker, request.sequence, now)?;
         let (seen, limit) = (request.wanted.len(), MAX_WANTED);
         if seen == 0 {
             return Err(Refused::NothingWanted);
@@ -241,7 +271,7 @@ impl Turn<'_> {
             json!({ "secret": id, "epoch": last.map(|last| last.epoch), "ciphertext": last.and_then(|last| last.ciphertext) })
         });
         let told = told.collect();
-        Ok((release::seal(who, request, &granted)?, told))
+        Ok((release::seal(&asker, request, &granted)?, told))
     }
 
     // --- counters and leases
@@ -317,7 +347,7 @@ impl Turn<'_> {
         work: impl FnOnce(&mut State, &str, &mut Changes) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
         let policy = self.state.agreement.active().map(Arc::as_ref);
-        let asker = release::asker(policy, who, self.now_unix_s)?;
+        let asker = release::asker(policy, who.into(), self.now_unix_s)?;
         work(self.state, asker.node(), &mut self.done.changes)
     }
 

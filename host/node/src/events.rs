@@ -193,7 +193,9 @@ pub fn words(event: &Event) -> String {
             }
         ),
         Event::Listening { address } => format!("listening at {address}"),
-        Event::InForce { policy, version } => format!("in force: version {version} of the policy, {}", first(policy, 12)),
+        Event::InForce { policy, version } => {
+            format!("in force: version {version} of the policy, {}", first(policy, 12))
+        }
         Event::Waiting { what } => format!("waiting for {}", what.strip_prefix("waiting for ").unwrap_or(what)),
         Event::Measured { state, measurement } => format!("{state}, measurement {}", first(measurement, 16)),
         Event::Peer {

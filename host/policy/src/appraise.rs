@@ -7,7 +7,8 @@ use cloister_attestation::encoding::{Layout, hex};
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::{
-    Appraise, EventLog, Examination, FailedRule, NodeClaims, Platform, State, Tcb, TdReport, VerifiedEvidence, VerifiedTd,
+    Appraise, EventLog, Examination, FailedRule, NodeClaims, Platform, State, Tcb, TdReport, VerifiedEvidence,
+    VerifiedTd,
 };
 use cloister_tensor::Digest;
 

@@ -79,7 +79,8 @@ pub(super) struct AsParticipant {
 
 impl AsParticipant {
     pub(super) fn local(&self) -> Result<Local, miette::Report> {
-        self.trust.visitor(Some((self.participant.clone(), &self.participant_key)))
+        self.trust
+            .visitor(Some((self.participant.clone(), &self.participant_key)))
     }
 
     /// A client of a manager whose evidence was verified.
@@ -249,7 +250,12 @@ fn say_status(reply: &wire::StatusReply, out: &mut Ui) {
         ));
     }
     for policy in &reply.policies {
-        out.data(format_args!("{:<10} version {} {}", policy.standing, policy.version, hex(&policy.digest)));
+        out.data(format_args!(
+            "{:<10} version {} {}",
+            policy.standing,
+            policy.version,
+            hex(&policy.digest)
+        ));
         if policy.standing == "proposed" {
             out.data(format_args!("           signed by {}", or_nobody(&policy.signed)));
             out.data(format_args!("           MISSING: {}", or_nobody(&policy.missing)));
@@ -286,13 +292,15 @@ fn recover(args: &RecoverArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         without_nodes: args.without_nodes,
     };
     let local = args.whom.local()?;
-    let key = SealingKey::of(&files::read_key(&args.whom.participant_key)?).map_err(|error| ui::fail(Exit::Failed, error))?;
+    let key =
+        SealingKey::of(&files::read_key(&args.whom.participant_key)?).map_err(|error| ui::fail(Exit::Failed, error))?;
     let phase = block_on(async {
         let mut client = args.whom.client(&local).await?;
         let own = client.share().await.map_err(failed_call)?;
         let share: SealedShare = serde_json::from_slice(&own.share)
             .map_err(|error| ui::failed(Exit::Failed, format!("the manager sent no share: {error}"), None))?;
-        let opened = RecoveryShare::open(&local.policy.name, &share, &key).map_err(|error| ui::fail(Exit::Failed, error))?;
+        let opened =
+            RecoveryShare::open(&local.policy.name, &share, &key).map_err(|error| ui::fail(Exit::Failed, error))?;
         let sealed = opened
             .pass_on(&own.recipient, &remembered)
             .map_err(|error| ui::fail(Exit::Failed, error))?;
@@ -308,7 +316,8 @@ fn recover(args: &RecoverArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn recipient(args: &RecipientArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let key = files::read_key(&args.participant_key)?;
-    let recipient = Recipient::sign(&args.federation, &args.participant, &key).map_err(|error| ui::fail(Exit::Failed, error))?;
+    let recipient =
+        Recipient::sign(&args.federation, &args.participant, &key).map_err(|error| ui::fail(Exit::Failed, error))?;
     files::write(&args.out, recipients::to_text(&recipient).as_bytes())?;
     out.note(format_args!(
         "{} goes into the manager's folder of recipients, under the name {}.recipient",

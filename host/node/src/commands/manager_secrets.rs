@@ -127,7 +127,13 @@ fn put(args: &PutArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     if args.output.json() {
         out.json(&told(&info));
     } else {
-        out.data(format_args!("{} epoch {}, {} of {} bytes", info.id, info.epoch, info.kind.as_str(), info.bytes));
+        out.data(format_args!(
+            "{} epoch {}, {} of {} bytes",
+            info.id,
+            info.epoch,
+            info.kind.as_str(),
+            info.bytes
+        ));
     }
     Ok(Exit::Done)
 }
@@ -201,7 +207,11 @@ fn tried(key: &Path, sealed: Option<&Path>, kind: ParcelKind) -> Result<(Digest,
     let (seen, _) = open_parcel(&key, Cipher::Bulk, &mut source, &mut content)
         .map_err(|error| ui::failed(Exit::Usage, format!("{}: {error}", path.display()), None))?;
     if seen != kind {
-        return Err(ui::failed(Exit::Usage, format!("{} holds a {seen}, wanted a {kind}", path.display()), None));
+        return Err(ui::failed(
+            Exit::Usage,
+            format!("{} holds a {seen}, wanted a {kind}", path.display()),
+            None,
+        ));
     }
     Ok((source.finish().1, content.finish().1))
 }
@@ -217,8 +227,15 @@ fn list(args: &LsArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         return Ok(Exit::Done);
     }
     for info in &secrets {
-        let opens = info.ciphertext.map_or(String::new(), |digest| format!("  opens {digest}"));
-        out.data(format_args!("{:<32} epoch {:<4} {}{opens}", info.id, info.epoch, info.kind.as_str()));
+        let opens = info
+            .ciphertext
+            .map_or(String::new(), |digest| format!("  opens {digest}"));
+        out.data(format_args!(
+            "{:<32} epoch {:<4} {}{opens}",
+            info.id,
+            info.epoch,
+            info.kind.as_str()
+        ));
     }
     Ok(Exit::Done)
 }
@@ -233,7 +250,9 @@ fn remove(args: &RmArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         let mut client = args.whom.client(&local).await?;
         client.remove_secret(&id).await.map_err(failed_call)
     })?;
-    out.note(format_args!("{id} is removed; what was released stays with the TDs that have it"));
+    out.note(format_args!(
+        "{id} is removed; what was released stays with the TDs that have it"
+    ));
     Ok(Exit::Done)
 }
 
@@ -241,16 +260,27 @@ fn consent(args: &ConsentArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.whom.local()?;
     let named = local.policy.modules.iter().find(|module| module.name == args.module);
     let Some(module) = named else {
-        return Err(ui::failed(Exit::Denied, format!("the policy names no module {}", args.module), None));
+        return Err(ui::failed(
+            Exit::Denied,
+            format!("the policy names no module {}", args.module),
+            None,
+        ));
     };
-    let access = if args.withdraw { "" } else { module.tensor_access.as_str() };
+    let access = if args.withdraw {
+        ""
+    } else {
+        module.tensor_access.as_str()
+    };
     block_on(async {
         let mut client = args.whom.client(&local).await?;
         client.consent(&module.sha256, access).await.map_err(failed_call)
     })?;
     out.note(match args.withdraw {
         true => format!("consent to {} is taken back, for releases to come", module.name),
-        false => format!("{} consents to {} ({}) with the grant `{access}`", args.whom.participant, module.name, module.sha256),
+        false => format!(
+            "{} consents to {} ({}) with the grant `{access}`",
+            args.whom.participant, module.name, module.sha256
+        ),
     });
     Ok(Exit::Done)
 }

@@ -40,7 +40,10 @@ pub(super) fn run(args: &PublishArgs, out: &mut Ui) -> Result<Exit, miette::Repo
     let signatures = files::read(&signatures_path(&args.file), MAX_FILE_BYTES)?;
     let local = args.trust.visitor(None)?;
     let reply = block_on(async {
-        let connection = args.trust.connect_as(&local, &args.to, Some(super::manager::ROLE)).await?;
+        let connection = args
+            .trust
+            .connect_as(&local, &args.to, Some(super::manager::ROLE))
+            .await?;
         let mut client = Client::new(connection).await.map_err(failed_call)?;
         client.publish(policy, signatures).await.map_err(failed_call)
     })?;
@@ -51,11 +54,18 @@ pub(super) fn run(args: &PublishArgs, out: &mut Ui) -> Result<Exit, miette::Repo
         told["taken"] = json!(reply.taken);
         out.json(&told);
     } else {
-        out.data(format_args!("{} signatures of {} taken", reply.taken, hex(digest.as_bytes())));
+        out.data(format_args!(
+            "{} signatures of {} taken",
+            reply.taken,
+            hex(digest.as_bytes())
+        ));
         if in_force {
             out.data(format_args!("IN FORCE: version {}", standing.version));
         } else {
-            out.data(format_args!("NOT IN FORCE: the signatures of {} are missing", standing.missing.join(", ")));
+            out.data(format_args!(
+                "NOT IN FORCE: the signatures of {} are missing",
+                standing.missing.join(", ")
+            ));
         }
     }
     Ok(if in_force { Exit::Done } else { Exit::Denied })

@@ -42,7 +42,8 @@ fn named(policy: &Policy) -> Vec<Wanted> {
 
 /// All of those that lie open somewhere: sealed modules travel as files, and are opened inside the nodes that are granted them.
 pub fn collected(keeper: &Keeper) -> Vec<Wanted> {
-    let sealed = |item: &Wanted| item.kind == ContentKind::Module && keeper.provisions.sealed_modules.contains_key(&item.name);
+    let sealed =
+        |item: &Wanted| item.kind == ContentKind::Module && keeper.provisions.sealed_modules.contains_key(&item.name);
     let mut named = named(&keeper.policy);
     named.retain(|item| !sealed(item));
     named

@@ -15,7 +15,7 @@ use zeroize::Zeroizing;
 use super::config::{ManagerPlace, NodeConfig, Place};
 use super::ground::Ground;
 use super::measured::{Loaded, measure};
-use super::provisions::{ParcelKey, Provisions, sealed_digest, secrets_in, sealed_files};
+use super::provisions::{ParcelKey, Provisions, sealed_digest, sealed_files, secrets_in};
 use super::{check_own_place, load_identity};
 use crate::manager::ManagerError;
 use crate::manager::apply::{self, Applicant};
@@ -119,7 +119,9 @@ fn wanted(config: &NodeConfig, policy: &Policy, granted: &[SecretInfo]) -> Resul
     if let Some(missing) = values.iter().find(|id| !granted.iter().any(|info| info.id == **id)) {
         return Err(failed(
             Exit::Denied,
-            format!("this node's configuration, or a module of its, names the secret {missing}, and the manager does not grant it"),
+            format!(
+                "this node's configuration, or a module of its, names the secret {missing}, and the manager does not grant it"
+            ),
             Some(format!(
                 "{} uploads it: cloister manager secrets put; `cloister manager secrets ls` lists what is there",
                 missing.owner
@@ -177,7 +179,8 @@ fn take(provisions: &mut Provisions, released: Vec<Released>, wanted: &[Wanted])
         let asked = wanted.iter().find(|wanted| wanted.id == one.id);
         let parcel = || {
             let ciphertext = asked.and_then(|wanted| wanted.ciphertext);
-            let ciphertext = ciphertext.ok_or_else(|| failed(Exit::Failed, format!("{} was not asked for", one.id), None))?;
+            let ciphertext =
+                ciphertext.ok_or_else(|| failed(Exit::Failed, format!("{} was not asked for", one.id), None))?;
             Ok::<_, miette::Report>(ParcelKey {
                 key: key()?,
                 ciphertext,

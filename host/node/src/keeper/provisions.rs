@@ -80,13 +80,22 @@ impl Provisions {
         memory
             .seek(SeekFrom::Start(0))
             .map_err(|cause| fail(Exit::Failed, cause))?;
-        tracing::info!("dataset {name}: opened in memory, {} bytes on the disk stay sealed", length(&file));
+        tracing::info!(
+            "dataset {name}: opened in memory, {} bytes on the disk stay sealed",
+            length(&file)
+        );
         Ok(memory)
     }
 
     /// A module that lies sealed in one of the folders; `None` if its key was not released here. Its content has the digest that
     /// the policy names, or this is an error.
-    pub fn module(&self, name: &str, wanted: &Digest, folders: &[PathBuf], limit: u64) -> Result<Option<Bytes>, miette::Report> {
+    pub fn module(
+        &self,
+        name: &str,
+        wanted: &Digest,
+        folders: &[PathBuf],
+        limit: u64,
+    ) -> Result<Option<Bytes>, miette::Report> {
         let Some(key) = self.modules.get(name) else {
             return Ok(None);
         };
@@ -94,7 +103,11 @@ impl Provisions {
             let listed: Vec<_> = folders.iter().map(|folder| folder.display().to_string()).collect();
             return Err(failed(
                 Exit::Failed,
-                format!("the sealed module {name} (SHA-256 {}) is in none of {}", key.ciphertext, listed.join(", ")),
+                format!(
+                    "the sealed module {name} (SHA-256 {}) is in none of {}",
+                    key.ciphertext,
+                    listed.join(", ")
+                ),
                 Some("put the file there that `cloister seal module` made".into()),
             ));
         };
@@ -161,7 +174,12 @@ pub fn sealed_digest(path: &Path) -> Result<Option<Digest>, miette::Report> {
 }
 
 /// Opens a sealed file to its end, and compares its kind and its content with what was said of it.
-fn open_as(key: &ParcelKey, kind: ParcelKind, (path, file): (&Path, &File), sink: &mut dyn Write) -> Result<Digest, miette::Report> {
+fn open_as(
+    key: &ParcelKey,
+    kind: ParcelKind,
+    (path, file): (&Path, &File),
+    sink: &mut dyn Write,
+) -> Result<Digest, miette::Report> {
     let shown = path.display();
     let mut sink = Through::new(sink);
     let mut source = Through::new(BufReader::with_capacity(READ_AHEAD_BYTES, file));
@@ -171,12 +189,19 @@ fn open_as(key: &ParcelKey, kind: ParcelKind, (path, file): (&Path, &File), sink
     if ciphertext != key.ciphertext {
         return Err(failed(
             Exit::Failed,
-            format!("{shown} has the SHA-256 {ciphertext}, and the manager released the key of {}", key.ciphertext),
+            format!(
+                "{shown} has the SHA-256 {ciphertext}, and the manager released the key of {}",
+                key.ciphertext
+            ),
             Some("put the sealed file back whose key was uploaded, or have its owner upload this one's".into()),
         ));
     }
     if seen != kind {
-        return Err(failed(Exit::Failed, format!("{shown} holds a {seen}, wanted a {kind}"), None));
+        return Err(failed(
+            Exit::Failed,
+            format!("{shown} holds a {seen}, wanted a {kind}"),
+            None,
+        ));
     }
     let (_, digest) = sink.finish();
     if let Some(wanted) = key.plaintext.filter(|wanted| *wanted != digest) {
@@ -188,7 +213,10 @@ fn open_as(key: &ParcelKey, kind: ParcelKind, (path, file): (&Path, &File), sink
 fn other_content(path: &Path, seen: &Digest, wanted: &Digest) -> miette::Report {
     failed(
         Exit::Denied,
-        format!("{} opens, but its content has the SHA-256 {seen}; {wanted} was wanted", path.display()),
+        format!(
+            "{} opens, but its content has the SHA-256 {seen}; {wanted} was wanted",
+            path.display()
+        ),
         Some("its owner sealed another file than the policy names: seal and upload that one".into()),
     )
 }
@@ -196,13 +224,20 @@ fn other_content(path: &Path, seen: &Digest, wanted: &Digest) -> miette::Report 
 fn no_key(path: &Path, what: &str, name: &str) -> miette::Report {
     failed(
         Exit::Denied,
-        format!("{} is sealed, and the manager released no key of the {what} {name} to this node", path.display()),
-        Some("its owner uploads it: cloister manager secrets put; a node without [manager] takes files that are open".into()),
+        format!(
+            "{} is sealed, and the manager released no key of the {what} {name} to this node",
+            path.display()
+        ),
+        Some(
+            "its owner uploads it: cloister manager secrets put; a node without [manager] takes files that are open"
+                .into(),
+        ),
     )
 }
 
 fn starts_as_parcel(file: &mut File, path: &Path) -> Result<bool, miette::Report> {
-    let unreadable = |cause: std::io::Error| failed(Exit::Usage, format!("{} cannot be read: {cause}", path.display()), None);
+    let unreadable =
+        |cause: std::io::Error| failed(Exit::Usage, format!("{} cannot be read: {cause}", path.display()), None);
     let mut head = Vec::with_capacity(PARCEL_HEADER_BYTES);
     file.take(PARCEL_HEADER_BYTES as u64)
         .read_to_end(&mut head)
@@ -214,7 +249,12 @@ fn starts_as_parcel(file: &mut File, path: &Path) -> Result<bool, miette::Report
 /// The sealed files of some folders, by digest.
 pub fn sealed_files(folders: &[PathBuf], limit: u64) -> Result<BTreeMap<Digest, PathBuf>, miette::Report> {
     let mut found = BTreeMap::new();
-    for entry in folders.iter().filter_map(|folder| std::fs::read_dir(folder).ok()).flatten().flatten() {
+    for entry in folders
+        .iter()
+        .filter_map(|folder| std::fs::read_dir(folder).ok())
+        .flatten()
+        .flatten()
+    {
         let path = entry.path();
         let small = std::fs::metadata(&path).is_ok_and(|found| found.is_file() && found.len() <= limit);
         if small && let Some(digest) = sealed_digest(&path)? {

@@ -134,7 +134,11 @@ impl Keeper {
             let salt = match file.salt_place() {
                 Place::File(path) => salt::read(&path).map_err(unreadable)?,
                 Place::Secret(secret) => salt::parse(self.provisions.value(&secret)?.trim()).ok_or_else(|| {
-                    failed(Exit::Usage, format!("secret://{secret} is no salt: 64 hexadecimal digits are wanted"), None)
+                    failed(
+                        Exit::Usage,
+                        format!("secret://{secret} is no salt: 64 hexadecimal digits are wanted"),
+                        None,
+                    )
                 })?,
             };
             let open = self.provisions.dataset(name, &file.path)?;

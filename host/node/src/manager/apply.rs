@@ -31,11 +31,18 @@ const PATIENCE: Duration = Duration::from_secs(600);
 const PAUSE: Duration = Duration::from_secs(1);
 
 /// The newest policy of the federation with that anchor, as the manager tells the chain.
-pub async fn newest_policy(dial: &DialOptions, anchor: &Digest, now_unix_s: u64) -> Result<SignedPolicy, miette::Report> {
+pub async fn newest_policy(
+    dial: &DialOptions,
+    anchor: &Digest,
+    now_unix_s: u64,
+) -> Result<SignedPolicy, miette::Report> {
     let visitor = VisitorIdentity::new(None, now_unix_s).map_err(|error| fail(Exit::Failed, error))?;
-    let told = patiently(async || fetch_policies(dial, anchor, &visitor).await, SessionError::passing)
-        .await
-        .map_err(|error| fail(Exit::Failed, error))?;
+    let told = patiently(
+        async || fetch_policies(dial, anchor, &visitor).await,
+        SessionError::passing,
+    )
+    .await
+    .map_err(|error| fail(Exit::Failed, error))?;
     let mut versions = Vec::new();
     for (index, file) in told.iter().enumerate() {
         let shown = format!("policy {} of {}", index + 1, dial.address);
@@ -75,7 +82,11 @@ pub struct Applicant<'a> {
 }
 
 /// The key and the credential that the node's participant left at the manager. `local` is a visitor's side.
-pub async fn credential(local: &Local, dial: &DialOptions, applicant: &Applicant<'_>) -> Result<NodeIdentity, miette::Report> {
+pub async fn credential(
+    local: &Local,
+    dial: &DialOptions,
+    applicant: &Applicant<'_>,
+) -> Result<NodeIdentity, miette::Report> {
     let simulated = local.policy.attestation.simulated;
     let identity = patiently(async || ask(local, dial, applicant).await, ManagerError::passing).await;
     identity.map_err(|error| match error.refusal() {
@@ -115,7 +126,10 @@ async fn ask(local: &Local, dial: &DialOptions, applicant: &Applicant<'_>) -> Re
     let root = claims.measurement.root();
     let shown = RaTlsIdentity::from_claims(applicant.provider, &once, claims, Bytes::new(), (local.clock)());
     let shown = shown.map_err(|error| broken(format!("no evidence to ask with: {error}")))?;
-    let shown = applicant.runtime.explain(shown).map_err(|error| broken(error.to_string()))?;
+    let shown = applicant
+        .runtime
+        .explain(shown)
+        .map_err(|error| broken(error.to_string()))?;
     let claims_digest = Digest::of(&shown.claims);
     let report_data = applicant_report_data(&connection, &claims_digest, &root, recipient.public().as_bytes());
     let quote = applicant.provider.quote(&report_data);
@@ -128,10 +142,14 @@ async fn ask(local: &Local, dial: &DialOptions, applicant: &Applicant<'_>) -> Re
     let sealed = client.apply(application).await?;
     let released =
         open_release(&recipient, &connection, applicant.node, &sealed).map_err(|error| broken(error.to_string()))?;
-    let credential = released.iter().find(|one| matches!(one.kind, SecretKind::Credential { .. }));
+    let credential = released
+        .iter()
+        .find(|one| matches!(one.kind, SecretKind::Credential { .. }));
     let credential = credential.ok_or_else(|| broken("it sent something else".to_owned()))?;
     identity(credential.value.expose()).ok_or_else(|| {
-        broken("it is not a node's key (PEM) with its credential behind it: its participant uploads both anew".to_owned())
+        broken(
+            "it is not a node's key (PEM) with its credential behind it: its participant uploads both anew".to_owned(),
+        )
     })
 }
 

@@ -1,7 +1,10 @@
 //! The dialling end's calls: participants' and nodes'.
 
 use bytes::Bytes;
-use cloister_manager::{Commit, Lease, Mark, NewSecret, ReleaseRequest, SealedBox, SealedRelease, SecretId, SecretInfo, SealingPublicKey, Step};
+use cloister_manager::{
+    Commit, Lease, Mark, NewSecret, ReleaseRequest, SealedBox, SealedRelease, SealingPublicKey, SecretId, SecretInfo,
+    Step,
+};
 use cloister_session::{AttestedConnection, Peer, channel};
 use cloister_tensor::Digest;
 use cloister_wire::MAX_MESSAGE_BYTES;
@@ -89,7 +92,10 @@ impl Client {
 
     /// The participant's own secrets.
     pub async fn list_secrets(&mut self) -> Result<Vec<SecretInfo>, ManagerError> {
-        let reply = answer("a list of secrets", self.inner.list_secrets(wire::ListSecretsRequest {}).await)?;
+        let reply = answer(
+            "a list of secrets",
+            self.inner.list_secrets(wire::ListSecretsRequest {}).await,
+        )?;
         infos(&reply.secrets)
     }
 
@@ -124,7 +130,10 @@ impl Client {
     pub async fn grants(&mut self) -> Result<Grants, ManagerError> {
         let reply = answer("what it grants", self.inner.grants(wire::GrantsRequest {}).await)?;
         let module = |module: &wire::SealedModule| {
-            Ok((module.module.clone(), convert::digest(&module.ciphertext, "the digest of a sealed file")?))
+            Ok((
+                module.module.clone(),
+                convert::digest(&module.ciphertext, "the digest of a sealed file")?,
+            ))
         };
         let modules: Result<_, Wrong> = reply.sealed_modules.iter().map(module).collect();
         Ok(Grants {
@@ -158,7 +167,11 @@ impl Client {
 
     /// Ends this instance's lease.
     pub async fn give_back(&mut self, token: u64) -> Result<(), ManagerError> {
-        answer("a lease back", self.inner.give_back(wire::GiveBackRequest { token }).await).map(|_| ())
+        answer(
+            "a lease back",
+            self.inner.give_back(wire::GiveBackRequest { token }).await,
+        )
+        .map(|_| ())
     }
 
     /// The newest version of a vault that was confirmed.
@@ -189,7 +202,10 @@ impl Client {
             mark: convert::mark_bytes(newest),
         };
         let reply = answer("a witness's statement", self.inner.witness(request).await)?;
-        Ok((reply.phase == super::standing::RUNNING, valid("a mark", convert::mark(&reply.mark))?))
+        Ok((
+            reply.phase == super::standing::RUNNING,
+            valid("a mark", convert::mark(&reply.mark))?,
+        ))
     }
 
     /// The participant's recovery share, sealed to it.
@@ -211,7 +227,10 @@ impl Client {
 
     /// Lines of the audit log, and its newest checkpoint.
     pub async fn audit(&mut self, from: u64, count: u32) -> Result<wire::AuditReply, ManagerError> {
-        answer("its audit log", self.inner.audit(wire::AuditRequest { from, count }).await)
+        answer(
+            "its audit log",
+            self.inner.audit(wire::AuditRequest { from, count }).await,
+        )
     }
 }
 

@@ -1,7 +1,9 @@
 //! Messages to the core's types and back. What comes off the wire is checked here, once.
 
 use bytes::Bytes;
-use cloister_manager::{Commit, Mark, NewSecret, SealingPublicKey, SecretId, SecretInfo, SecretKind, SecretValue, Wanted};
+use cloister_manager::{
+    Commit, Mark, NewSecret, SealingPublicKey, SecretId, SecretInfo, SecretKind, SecretValue, Wanted,
+};
 use cloister_tensor::Digest;
 use cloister_wire::manager as wire;
 use zeroize::Zeroizing;

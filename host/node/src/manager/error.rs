@@ -82,7 +82,10 @@ impl ManagerError {
         let message = tame(status.message(), 2_000);
         match status.code() {
             tonic::Code::PermissionDenied | tonic::Code::InvalidArgument | tonic::Code::Unauthenticated => {
-                let code = status.metadata().get(super::REFUSED).and_then(|word| word.to_str().ok());
+                let code = status
+                    .metadata()
+                    .get(super::REFUSED)
+                    .and_then(|word| word.to_str().ok());
                 Self::Refused {
                     what,
                     code: tame(code.unwrap_or_default(), 64),

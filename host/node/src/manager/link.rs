@@ -6,7 +6,10 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use cloister_manager::{Commit, CounterId, CounterSubject, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness, open_release};
+use cloister_manager::{
+    Commit, CounterId, CounterSubject, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness,
+    open_release,
+};
 use cloister_session::{DialOptions, Local, connect};
 use tokio::runtime::{Builder, Runtime};
 use tokio_util::sync::CancellationToken;
@@ -151,7 +154,12 @@ impl Link {
         if let (Some(token), false) = (token, self.shared.lost.is_cancelled()) {
             let shared = Arc::clone(&self.shared);
             let told = async move {
-                let client = shared.session.lock().await.as_ref().map(|session| session.client.clone());
+                let client = shared
+                    .session
+                    .lock()
+                    .await
+                    .as_ref()
+                    .map(|session| session.client.clone());
                 if let Some(mut client) = client {
                     let _ = client.give_back(token).await;
                 }

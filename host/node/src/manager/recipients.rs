@@ -48,7 +48,10 @@ fn read(path: &Path) -> Result<Recipient, miette::Report> {
     if file.format != 1 {
         return Err(no(format!("format {}, wanted 1", file.format)));
     }
-    let signature = STANDARD.decode(&file.signature).ok().and_then(|bytes| bytes.try_into().ok());
+    let signature = STANDARD
+        .decode(&file.signature)
+        .ok()
+        .and_then(|bytes| bytes.try_into().ok());
     Ok(Recipient {
         participant: file.participant,
         key: file.key,
@@ -71,7 +74,12 @@ pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Repo
         if recipient.participant != founder.name || !recipient.verify(&policy.name, &founder.public_key) {
             return Err(failed(
                 Exit::Denied,
-                format!("{} is not signed by {} for the federation {}", path.display(), founder.name, policy.name),
+                format!(
+                    "{} is not signed by {} for the federation {}",
+                    path.display(),
+                    founder.name,
+                    policy.name
+                ),
                 Some(format!("{} makes it anew: cloister manager recipient", founder.name)),
             ));
         }
@@ -80,12 +88,20 @@ pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Repo
     if !missing.is_empty() {
         return Err(failed(
             Exit::Usage,
-            format!("in {} there is no key of {} to seal a recovery share to", folder.display(), missing.join(", ")),
+            format!(
+                "in {} there is no key of {} to seal a recovery share to",
+                folder.display(),
+                missing.join(", ")
+            ),
             Some("each founder makes NAME.recipient: cloister manager recipient".into()),
         ));
     }
     let threshold = u8::try_from(policy.consent.threshold).map_err(|_| {
-        failed(Exit::Usage, "more than 255 signatures are asked for; shares can't be split among so many", None)
+        failed(
+            Exit::Usage,
+            "more than 255 signatures are asked for; shares can't be split among so many",
+            None,
+        )
     })?;
     Ok(RecoveryPlan { threshold, holders })
 }

@@ -55,7 +55,11 @@ impl ManagerService {
     ///
     /// # Errors
     /// The listening broke.
-    pub async fn serve(self, listener: Listener, stop: impl Future<Output = ()>) -> Result<(), tonic::transport::Error> {
+    pub async fn serve(
+        self,
+        listener: Listener,
+        stop: impl Future<Output = ()>,
+    ) -> Result<(), tonic::transport::Error> {
         let service = ManagerServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
@@ -83,7 +87,11 @@ impl ManagerService {
         let peer = request.extensions().get::<Peer>().cloned();
         let peer = peer.ok_or_else(|| Status::unauthenticated("this call came over no attested session"))?;
         if peer.expired((self.clock)()) {
-            return Err(word("permit-ended", Code::PermissionDenied, "the permit of this session has ended; attest again"));
+            return Err(word(
+                "permit-ended",
+                Code::PermissionDenied,
+                "the permit of this session has ended; attest again",
+            ));
         }
         Ok(peer)
     }
@@ -92,7 +100,13 @@ impl ManagerService {
     fn node<T>(&self, request: &Request<T>) -> Result<Permit, Status> {
         let peer = self.peer(request)?;
         let permit = peer.permit().cloned();
-        permit.ok_or_else(|| word("no-node", Code::PermissionDenied, "only a node with evidence and credential may ask for that"))
+        permit.ok_or_else(|| {
+            word(
+                "no-node",
+                Code::PermissionDenied,
+                "only a node with evidence and credential may ask for that",
+            )
+        })
     }
 
     /// A participant that calls.
@@ -148,17 +162,26 @@ impl manager_server::Manager for ManagerService {
         self.take_policy(request.into_inner()).await.map(Response::new)
     }
 
-    async fn put_secret(&self, request: Request<wire::PutSecretRequest>) -> Result<Response<wire::PutSecretReply>, Status> {
+    async fn put_secret(
+        &self,
+        request: Request<wire::PutSecretRequest>,
+    ) -> Result<Response<wire::PutSecretReply>, Status> {
         let who = self.participant(&request)?;
         self.put(who, request.into_inner()).await.map(Response::new)
     }
 
-    async fn list_secrets(&self, request: Request<wire::ListSecretsRequest>) -> Result<Response<wire::ListSecretsReply>, Status> {
+    async fn list_secrets(
+        &self,
+        request: Request<wire::ListSecretsRequest>,
+    ) -> Result<Response<wire::ListSecretsReply>, Status> {
         let who = self.participant(&request)?;
         self.list(who).await.map(Response::new)
     }
 
-    async fn remove_secret(&self, request: Request<wire::RemoveSecretRequest>) -> Result<Response<wire::RemoveSecretReply>, Status> {
+    async fn remove_secret(
+        &self,
+        request: Request<wire::RemoveSecretRequest>,
+    ) -> Result<Response<wire::RemoveSecretReply>, Status> {
         let who = self.participant(&request)?;
         self.remove(who, &request.get_ref().id).await.map(Response::new)
     }
@@ -198,7 +221,10 @@ impl manager_server::Manager for ManagerService {
         self.lease_to(who, request.get_ref()).await.map(Response::new)
     }
 
-    async fn give_back(&self, request: Request<wire::GiveBackRequest>) -> Result<Response<wire::GiveBackReply>, Status> {
+    async fn give_back(
+        &self,
+        request: Request<wire::GiveBackRequest>,
+    ) -> Result<Response<wire::GiveBackReply>, Status> {
         let who = self.node(&request)?;
         let token = request.get_ref().token;
         self.turn(move |turn| turn.give_back(&who, token)).await?;

@@ -6,8 +6,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloister_attestation::identity::SigningKey;
 use cloister_manager::{
-    Desk, Loaded, Locked, Manager, Mark, OpenError, RecoveryShare, Refused, SealedBox, SealedShare, SealingKey, SealingPublicKey, Settings,
-    Statement, Turn,
+    Desk, Loaded, Locked, Manager, Mark, OpenError, RecoveryShare, Refused, SealedBox, SealedShare, SealingKey,
+    SealingPublicKey, Settings, Statement, Turn,
 };
 use cloister_policy::{Permit, Policy, Visit};
 use cloister_session::Clock;
@@ -72,7 +72,12 @@ impl Standing {
     ///
     /// # Errors
     /// The system gives no randomness.
-    pub fn running(manager: Manager, settings: Settings, key: Arc<SigningKey>, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub fn running(
+        manager: Manager,
+        settings: Settings,
+        key: Arc<SigningKey>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
         let standing = Self::new(Phase::Between, settings, key, clock)?;
         standing.run(manager);
         Ok(standing)
@@ -82,7 +87,12 @@ impl Standing {
     ///
     /// # Errors
     /// The system gives no randomness.
-    pub fn locked(locked: Locked, settings: Settings, key: Arc<SigningKey>, clock: Clock) -> Result<Arc<Self>, OpenError> {
+    pub fn locked(
+        locked: Locked,
+        settings: Settings,
+        key: Arc<SigningKey>,
+        clock: Clock,
+    ) -> Result<Arc<Self>, OpenError> {
         let phase = Phase::Locked {
             locked: Box::new(locked),
             shares: Vec::new(),
@@ -156,7 +166,10 @@ impl Standing {
     }
 
     /// Something that is decided and on the disk when this comes back, with the state's mark after it.
-    pub async fn turn<T: Send + 'static>(&self, work: impl FnOnce(&mut Turn<'_>) -> T + Send + 'static) -> Result<(T, Mark), Status> {
+    pub async fn turn<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Turn<'_>) -> T + Send + 'static,
+    ) -> Result<(T, Mark), Status> {
         let (sender, done) = oneshot::channel();
         let told = self.desk()?.submit(work, move |result| {
             // Who asked may have gone.
@@ -170,7 +183,10 @@ impl Standing {
     }
 
     /// A look at the state.
-    pub async fn look<T: Send + 'static>(&self, work: impl FnOnce(&Manager) -> T + Send + 'static) -> Result<T, Status> {
+    pub async fn look<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Manager) -> T + Send + 'static,
+    ) -> Result<T, Status> {
         let (sender, done) = oneshot::channel();
         let told = self.desk()?.between(move |manager| {
             let _ = sender.send(work(manager));
@@ -208,7 +224,9 @@ impl Standing {
                 reply.shares_from = shares.iter().map(|share| share.participant().to_owned()).collect();
             }
             Phase::Unconfirmed { loaded, statements } => {
-                reply.witnesses_wanted = loaded.quorum().map_or(0, |quorum| u32::try_from(quorum.wanted()).unwrap_or(u32::MAX));
+                reply.witnesses_wanted = loaded
+                    .quorum()
+                    .map_or(0, |quorum| u32::try_from(quorum.wanted()).unwrap_or(u32::MAX));
                 reply.witnesses = statements.keys().cloned().collect();
             }
             Phase::Running(_) | Phase::Between | Phase::Unreadable(_) => {}
@@ -223,16 +241,27 @@ impl Standing {
             return Err(no_share());
         };
         let share = locked.shares().iter().find(|share| share.participant == participant);
-        let share = share.ok_or_else(|| word("no-share", Code::PermissionDenied, "you hold no recovery share of this store"))?;
+        let share = share.ok_or_else(|| {
+            word(
+                "no-share",
+                Code::PermissionDenied,
+                "you hold no recovery share of this store",
+            )
+        })?;
         Ok((share.clone(), self.own.public()))
     }
 
     /// Takes a share; with enough of them the state is read.
     pub async fn take_share(self: &Arc<Self>, who: &Visit, sealed: &SealedBox) -> Result<&'static str, Status> {
         let denied = |error: &dyn std::fmt::Display| word("share", Code::PermissionDenied, &error.to_string());
-        let share = RecoveryShare::receive(&self.settings.federation, sealed, &self.own).map_err(|error| denied(&error))?;
+        let share =
+            RecoveryShare::receive(&self.settings.federation, sealed, &self.own).map_err(|error| denied(&error))?;
         if who.participant() != Some(share.participant()) {
-            return Err(word("share", Code::PermissionDenied, "the share is another participant's than the one that brings it"));
+            return Err(word(
+                "share",
+                Code::PermissionDenied,
+                "the share is another participant's than the one that brings it",
+            ));
         }
         let standing = Arc::clone(self);
         // Reading the state takes its time.
@@ -341,5 +370,9 @@ fn busy() -> Status {
 }
 
 fn no_share() -> Status {
-    word("not-locked", Code::PermissionDenied, "the manager waits for no shares: it can read its state")
+    word(
+        "not-locked",
+        Code::PermissionDenied,
+        "the manager waits for no shares: it can read its state",
+    )
 }

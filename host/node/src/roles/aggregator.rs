@@ -159,13 +159,9 @@ async fn collect(
 
 async fn open_store(keeper: &Keeper) -> Result<ContentStore, miette::Report> {
     let limit = keeper.policy.limits.content_mib << 20;
-    ContentStore::open(
-        keeper.config.content.dir.clone(),
-        contents::collected(keeper),
-        limit,
-    )
-    .await
-    .map_err(|error| fail(Exit::Failed, error))
+    ContentStore::open(keeper.config.content.dir.clone(), contents::collected(keeper), limit)
+        .await
+        .map_err(|error| fail(Exit::Failed, error))
 }
 
 async fn listen(
@@ -464,7 +460,9 @@ impl AggregatorWork for Work {
         checkpoint::keep(vault, record, model, onnx.as_deref())?;
         // While the counter is on its way; nothing of the round is told before it is confirmed.
         written(&self.keeper.audit)?;
-        vault.settle().map_err(|error| WorkError::new("confirming the round", error))
+        vault
+            .settle()
+            .map_err(|error| WorkError::new("confirming the round", error))
     }
 }
 

@@ -39,12 +39,14 @@ pub fn open(keeper: &Keeper) -> Result<Found, miette::Report> {
         return Ok(Found::NoVault);
     };
     if !files.path.join("index").exists() {
-        let vault = Vault::create(&files.path, key(keeper, files)?, counter(keeper, files)).map_err(|error| fail(Exit::Failed, error))?;
+        let vault = Vault::create(&files.path, key(keeper, files)?, counter(keeper, files))
+            .map_err(|error| fail(Exit::Failed, error))?;
         say_freshness(&vault);
         return Ok(Found::Ready(Box::new(vault), None));
     }
     let open = |access| {
-        Vault::open(&files.path, key(keeper, files)?, counter(keeper, files), access).map_err(|error| fail(Exit::Failed, error))
+        Vault::open(&files.path, key(keeper, files)?, counter(keeper, files), access)
+            .map_err(|error| fail(Exit::Failed, error))
     };
     let reading = open(Access::Read)?;
     let last = last_round(&reading, keeper)?;
@@ -67,7 +69,11 @@ fn key(keeper: &Keeper, files: &VaultFiles) -> Result<VaultKey, miette::Report> 
     match (&files.key_file, &keeper.provisions.vault) {
         (Some(path), _) => VaultKey::load(path).map_err(unreadable),
         (None, Some(key)) => Ok(key.clone()),
-        (None, None) => Err(failed(Exit::Denied, "no key of the vault was released to this node", None)),
+        (None, None) => Err(failed(
+            Exit::Denied,
+            "no key of the vault was released to this node",
+            None,
+        )),
     }
 }
 

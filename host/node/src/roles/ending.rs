@@ -28,8 +28,14 @@ pub fn give_lease_back(keeper: &Keeper) -> Result<(), miette::Report> {
     if let Some(why) = link.why_lost() {
         return Err(failed(
             Exit::Denied,
-            format!("stopped, since the manager lets this instance of {} not go on: {why}", keeper.config.name),
-            Some("one instance of a node runs at a time, under the policy in force; start it again if no other one runs".into()),
+            format!(
+                "stopped, since the manager lets this instance of {} not go on: {why}",
+                keeper.config.name
+            ),
+            Some(
+                "one instance of a node runs at a time, under the policy in force; start it again if no other one runs"
+                    .into(),
+            ),
         ));
     }
     link.give_back();

@@ -92,7 +92,8 @@ fn starting_policy(config: &NodeConfig, store: &StoreFiles, anchor: &Digest) -> 
         }
     }
     let path = config.policy.as_deref().unwrap_or(Path::new("policy.toml"));
-    let proposed = Policy::parse(&files::read(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
+    let proposed =
+        Policy::parse(&files::read(path, MAX_POLICY_BYTES)?, &path.display().to_string()).map_err(unreadable)?;
     match proposed.anchor() {
         Some(seen) if seen == *anchor => Ok(Arc::new(proposed)),
         seen => Err(failed(
@@ -100,7 +101,9 @@ fn starting_policy(config: &NodeConfig, store: &StoreFiles, anchor: &Digest) -> 
             format!(
                 "{} has {}; the node file wants the federation {anchor}",
                 path.display(),
-                seen.map_or("a predecessor, so it founds none".to_owned(), |seen| format!("the anchor {seen}"))
+                seen.map_or("a predecessor, so it founds none".to_owned(), |seen| format!(
+                    "the anchor {seen}"
+                ))
             ),
             Some("name the founding policy, or the anchor that `cloister policy status` tells of it".into()),
         )),
@@ -127,8 +130,13 @@ fn standing(
         Standing::locked(locked, settings, key, Arc::clone(clock))
     } else {
         let plan = recipients::plan(&store.recipients, policy)?;
-        std::fs::create_dir_all(&store.path)
-            .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", store.path.display()), files::help(cause.kind())))?;
+        std::fs::create_dir_all(&store.path).map_err(|cause| {
+            failed(
+                Exit::Failed,
+                format!("{}: {cause}", store.path.display()),
+                files::help(cause.kind()),
+            )
+        })?;
         let manager = Manager::create(&state, settings.clone(), Arc::clone(&key), &plan, clock())
             .map_err(|error| fail(Exit::Failed, error))?;
         Standing::running(manager, settings, key, Arc::clone(clock))
@@ -225,7 +233,10 @@ impl ManagerRole {
                     version: policy.version,
                 });
             }
-            (RUNNING, None) => format!("the founders' signatures under {} (cloister policy publish)", policy.digest().short()),
+            (RUNNING, None) => format!(
+                "the founders' signatures under {} (cloister policy publish)",
+                policy.digest().short()
+            ),
             _ => "nodes that confirm the state".to_owned(),
         };
         self.teller.tell(&Event::Waiting { what });
@@ -235,12 +246,20 @@ impl ManagerRole {
     /// judged before it can read its state.
     fn keep(&self, told: &[Arc<cloister_manager::PolicyFile>]) -> Result<(), miette::Report> {
         let folder = self.store.path.join("policies");
-        std::fs::create_dir_all(&folder)
-            .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", folder.display()), files::help(cause.kind())))?;
+        std::fs::create_dir_all(&folder).map_err(|cause| {
+            failed(
+                Exit::Failed,
+                format!("{}: {cause}", folder.display()),
+                files::help(cause.kind()),
+            )
+        })?;
         for file in told {
             let path = folder.join(format!("{:04}.toml", file.policy.version));
             files::write(&path, &file.bytes)?;
-            files::write(&files::with_suffix(&path, ".sigs"), file.signatures.to_text().as_bytes())?;
+            files::write(
+                &files::with_suffix(&path, ".sigs"),
+                file.signatures.to_text().as_bytes(),
+            )?;
         }
         Ok(())
     }

@@ -13,7 +13,7 @@ use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::simulated::TdValues;
 use cloister_attestation::{EventLog, RuntimeEvent};
 use cloister_policy::agreement::{Agreement, Rtmr3, TcbStatus};
-use cloister_policy::{Appraiser, Expected};
+use cloister_policy::{Appraiser, Expected, Policy};
 use cloister_tensor::Digest;
 use house::{House, NOW, Shown};
 

@@ -26,7 +26,10 @@ impl ManagerService {
         }
         let recipient = convert::recipient(&request.recipient).map_err(wrong)?;
         if request.quote.len() > MAX_QUOTE_BYTES {
-            return Err(wrong(format!("a quote of {} bytes, at most {MAX_QUOTE_BYTES} are taken", request.quote.len())));
+            return Err(wrong(format!(
+                "a quote of {} bytes, at most {MAX_QUOTE_BYTES} are taken",
+                request.quote.len()
+            )));
         }
         let claims = Claims::parse(&request.claims).map_err(|error| wrong(error.to_string()))?;
         let connection = *peer.connection();
@@ -100,19 +103,30 @@ impl ManagerService {
     }
 
     /// Where a vault's counter stands; a node that holds something else learns it here, and it is written down.
-    pub(super) async fn newest_of(&self, who: Permit, request: wire::CounterRequest) -> Result<wire::CounterReply, Status> {
+    pub(super) async fn newest_of(
+        &self,
+        who: Permit,
+        request: wire::CounterRequest,
+    ) -> Result<wire::CounterReply, Status> {
         let id = counter(&who, &request.vault)?;
         let holds = convert::version(request.holds.as_ref()).map_err(wrong)?;
         let asked = id.clone();
         // A refusal is the node's to tell, with both versions; the core has written it down.
-        let (_, _) = self.standing.turn(move |turn| turn.prove_newest(&who, &asked, holds)).await?;
+        let (_, _) = self
+            .standing
+            .turn(move |turn| turn.prove_newest(&who, &asked, holds))
+            .await?;
         let newest = self.look(move |manager| manager.counter(&id).copied()).await?;
         Ok(wire::CounterReply {
             newest: convert::version_bytes(newest.as_ref()),
         })
     }
 
-    pub(super) async fn count_up(&self, who: Permit, request: wire::CommitRequest) -> Result<wire::CommitReply, Status> {
+    pub(super) async fn count_up(
+        &self,
+        who: Permit,
+        request: wire::CommitRequest,
+    ) -> Result<wire::CommitReply, Status> {
         let next = convert::version(request.next.as_ref()).map_err(wrong)?;
         let step = Step {
             counter: counter(&who, &request.vault)?,

@@ -40,7 +40,9 @@ impl ManagerService {
     /// Takes a policy and each signature under it that counts.
     pub(super) async fn take_policy(&self, request: wire::PublishRequest) -> Result<wire::PublishReply, Status> {
         if request.policy.len().max(request.signatures.len()) > MAX_POLICY_BYTES {
-            return Err(wrong(format!("a policy, and its signatures, have at most {MAX_POLICY_BYTES} bytes each")));
+            return Err(wrong(format!(
+                "a policy, and its signatures, have at most {MAX_POLICY_BYTES} bytes each"
+            )));
         }
         let policy = Policy::parse(&request.policy, "the policy").map_err(|error| wrong(error.to_string()))?;
         let signatures =
@@ -72,7 +74,11 @@ impl ManagerService {
         Ok(wire::PublishReply { standing, taken })
     }
 
-    pub(super) async fn put(&self, who: Visit, request: wire::PutSecretRequest) -> Result<wire::PutSecretReply, Status> {
+    pub(super) async fn put(
+        &self,
+        who: Visit,
+        request: wire::PutSecretRequest,
+    ) -> Result<wire::PutSecretReply, Status> {
         let secret = convert::new_secret(request).map_err(wrong)?;
         let (info, _) = self.turn(move |turn| turn.put(&who, secret)).await?;
         Ok(wire::PutSecretReply {
@@ -97,9 +103,15 @@ impl ManagerService {
         Ok(wire::RemoveSecretReply {})
     }
 
-    pub(super) async fn take_consent(&self, who: Visit, request: &wire::ConsentRequest) -> Result<wire::ConsentReply, Status> {
+    pub(super) async fn take_consent(
+        &self,
+        who: Visit,
+        request: &wire::ConsentRequest,
+    ) -> Result<wire::ConsentReply, Status> {
         let module = convert::digest(&request.module, "the digest of a module").map_err(wrong)?;
-        let access = TensorAccess::ALL.into_iter().find(|access| access.as_str() == request.access);
+        let access = TensorAccess::ALL
+            .into_iter()
+            .find(|access| access.as_str() == request.access);
         if access.is_none() && !request.access.is_empty() {
             return Err(wrong("the access is read, write, read-write or handles".to_owned()));
         }
@@ -116,10 +128,16 @@ impl ManagerService {
         })
     }
 
-    pub(super) async fn take_share(&self, who: Visit, request: wire::PassOnRequest) -> Result<wire::PassOnReply, Status> {
+    pub(super) async fn take_share(
+        &self,
+        who: Visit,
+        request: wire::PassOnRequest,
+    ) -> Result<wire::PassOnReply, Status> {
         let sealed = SealedBox::from_bytes(&request.sealed).map_err(|error| wrong(error.to_string()))?;
         let phase = self.standing.take_share(&who, &sealed).await?;
-        Ok(wire::PassOnReply { phase: phase.to_owned() })
+        Ok(wire::PassOnReply {
+            phase: phase.to_owned(),
+        })
     }
 
     pub(super) async fn lines(&self, request: &wire::AuditRequest) -> Result<wire::AuditReply, Status> {
@@ -155,7 +173,10 @@ fn in_words(equivocation: &Equivocation) -> String {
         second,
         ..
     } = equivocation;
-    format!("{participant} (key {public_key}) signed {} and {}, of which only one can take effect", first.0, second.0)
+    format!(
+        "{participant} (key {public_key}) signed {} and {}, of which only one can take effect",
+        first.0, second.0
+    )
 }
 
 /// Who signed, and who did not.
