@@ -309,3 +309,44 @@ fn requests_have_bounds() {
         turn.note("round", serde_json::json!({ "round": 1 })).unwrap();
     });
 }
+
+#[test]
+fn a_td_without_a_credential_gets_its_own_and_nothing_else() {
+    let mut stocked = Stocked::new();
+    let beta = stocked.house.visit("beta");
+    let credential = NewSecret {
+        name: "node".into(),
+        kind: SecretKind::Credential {
+            node: "beta-worker".into(),
+        },
+        value: value("key and credential"),
+        ciphertext: None,
+        plaintext: None,
+    };
+    do_turn(&mut stocked.manager, |turn| turn.put(&beta, credential).unwrap());
+    let ask = |stocked: &mut Stocked, node: &str, connection: u8| {
+        let admission = stocked.house.admission(node, connection);
+        let request = request(&stocked.td, 1, &[wanted("beta/rows", Some("sealed rows"))]);
+        do_turn(&mut stocked.manager, |turn| turn.release_credential(&admission, &request))
+    };
+    let sealed = ask(&mut stocked, "beta-worker", 1).unwrap();
+    let released = open_release(&stocked.td, &[1; 32], "beta-worker", &sealed).unwrap();
+    assert_eq!(released.len(), 1, "whatever is asked for");
+    assert_eq!(released[0].value.expose(), b"key and credential");
+    assert!(open_release(&stocked.td, &[2; 32], "beta-worker", &sealed).is_err());
+    assert_eq!(ask(&mut stocked, "beta-worker", 1).unwrap_err().code(), "replayed");
+    assert_eq!(ask(&mut stocked, "alpha-worker", 3).unwrap_err().code(), "no-credential");
+}
+
+#[test]
+fn a_node_is_told_what_it_may_ask_for() {
+    let stocked = Stocked::new();
+    let told = |node: &str| -> Vec<String> {
+        let permit = stocked.house.permit(node, 1);
+        let granted = stocked.manager.grants(&permit, NOW).unwrap();
+        granted.into_iter().map(|info| info.id.to_string()).collect()
+    };
+    assert_eq!(told("beta-worker"), ["alpha/trainer", "beta/rows"]);
+    assert_eq!(told("hub"), ["alpha/vault"]);
+    assert_eq!(stocked.manager.sealed_modules(), [("train-sgd".to_owned(), digest("sealed module"))]);
+}

@@ -10,13 +10,15 @@ use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::{CredentialFields, PublicKey, SigningKey, endorse};
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::ratls::VisitorIdentity;
-use cloister_attestation::session::{Action, BatchPath, Handshake, HandshakeInput, SelfInfo, Side, roster_report_data};
+use cloister_attestation::session::{
+    Action, BatchPath, Handshake, HandshakeInput, SelfInfo, Side, applicant_report_data, roster_report_data,
+};
 use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
 use cloister_attestation::{
     Appraise, Claims, Collateral, DetachedEvidence, FailedRule, NodeClaims, NodeIdentity, PeerEvidence,
-    QuoteProvider as _, RaTlsIdentity, State, TrustRoot, VerifiedEvidence, Verifier, verify_detached,
+    QuoteProvider as _, RaTlsIdentity, State, TrustRoot, VerifiedEvidence, Verifier, verify_applicant, verify_detached,
 };
-use cloister_policy::{Permit, Policy, Signature, Visit};
+use cloister_policy::{Admission, Permit, Policy, Signature, Visit};
 use cloister_tensor::Digest;
 
 /// The time at which everything begins, in seconds since 1970.
@@ -255,6 +257,22 @@ impl Wards {
         };
         let evidence = verify_detached(&shown, &report_data, &self.verifier, &Open(policy.clone()), NOW);
         policy.permit(&evidence.unwrap(), connection, NOW).unwrap()
+    }
+
+    /// Leave for a TD that shows no credential to be that node, over that connection.
+    pub fn admission(&self, policy: &Policy, node: &str, connection: [u8; 32]) -> Admission {
+        let key = SigningKey::generate().unwrap();
+        let mut claims = Self::claims(policy, node, key.public());
+        let mut entries = policy.expected_entries(node, State::Applicant).unwrap();
+        entries.push(Entry::new(EntryRole::Host, "cloister", Digest::of(b"host")));
+        (claims.state, claims.measurement) = (State::Applicant, Measurement::new(entries).unwrap());
+        let root = claims.measurement.root();
+        let claims = Claims::parse(&make(&key, &[5; 32], &claims).unwrap()).unwrap();
+        let report_data = applicant_report_data(&connection, &claims.digest(), &root, &[8; 32]);
+        let td = SimulatedTd::new(&self.authority, TdValues::default()).unwrap();
+        let quote = td.quote(&report_data).unwrap();
+        let shown = verify_applicant(&quote, claims, &[], &report_data, &self.verifier, NOW).unwrap();
+        policy.admit(&shown, connection, NOW).unwrap()
     }
 
     /// A participant's visit, or nobody's, by the handshake in memory.

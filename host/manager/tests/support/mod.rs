@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cloister_attestation::identity::SigningKey;
 use cloister_manager::*;
-use cloister_policy::{Permit, Policy, Visit};
+use cloister_policy::{Admission, Permit, Policy, Visit};
 use cloister_tensor::Digest;
 use cloister_testkit::wards::{HOSPITALS, NOW, Wards, WardsPolicy};
 use zeroize::Zeroizing;
@@ -126,6 +126,10 @@ impl House {
 
     pub(crate) fn permit(&self, node: &str, connection: u8) -> Permit {
         self.wards.permit(&self.policy, node, [connection; 32])
+    }
+
+    pub(crate) fn admission(&self, node: &str, connection: u8) -> Admission {
+        self.wards.admission(&self.policy, node, [connection; 32])
     }
 
     pub(crate) fn visit(&self, participant: &str) -> Visit {

@@ -3,6 +3,7 @@
 mod plan;
 mod prepare;
 mod processes;
+mod sealed;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,8 +25,9 @@ use crate::keeper::config::Engine;
 use crate::keeper::{load_policy, load_verifier, runner::openvino_folder};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, refused, unreadable};
 use plan::Plan;
-use prepare::{Prepared, prepare, write_node_file};
+use prepare::{Prepared, Submission as Submitted, prepare, write_node_file};
 use processes::Processes;
+use sealed::Sealed;
 
 /// How long any single step of a demo may take.
 const STEP: Duration = Duration::from_secs(120);
@@ -101,6 +103,16 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     out.note("SIMULATED: every TD here is a simulator's; quotes have the real format, the root of trust is made up for this run");
     let now = now_unix_s();
     let prepared = prepare(&plan, &args.guests, &folder, openvino.as_deref(), now)?;
+    if plan.sealed {
+        let told = Sealed::new(&plan, &prepared, &folder).run(started, out)?;
+        let accuracy = told["trained"]["test_accuracy"].as_f64().unwrap_or(f64::NAN);
+        if args.output.json() {
+            out.json(&told);
+        } else {
+            out.data(format!("test accuracy {accuracy:.4}; {} attempts refused", told["refused"].as_array().map_or(0, Vec::len)));
+        }
+        return Ok(Exit::Done);
+    }
     out.note(format!(
         "1  agreed: {} participants signed the policy ({})",
         plan.participants.len(),
@@ -127,7 +139,7 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         "2  the aggregator's TD listens at {address}; logs are in {}",
         logs.display()
     ));
-    submit(&plan, &prepared, &address)?;
+    submit(&plan, &prepared, &prepared.submissions.iter().collect::<Vec<_>>(), &address)?;
     out.note(format!(
         "3  submitted over an attested session: {} modules, graphs and weights",
         prepared.submissions.len()
@@ -191,12 +203,17 @@ fn start_aggregator(plan: &Plan, prepared: &Prepared, processes: &mut Processes)
         .aggregator()
         .ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
     let config = write_node_file(prepared, aggregator, None)?;
+    start(&aggregator.name, "aggregator", &config, processes)
+}
+
+/// Starts a node that listens; gives its address.
+fn start(node: &str, role: &str, config: &Path, processes: &mut Processes) -> Result<String, miette::Report> {
     processes
-        .start(&aggregator.name, "aggregator", &config)
+        .start(node, role, config)
         .map_err(|error| fail(Exit::Failed, error))?;
     loop {
         let (_, event) = processes
-            .next("the aggregator's start", STEP)
+            .next(&format!("the start of {node}"), STEP)
             .map_err(|error| fail(Exit::Failed, error))?;
         if let Event::Listening { address } = event {
             return Ok(address);
@@ -205,7 +222,7 @@ fn start_aggregator(plan: &Plan, prepared: &Prepared, processes: &mut Processes)
 }
 
 /// Each participant of the plan could do this; here the aggregator's does.
-fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette::Report> {
+fn submit(plan: &Plan, prepared: &Prepared, items: &[&Submitted], address: &str) -> Result<(), miette::Report> {
     let policy = Arc::clone(load_policy(&prepared.policy)?.policy());
     let verifier = Arc::new(load_verifier(&prepared.authority, &policy)?);
     let participant = plan
@@ -241,7 +258,7 @@ fn submit(plan: &Plan, prepared: &Prepared, address: &str) -> Result<(), miette:
         let mut client = Client::new(connection)
             .await
             .map_err(|error| fail(Exit::Failed, error))?;
-        for item in &prepared.submissions {
+        for item in items {
             let content = std::fs::read(&item.path)
                 .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", item.path.display()), None))?;
             let digest = policy.digest();

@@ -132,13 +132,15 @@ pub struct RoundsPlan {
 pub struct NodePlan {
     /// Its name.
     pub name: String,
-    /// `worker` or `aggregator`.
+    /// `worker` or `aggregator`; in a sealed example one is the `manager`.
     pub role: String,
     /// Whose it is.
     pub participant: String,
-    /// Its dataset's name.
+    /// Its dataset's name; a manager has none.
+    #[serde(default)]
     pub dataset: String,
-    /// Its share of the rows, as a weight among all shares.
+    /// Its share of the rows, as a weight among all shares; a manager has none.
+    #[serde(default)]
     pub share: u32,
 }
 
@@ -160,6 +162,9 @@ pub struct Plan {
     pub federation: String,
     /// The participants.
     pub participants: Vec<String>,
+    /// Whether rows and trainer are sealed, and the nodes get what they need from a manager.
+    #[serde(default)]
+    pub sealed: bool,
     /// The rows.
     pub data: DataPlan,
     /// The model.
@@ -217,10 +222,14 @@ impl Plan {
                 "{aggregators} nodes have the role aggregator; exactly one is wanted"
             ));
         }
+        let managers = self.nodes.iter().filter(|node| node.role == "manager").count();
+        if managers != usize::from(self.sealed) {
+            return Err(format!("{managers} nodes have the role manager; a sealed example has one, others none"));
+        }
         for node in &self.nodes {
-            if !["aggregator", "worker"].contains(&node.role.as_str()) {
+            if !["aggregator", "worker", "manager"].contains(&node.role.as_str()) {
                 return Err(format!(
-                    "node {} has the role {}; worker or aggregator is wanted",
+                    "node {} has the role {}; worker, aggregator or manager is wanted",
                     node.name, node.role
                 ));
             }
@@ -230,8 +239,8 @@ impl Plan {
                     node.name, node.participant
                 ));
             }
-            if node.share == 0 {
-                return Err(format!("node {} has no share of the rows", node.name));
+            if (node.share == 0 || node.dataset.is_empty()) != (node.role == "manager") {
+                return Err(format!("node {} has no share of the rows, or is a manager and has one", node.name));
             }
         }
         if self.training.batch == 0 || self.training.evaluation_batch == 0 {

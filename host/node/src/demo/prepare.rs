@@ -75,6 +75,9 @@ pub fn prepare(
         let own = nodes.join(&node.name);
         std::fs::create_dir_all(&own).map_err(|cause| cannot("making", &own, &cause))?;
         identity(plan, node, &keys, &own, now)?;
+        if node.role == "manager" {
+            continue;
+        }
         let part = dealt.remove(&node.name).unwrap_or(Dealt {
             text: String::new(),
             rows: 0,

@@ -1,0 +1,392 @@
+//! The example in which nobody has to trust the operator: hospitals agree by signing one by one, seal rows and module on their own
+//! machines, leave the keys with a manager in a TD, and nodes start with its address alone. Every step is the command that its party
+//! would give; what has to be refused is tried, too.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use cloister_exchange::content::ContentKind;
+use cloister_vault::VaultKey;
+use serde_json::{Value, json};
+
+use super::plan::{NodePlan, Plan};
+use super::prepare::Prepared;
+use super::processes::Processes;
+use super::{END, STEP, Seen, follow, start, submit};
+use crate::events::Event;
+use crate::files;
+use crate::process::own_binary;
+use crate::ui::{Exit, Ui, fail, failed};
+
+/// Bytes at the end of a sealed file that the operator changes.
+const CHANGED: usize = 1;
+
+/// The federation of a sealed example, step by step.
+pub(super) struct Sealed<'a> {
+    plan: &'a Plan,
+    prepared: &'a Prepared,
+    folder: &'a Path,
+    /// The manager's address, once it listens.
+    manager: String,
+    anchor: String,
+    refused: Vec<Value>,
+}
+
+/// What a command of the binary came to.
+struct Ran {
+    code: i32,
+    stdout: String,
+    stderr: String,
+}
+
+impl Ran {
+    fn json(&self) -> Value {
+        serde_json::from_str(&self.stdout).unwrap_or(Value::Null)
+    }
+}
+
+impl<'a> Sealed<'a> {
+    pub(super) fn new(plan: &'a Plan, prepared: &'a Prepared, folder: &'a Path) -> Self {
+        Self {
+            plan,
+            prepared,
+            folder,
+            manager: String::new(),
+            anchor: String::new(),
+            refused: Vec::new(),
+        }
+    }
+
+    /// Runs it all; gives what was agreed, released, refused, trained and exported.
+    pub(super) fn run(mut self, started: Instant, out: &mut Ui) -> Result<Value, miette::Report> {
+        let logs = self.folder.join("logs");
+        std::fs::create_dir_all(&logs).map_err(|cause| fail(Exit::Failed, cause))?;
+        let mut manager = Processes::new(&logs);
+        self.start_manager(&mut manager)?;
+        out.note(format!("1  the manager's TD listens at {}; nothing is in force", self.manager));
+        let agreed = self.agree(&mut manager, out)?;
+        self.seal_and_upload()?;
+        out.note("3  rows and module are sealed; the keys lie in the manager's TD, after each owner verified it");
+        self.try_what_is_refused(out)?;
+        let mut processes = Processes::new(&logs);
+        let (aggregator, others): (Vec<_>, Vec<_>) = self.nodes().partition(|node| node.role == "aggregator");
+        let hub = aggregator.first().ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
+        let address = start(&hub.name, "aggregator", &self.node_file(hub, None, "node.toml", "")?, &mut processes)?;
+        let open: Vec<_> = self.prepared.submissions.iter().filter(|item| !self.is_sealed(item)).collect();
+        submit(self.plan, self.prepared, &open, &address)?;
+        for worker in others {
+            let file = self.node_file(worker, Some(&address), "node.toml", "")?;
+            let started = processes.start(&worker.name, "worker", &file);
+            started.map_err(|error| fail(Exit::Failed, error))?;
+        }
+        let seen = follow(self.plan, &mut processes, out)?;
+        processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
+        self.try_an_empty_vault(hub, out)?;
+        let exported = self.export(hub)?;
+        out.note(format!("6  the model's owner opened the vault with its own key: {exported}"));
+        let log = self.audit()?;
+        let status = self.done(&format!("manager status {} --keep OUT/kept.mark -o json", self.at_manager()), 0)?;
+        Ok(self.summary(agreed, &log, (&seen, exported), (started, status.json()["mark"].take())))
+    }
+
+    fn summary(&self, agreed: Value, log: &[Value], (seen, exported): (&Seen, Value), (started, mark): (Instant, Value)) -> Value {
+        let of = |event: &str| -> Vec<Value> {
+            let found = log.iter().filter(|line| line["event"] == event);
+            found.map(|line| line["what"].clone()).collect()
+        };
+        json!({
+            "federation": self.plan.federation,
+            "simulated": true,
+            "agreed": agreed,
+            "released": { "credentials": of("credential-released"), "keys": of("released") },
+            "refused": self.refused,
+            "trained": {
+                "rounds": seen.rounds,
+                "test_accuracy": seen.accuracy,
+                "final_loss": seen.loss,
+                "model": seen.model,
+            },
+            "exported": exported,
+            "audit_lines": log.len(),
+            "mark": mark,
+            "wall_s": started.elapsed().as_secs_f64(),
+        })
+    }
+
+    fn nodes(&self) -> impl Iterator<Item = &'a NodePlan> + use<'a> {
+        self.plan.nodes.iter().filter(|node| node.role != "manager")
+    }
+
+    fn is_sealed(&self, item: &super::prepare::Submission) -> bool {
+        item.kind == ContentKind::Module && item.name == self.plan.training.trainer
+    }
+
+    /// Runs the binary on a line of words in which `OUT` stands for the folder.
+    fn command(&self, line: &str) -> Result<Ran, miette::Report> {
+        let out = self.folder.display().to_string();
+        let words = line.split_whitespace().map(|word| word.replace("OUT", &out));
+        let done = Command::new(own_binary()).args(words).stdin(Stdio::null()).output();
+        let done = done.map_err(|cause| fail(Exit::Failed, cause))?;
+        Ok(Ran {
+            code: done.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&done.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&done.stderr).into_owned(),
+        })
+    }
+
+    /// As [`Self::command`], of one that has to end with that code.
+    fn done(&self, line: &str, code: i32) -> Result<Ran, miette::Report> {
+        let ran = self.command(line)?;
+        if ran.code == code {
+            return Ok(ran);
+        }
+        let text = format!("`cloister {line}` ended with {}, wanted {code}:\n{}{}", ran.code, ran.stdout, ran.stderr);
+        Err(failed(Exit::Failed, text, None))
+    }
+
+    /// Where the manager is, for a participant.
+    fn as_participant(&self, participant: &str) -> String {
+        format!(
+            "{} --participant {participant} --participant-key OUT/participants/{participant}.pem",
+            self.at_manager()
+        )
+    }
+
+    fn at_manager(&self) -> String {
+        format!("--to {} --policy OUT/policy.toml --trust-root OUT/authority", self.manager)
+    }
+
+    fn start_manager(&mut self, processes: &mut Processes) -> Result<(), miette::Report> {
+        let node = self.plan.nodes.iter().find(|node| node.role == "manager");
+        let node = node.ok_or_else(|| failed(Exit::Usage, "a sealed example wants a node with the role manager", None))?;
+        let recipients = self.folder.join("recipients");
+        std::fs::create_dir_all(&recipients).map_err(|cause| fail(Exit::Failed, cause))?;
+        for name in &self.plan.participants {
+            self.done(
+                &format!(
+                    "manager recipient --federation {} --participant {name} --participant-key OUT/participants/{name}.pem \
+                     --out OUT/recipients/{name}.recipient",
+                    self.plan.federation
+                ),
+                0,
+            )?;
+        }
+        // Unsigned until now: the founders sign one by one.
+        let signatures = files::with_suffix(&self.prepared.policy, ".sigs");
+        std::fs::remove_file(&signatures).map_err(|cause| fail(Exit::Failed, cause))?;
+        let status = self.done("policy status OUT/policy.toml -o json", 4)?.json();
+        self.anchor = status["anchor"].as_str().unwrap_or_default().to_owned();
+        let text = format!(
+            "name = \"{}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n\
+             listen = \"127.0.0.1:0\"\nprovider = \"simulated\"\n\n[store]\npath = \"state\"\nanchor = \"{}\"\n\
+             recipients = \"../../recipients\"\n\n[simulated]\nauthority = \"../../authority\"\n",
+            node.name, self.anchor
+        );
+        let file = self.prepared.nodes.join(&node.name).join("node.toml");
+        files::write(&file, text.as_bytes())?;
+        self.manager = start(&node.name, "manager", &file, processes)?;
+        Ok(())
+    }
+
+    /// Each participant verifies the manager, signs, and brings its signature; the last one puts the policy in force.
+    fn agree(&self, manager: &mut Processes, out: &mut Ui) -> Result<Value, miette::Report> {
+        let mut steps = Vec::new();
+        let count = self.plan.participants.len();
+        for (index, name) in self.plan.participants.iter().enumerate() {
+            self.done(
+                &format!("policy sign OUT/policy.toml --key OUT/participants/{name}.pem --participant {name}"),
+                0,
+            )?;
+            let last = index + 1 == count;
+            let publish = format!("policy publish OUT/policy.toml {} -o json", self.at_manager());
+            let told = self.done(&publish, if last { 0 } else { 4 })?.json();
+            out.note(match last {
+                true => "2  the last signature is there: the policy is in force".to_owned(),
+                false => format!("   {name} signed; missing: {}", told["missing"]),
+            });
+            steps.push(json!({ "signed_by": name, "missing": told["missing"], "standing": told["standing"] }));
+        }
+        loop {
+            let next = manager.next("the policy in force", STEP);
+            if let (_, Event::InForce { policy, version }) = next.map_err(|error| fail(Exit::Failed, error))? {
+                return Ok(json!({ "policy": policy, "version": version, "anchor": self.anchor, "signatures": steps }));
+            }
+        }
+    }
+
+    /// What each participant does on its own machine, and what it ships.
+    fn seal_and_upload(&self) -> Result<(), miette::Report> {
+        let trainer = &self.plan.training.trainer;
+        let module = self.prepared.submissions.iter().find(|item| self.is_sealed(item));
+        let module = module.ok_or_else(|| failed(Exit::Usage, "the plan has no trainer", None))?;
+        let owner = self.plan.nodes.iter().find(|node| node.role == "aggregator");
+        let owner = owner.map(|node| node.participant.as_str()).unwrap_or_default();
+        self.done(
+            &format!(
+                "seal module {} --out OUT/{trainer}.wasm.sealed --key-out OUT/participants/{trainer}.key",
+                module.path.display()
+            ),
+            0,
+        )?;
+        self.put(
+            owner,
+            &format!("module-key --from OUT/participants/{trainer}.key --module {trainer} --sealed OUT/{trainer}.wasm.sealed"),
+        )?;
+        for node in self.nodes() {
+            let NodePlan { name, participant, dataset, .. } = node;
+            self.done(
+                &format!("seal data OUT/nodes/{name}/data.csv --out OUT/nodes/{name}/data.csv.sealed --key-out OUT/participants/{name}.key"),
+                0,
+            )?;
+            self.put(
+                participant,
+                &format!(
+                    "{name}.data --from OUT/participants/{name}.key --data {name}/{dataset} --sealed OUT/nodes/{name}/data.csv.sealed"
+                ),
+            )?;
+            self.put(participant, &format!("{name}.salt --from OUT/nodes/{name}/data.csv.salt"))?;
+            self.put(
+                participant,
+                &format!(
+                    "{name}.node --from OUT/nodes/{name}/node.pem --credential {name} --credential-file OUT/nodes/{name}/node.credential"
+                ),
+            )?;
+            // What the operator's machine holds from here on is sealed.
+            let own = self.prepared.nodes.join(name);
+            for open in ["data.csv", "data.csv.salt", "node.pem", "node.credential"] {
+                std::fs::remove_file(own.join(open)).map_err(|cause| fail(Exit::Failed, cause))?;
+            }
+            let content = own.join("content");
+            std::fs::create_dir_all(&content).map_err(|cause| fail(Exit::Failed, cause))?;
+            let shipped = format!("{trainer}.wasm.sealed");
+            std::fs::copy(self.folder.join(&shipped), content.join(&shipped)).map_err(|cause| fail(Exit::Failed, cause))?;
+        }
+        let hub = self.plan.aggregator().map(|node| node.name.as_str()).unwrap_or_default();
+        let key = VaultKey::generate().and_then(|key| key.save(&self.folder.join("participants/vault.key")));
+        key.map_err(|error| fail(Exit::Failed, error))?;
+        self.put(owner, &format!("vault-key --from OUT/participants/vault.key --vault {hub}"))
+    }
+
+    fn put(&self, participant: &str, what: &str) -> Result<(), miette::Report> {
+        let line = format!("manager secrets put {what} {}", self.as_participant(participant));
+        self.done(&line, 0).map(|_| ())
+    }
+
+    /// Attempts of an operator, and of a participant, before anything runs.
+    fn try_what_is_refused(&mut self, out: &mut Ui) -> Result<(), miette::Report> {
+        let workers: Vec<_> = self.nodes().filter(|node| node.role == "worker").collect();
+        let [first, second, ..] = workers.as_slice() else {
+            return Err(failed(Exit::Usage, "a sealed example wants two workers", None));
+        };
+        let mrtd = format!("mrtd = \"{}\"\n", "66".repeat(48));
+        let file = self.node_file(first, Some("127.0.0.1:9"), "other-td.toml", &mrtd)?;
+        self.refusal("a TD that booted something else asks for a hospital's credential", &start_line("worker", &file), out)?;
+
+        let own = self.prepared.nodes.join(&second.name);
+        let (sealed, kept) = (own.join("data.csv.sealed"), own.join("data.csv.kept"));
+        std::fs::copy(&sealed, &kept).map_err(|cause| fail(Exit::Failed, cause))?;
+        let mut bytes = std::fs::read(&sealed).map_err(|cause| fail(Exit::Failed, cause))?;
+        bytes.iter_mut().rev().take(CHANGED).for_each(|byte| *byte ^= 1);
+        std::fs::write(&sealed, bytes).map_err(|cause| fail(Exit::Failed, cause))?;
+        let file = self.node_file(second, Some("127.0.0.1:9"), "changed.toml", "")?;
+        self.refusal("the operator changed a hospital's sealed rows", &start_line("worker", &file), out)?;
+        std::fs::rename(&kept, &sealed).map_err(|cause| fail(Exit::Failed, cause))?;
+
+        let theft = format!(
+            "manager secrets put theft --from OUT/participants/{name}.key --data {name}/{data} --sealed OUT/nodes/{name}/data.csv.sealed {}",
+            self.as_participant(&second.participant),
+            name = first.name,
+            data = first.dataset,
+        );
+        self.refusal("a hospital puts a key for another's rows", &theft, out)
+    }
+
+    /// After the last round: an operator who takes the vault away gets no new one under its name.
+    fn try_an_empty_vault(&mut self, hub: &NodePlan, out: &mut Ui) -> Result<(), miette::Report> {
+        let own = self.prepared.nodes.join(&hub.name);
+        std::fs::rename(own.join("vault"), own.join("vault.kept")).map_err(|cause| fail(Exit::Failed, cause))?;
+        let file = self.node_file(hub, None, "no-vault.toml", "")?;
+        self.refusal("the operator took the aggregator's vault away", &start_line("aggregator", &file), out)?;
+        // Nothing of a new one may be left.
+        let _ = std::fs::remove_dir_all(own.join("vault"));
+        std::fs::rename(own.join("vault.kept"), own.join("vault")).map_err(|cause| fail(Exit::Failed, cause))
+    }
+
+    fn refusal(&mut self, what: &str, line: &str, out: &mut Ui) -> Result<(), miette::Report> {
+        let ran = self.command(line)?;
+        if ran.code == 0 {
+            return Err(failed(Exit::Failed, format!("not refused: {what}\n{}{}", ran.stdout, ran.stderr), None));
+        }
+        let text = ran.stderr.replace('│', " ");
+        let words: Vec<_> = text.lines().filter(|line| !line.contains(" INFO ") && !line.contains(" WARN ")).collect();
+        let reason = words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
+        out.note(format!("   refused ({}): {what}", ran.code));
+        self.refused.push(json!({ "what": what, "exit": ran.code, "reason": reason }));
+        Ok(())
+    }
+
+    /// A node file with the manager's address, the anchor, and no secret.
+    fn node_file(&self, node: &NodePlan, aggregator: Option<&str>, name: &str, simulated: &str) -> Result<PathBuf, miette::Report> {
+        let reach = match aggregator {
+            Some(address) => format!("aggregator = \"{address}\"\n"),
+            None => "listen = \"127.0.0.1:0\"\n".to_owned(),
+        };
+        let vault = if aggregator.is_none() { "[vault]\npath = \"vault\"\n\n" } else { "" };
+        let text = format!(
+            "name = \"{node}\"\n{reach}provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[manager]\naddress = \"{manager}\"\n\
+             anchor = \"{anchor}\"\n\n[data.{dataset}]\npath = \"data.csv.sealed\"\nsalt = \"secret://{participant}/{node}.salt\"\n\n\
+             [content]\ndir = \"content\"\n\n{vault}[simulated]\nauthority = \"../../authority\"\n{simulated}",
+            node = node.name,
+            participant = node.participant,
+            dataset = node.dataset,
+            manager = self.manager,
+            anchor = self.anchor,
+        );
+        let path = self.prepared.nodes.join(&node.name).join(name);
+        files::write(&path, text.as_bytes())?;
+        Ok(path)
+    }
+
+    /// The owner of the model has the vault's key: it made it.
+    fn export(&self, hub: &NodePlan) -> Result<Value, miette::Report> {
+        self.done(
+            &format!(
+                "vault export OUT/nodes/{}/vault --key-file OUT/participants/vault.key --to OUT/released",
+                hub.name
+            ),
+            0,
+        )?;
+        let released = self.folder.join("released");
+        let mut found = BTreeMap::new();
+        for name in ["model.safetensors", "model.onnx"] {
+            let path = released.join(name);
+            let digest = files::digest_of(&path)?;
+            found.insert(name, json!({ "path": path, "sha256": digest }));
+        }
+        Ok(json!({ "to": hub.participant, "files": found }))
+    }
+
+    /// The manager's log, verified; its entries.
+    fn audit(&self) -> Result<Vec<Value>, miette::Report> {
+        let reader = self.plan.participants.first().map(String::as_str).unwrap_or_default();
+        self.done(&format!("manager log {} --out OUT/manager.jsonl", self.as_participant(reader)), 0)?;
+        let manager = self.plan.nodes.iter().find(|node| node.role == "manager");
+        let manager = manager.map(|node| node.name.as_str()).unwrap_or_default();
+        let shown = self.done(
+            &format!("audit show OUT/manager.jsonl --credential OUT/nodes/{manager}/node.credential --policy OUT/policy.toml -o json"),
+            0,
+        )?;
+        let one = |line: &str| serde_json::from_str(line).ok();
+        match serde_json::from_str::<Value>(&shown.stdout) {
+            Ok(Value::Array(entries)) => Ok(entries),
+            Ok(entry) => Ok(vec![entry]),
+            Err(_) => Ok(shown.stdout.lines().filter_map(one).collect()),
+        }
+    }
+}
+
+fn start_line(role: &str, file: &Path) -> String {
+    format!("{role} --config {}", file.display())
+}
