@@ -110,7 +110,10 @@ impl Node {
 
     fn wait_for(&self, name: &str) -> Value {
         loop {
-            let event: Value = self.events.recv_timeout(PATIENCE).unwrap_or_else(|_| panic!("no {name}"));
+            let event: Value = self
+                .events
+                .recv_timeout(PATIENCE)
+                .unwrap_or_else(|_| panic!("no {name}"));
             if event["event"] == name {
                 return event;
             }
@@ -137,7 +140,9 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
     assert_eq!(steps.len(), 4, "{told}");
     assert_eq!(steps[0]["missing"].as_array().unwrap().len(), 3, "{told}");
     assert_eq!(steps[3]["standing"], "in-force", "{told}");
-    assert_eq!(told["released"]["credentials"].as_array().unwrap().len(), 5, "{told}");
+    let credentials = told["released"]["credentials"].as_array().unwrap().iter();
+    let named: std::collections::BTreeSet<_> = credentials.map(|one| one["node"].as_str().unwrap()).collect();
+    assert_eq!(named.len(), 4, "{told}");
     for released in told["released"]["keys"].as_array().unwrap() {
         let own = format!("{}/", released["participant"].as_str().unwrap());
         for secret in released["secrets"].as_array().unwrap() {
@@ -145,9 +150,18 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
             assert!(id.starts_with(&own) || id == "institute/module-key", "{released}");
         }
         let module = released.to_string().contains("module-key");
-        assert_eq!(module, released["role"] == "worker", "only workers get the trainer: {released}");
+        assert_eq!(
+            module,
+            released["role"] == "worker",
+            "only workers get the trainer: {released}"
+        );
     }
-    let refused: Vec<_> = told["refused"].as_array().unwrap().iter().map(|one| one["exit"].as_i64()).collect();
+    let refused: Vec<_> = told["refused"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|one| one["exit"].as_i64())
+        .collect();
     assert_eq!(refused, [Some(3), Some(4), Some(4), Some(1)], "{told}");
     assert!(told["trained"]["test_accuracy"].as_f64().unwrap() >= 0.9, "{told}");
     assert_eq!(told["exported"]["to"], "institute");
@@ -167,7 +181,11 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
             for secret in ["mean_radius,mean_texture", key.trim(), "BEGIN PRIVATE KEY"] {
                 let manager = path.parent().unwrap().ends_with("manager");
                 let there = bytes.windows(secret.len()).any(|window| window == secret.as_bytes());
-                assert!(!there || manager && secret.starts_with("BEGIN"), "{} holds {secret}", path.display());
+                assert!(
+                    !there || manager && secret.starts_with("BEGIN"),
+                    "{} holds {secret}",
+                    path.display()
+                );
             }
             files += 1;
         }
@@ -175,7 +193,8 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
     assert!(files > 20, "{files} files were looked at");
 
     // The log of the manager is whole, by its node's key.
-    let verify = "audit verify OUT/manager.jsonl --credential OUT/nodes/manager/node.credential --policy OUT/policy.toml";
+    let verify =
+        "audit verify OUT/manager.jsonl --credential OUT/nodes/manager/node.credential --policy OUT/policy.toml";
     let run = house.run(verify);
     assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
 }
@@ -195,34 +214,63 @@ fn a_manager_that_is_started_again_waits_for_its_participants_and_refuses_what_i
     let status = house.run(&format!("manager status {at} -o json"));
     assert_eq!(status.code, 4, "{}", status.stderr);
     let status = status.json().unwrap();
-    assert_eq!((&status["phase"], &status["shares"]["wanted"]), (&"locked".into(), &4.into()));
+    assert_eq!(
+        (&status["phase"], &status["shares"]["wanted"]),
+        (&"locked".into(), &4.into())
+    );
     house.refused(&format!("manager secrets ls {}", as_one("north")), 1, "recovery shares");
     // Only a participant, by its own key, and each its own share.
-    house.refused(&format!("manager recover {}", anyone("north", "east")), 3, "visitor.signature");
+    house.refused(
+        &format!("manager recover {}", anyone("north", "east")),
+        3,
+        "visitor.signature",
+    );
     let mark = house.run(&format!("manager status {at} --keep OUT/none.mark"));
-    assert!(mark.code == 4 && !house.folder.join("none.mark").exists(), "a locked manager has no mark to keep");
+    assert!(
+        mark.code == 4 && !house.folder.join("none.mark").exists(),
+        "a locked manager has no mark to keep"
+    );
 
     // All four agree to start it without its nodes; the mark is what each kept.
     for (index, name) in PARTICIPANTS.iter().enumerate() {
-        let line = format!("manager recover {} --kept OUT/kept.mark --without-nodes -o json", as_one(name));
+        let line = format!(
+            "manager recover {} --kept OUT/kept.mark --without-nodes -o json",
+            as_one(name)
+        );
         let run = house.run(&line);
         assert_eq!(run.code, 0, "{}", run.stderr);
         let phase = run.json().unwrap()["phase"].clone();
         assert_eq!(phase, if index < 3 { "locked" } else { "running" }, "after {name}");
     }
     manager.wait_for("in_force");
-    house.refused(&format!("manager recover {}", as_one("north")), 4, "waits for no shares");
+    house.refused(
+        &format!("manager recover {}", as_one("north")),
+        4,
+        "waits for no shares",
+    );
 
     // Participants: what is not theirs, and what does not fit.
     let secrets = |name: &str, what: &str| format!("manager secrets put one {what} {}", as_one(name));
     let rows = "--from OUT/participants/hospital-north.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
     house.refused(&secrets("south", rows), 4, "hospital-north");
-    house.refused(&secrets("south", "--from OUT/participants/vault.key --vault aggregator"), 4, "aggregator");
+    house.refused(
+        &secrets("south", "--from OUT/participants/vault.key --vault aggregator"),
+        4,
+        "aggregator",
+    );
     let other = "--from OUT/participants/hospital-east.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
     house.refused(&secrets("north", other), 2, "does not open with this key");
-    house.refused(&format!("manager secrets rm nothing {}", as_one("north")), 4, "no secret");
+    house.refused(
+        &format!("manager secrets rm nothing {}", as_one("north")),
+        4,
+        "no secret",
+    );
     let listed = house.run(&format!("manager secrets ls {} -o json", as_one("north")));
-    assert!(listed.stdout.contains("north/hospital-north.data") && !listed.stdout.contains("south/"), "{}", listed.stdout);
+    assert!(
+        listed.stdout.contains("north/hospital-north.data") && !listed.stdout.contains("south/"),
+        "{}",
+        listed.stdout
+    );
 
     // Nodes: another federation, a name that the policy has not, a role that is another's, a secret that nobody put there.
     let anchor = house.told["agreed"]["anchor"].as_str().unwrap().to_owned();
@@ -230,9 +278,21 @@ fn a_manager_that_is_started_again_waits_for_its_participants_and_refuses_what_i
         let file = house.node_file("hospital-north", &address, edit);
         format!("worker --config {}", file.display())
     };
-    house.refused(&worker(&|text| text.replace("\"hospital-north\"", "\"hospital-west\"")), 4, "names no node hospital-west");
-    house.refused(&worker(&|text| text.replace("\"hospital-north\"", "\"aggregator\"")), 4, "the role aggregator");
-    house.refused(&worker(&|text| text.replace("hospital-north.salt", "pepper")), 4, "north/pepper");
+    house.refused(
+        &worker(&|text| text.replace("\"hospital-north\"", "\"hospital-west\"")),
+        4,
+        "names no node hospital-west",
+    );
+    house.refused(
+        &worker(&|text| text.replace("\"hospital-north\"", "\"aggregator\"")),
+        4,
+        "the role aggregator",
+    );
+    house.refused(
+        &worker(&|text| text.replace("hospital-north.salt", "pepper")),
+        4,
+        "north/pepper",
+    );
     house.refused(&worker(&|text| text.replace(&anchor, "anchor")), 2, "`manager.anchor`");
 
     // One live instance of a node: the second one waits for the first one's end, and is let in then.

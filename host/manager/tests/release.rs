@@ -327,7 +327,9 @@ fn a_td_without_a_credential_gets_its_own_and_nothing_else() {
     let ask = |stocked: &mut Stocked, node: &str, connection: u8| {
         let admission = stocked.house.admission(node, connection);
         let request = request(&stocked.td, 1, &[wanted("beta/rows", Some("sealed rows"))]);
-        do_turn(&mut stocked.manager, |turn| turn.release_credential(&admission, &request))
+        do_turn(&mut stocked.manager, |turn| {
+            turn.release_credential(&admission, &request)
+        })
     };
     let sealed = ask(&mut stocked, "beta-worker", 1).unwrap();
     let released = open_release(&stocked.td, &[1; 32], "beta-worker", &sealed).unwrap();
@@ -335,7 +337,10 @@ fn a_td_without_a_credential_gets_its_own_and_nothing_else() {
     assert_eq!(released[0].value.expose(), b"key and credential");
     assert!(open_release(&stocked.td, &[2; 32], "beta-worker", &sealed).is_err());
     assert_eq!(ask(&mut stocked, "beta-worker", 1).unwrap_err().code(), "replayed");
-    assert_eq!(ask(&mut stocked, "alpha-worker", 3).unwrap_err().code(), "no-credential");
+    assert_eq!(
+        ask(&mut stocked, "alpha-worker", 3).unwrap_err().code(),
+        "no-credential"
+    );
 }
 
 #[test]
@@ -348,5 +353,8 @@ fn a_node_is_told_what_it_may_ask_for() {
     };
     assert_eq!(told("beta-worker"), ["alpha/trainer", "beta/rows"]);
     assert_eq!(told("hub"), ["alpha/vault"]);
-    assert_eq!(stocked.manager.sealed_modules(), [("train-sgd".to_owned(), digest("sealed module"))]);
+    assert_eq!(
+        stocked.manager.sealed_modules(),
+        [("train-sgd".to_owned(), digest("sealed module"))]
+    );
 }

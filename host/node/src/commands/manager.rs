@@ -15,6 +15,7 @@ use super::peer::{TrustArgs, block_on};
 use crate::files;
 use crate::manager::client::Client;
 use crate::manager::{ManagerError, recipients};
+use crate::process::ParentArgs;
 use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Whom these commands speak to.
@@ -45,6 +46,8 @@ pub struct ManagerArgs {
     config: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
+    #[command(flatten)]
+    parent: ParentArgs,
     #[command(subcommand)]
     command: Option<ManagerCommand>,
 }
@@ -166,7 +169,10 @@ struct LogArgs {
 /// Runs the command.
 pub fn run(args: ManagerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     match (args.command, &args.config) {
-        (None, Some(config)) => crate::roles::manager::run(config, args.output.json(), out),
+        (None, Some(config)) => {
+            args.parent.tie().map_err(|error| ui::fail(Exit::Failed, error))?;
+            crate::roles::manager::run(config, args.output.json(), out)
+        }
         (None, None) => Err(ui::failed(Exit::Usage, "give --config FILE, or a subcommand", None)),
         (Some(ManagerCommand::Status(args)), _) => status(&args, out),
         (Some(ManagerCommand::Secrets(command)), _) => manager_secrets::run(&command, out),

@@ -109,7 +109,10 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         if args.output.json() {
             out.json(&told);
         } else {
-            out.data(format!("test accuracy {accuracy:.4}; {} attempts refused", told["refused"].as_array().map_or(0, Vec::len)));
+            out.data(format!(
+                "test accuracy {accuracy:.4}; {} attempts refused",
+                told["refused"].as_array().map_or(0, Vec::len)
+            ));
         }
         return Ok(Exit::Done);
     }
@@ -139,7 +142,12 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         "2  the aggregator's TD listens at {address}; logs are in {}",
         logs.display()
     ));
-    submit(&plan, &prepared, &prepared.submissions.iter().collect::<Vec<_>>(), &address)?;
+    submit(
+        &plan,
+        &prepared,
+        &prepared.submissions.iter().collect::<Vec<_>>(),
+        &address,
+    )?;
     out.note(format!(
         "3  submitted over an attested session: {} modules, graphs and weights",
         prepared.submissions.len()

@@ -224,7 +224,9 @@ impl Plan {
         }
         let managers = self.nodes.iter().filter(|node| node.role == "manager").count();
         if managers != usize::from(self.sealed) {
-            return Err(format!("{managers} nodes have the role manager; a sealed example has one, others none"));
+            return Err(format!(
+                "{managers} nodes have the role manager; a sealed example has one, others none"
+            ));
         }
         for node in &self.nodes {
             if !["aggregator", "worker", "manager"].contains(&node.role.as_str()) {
@@ -240,7 +242,10 @@ impl Plan {
                 ));
             }
             if (node.share == 0 || node.dataset.is_empty()) != (node.role == "manager") {
-                return Err(format!("node {} has no share of the rows, or is a manager and has one", node.name));
+                return Err(format!(
+                    "node {} has no share of the rows, or is a manager and has one",
+                    node.name
+                ));
             }
         }
         if self.training.batch == 0 || self.training.evaluation_batch == 0 {

@@ -65,16 +65,31 @@ impl<'a> Sealed<'a> {
         std::fs::create_dir_all(&logs).map_err(|cause| fail(Exit::Failed, cause))?;
         let mut manager = Processes::new(&logs);
         self.start_manager(&mut manager)?;
-        out.note(format!("1  the manager's TD listens at {}; nothing is in force", self.manager));
+        out.note(format!(
+            "1  the manager's TD listens at {}; nothing is in force",
+            self.manager
+        ));
         let agreed = self.agree(&mut manager, out)?;
         self.seal_and_upload()?;
         out.note("3  rows and module are sealed; the keys lie in the manager's TD, after each owner verified it");
         self.try_what_is_refused(out)?;
         let mut processes = Processes::new(&logs);
         let (aggregator, others): (Vec<_>, Vec<_>) = self.nodes().partition(|node| node.role == "aggregator");
-        let hub = aggregator.first().ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
-        let address = start(&hub.name, "aggregator", &self.node_file(hub, None, "node.toml", "")?, &mut processes)?;
-        let open: Vec<_> = self.prepared.submissions.iter().filter(|item| !self.is_sealed(item)).collect();
+        let hub = aggregator
+            .first()
+            .ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
+        let address = start(
+            &hub.name,
+            "aggregator",
+            &self.node_file(hub, None, "node.toml", "")?,
+            &mut processes,
+        )?;
+        let open: Vec<_> = self
+            .prepared
+            .submissions
+            .iter()
+            .filter(|item| !self.is_sealed(item))
+            .collect();
         submit(self.plan, self.prepared, &open, &address)?;
         for worker in others {
             let file = self.node_file(worker, Some(&address), "node.toml", "")?;
@@ -85,13 +100,24 @@ impl<'a> Sealed<'a> {
         processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
         self.try_an_empty_vault(hub, out)?;
         let exported = self.export(hub)?;
-        out.note(format!("6  the model's owner opened the vault with its own key: {exported}"));
+        out.note(format!(
+            "6  the model's owner opened the vault with its own key: {exported}"
+        ));
         let log = self.audit()?;
-        let status = self.done(&format!("manager status {} --keep OUT/kept.mark -o json", self.at_manager()), 0)?;
+        let status = self.done(
+            &format!("manager status {} --keep OUT/kept.mark -o json", self.at_manager()),
+            0,
+        )?;
         Ok(self.summary(agreed, &log, (&seen, exported), (started, status.json()["mark"].take())))
     }
 
-    fn summary(&self, agreed: Value, log: &[Value], (seen, exported): (&Seen, Value), (started, mark): (Instant, Value)) -> Value {
+    fn summary(
+        &self,
+        agreed: Value,
+        log: &[Value],
+        (seen, exported): (&Seen, Value),
+        (started, mark): (Instant, Value),
+    ) -> Value {
         let of = |event: &str| -> Vec<Value> {
             let found = log.iter().filter(|line| line["event"] == event);
             found.map(|line| line["what"].clone()).collect()
@@ -142,7 +168,10 @@ impl<'a> Sealed<'a> {
         if ran.code == code {
             return Ok(ran);
         }
-        let text = format!("`cloister {line}` ended with {}, wanted {code}:\n{}{}", ran.code, ran.stdout, ran.stderr);
+        let text = format!(
+            "`cloister {line}` ended with {}, wanted {code}:\n{}{}",
+            ran.code, ran.stdout, ran.stderr
+        );
         Err(failed(Exit::Failed, text, None))
     }
 
@@ -155,12 +184,16 @@ impl<'a> Sealed<'a> {
     }
 
     fn at_manager(&self) -> String {
-        format!("--to {} --policy OUT/policy.toml --trust-root OUT/authority", self.manager)
+        format!(
+            "--to {} --policy OUT/policy.toml --trust-root OUT/authority",
+            self.manager
+        )
     }
 
     fn start_manager(&mut self, processes: &mut Processes) -> Result<(), miette::Report> {
         let node = self.plan.nodes.iter().find(|node| node.role == "manager");
-        let node = node.ok_or_else(|| failed(Exit::Usage, "a sealed example wants a node with the role manager", None))?;
+        let node =
+            node.ok_or_else(|| failed(Exit::Usage, "a sealed example wants a node with the role manager", None))?;
         let recipients = self.folder.join("recipients");
         std::fs::create_dir_all(&recipients).map_err(|cause| fail(Exit::Failed, cause))?;
         for name in &self.plan.participants {
@@ -232,10 +265,17 @@ impl<'a> Sealed<'a> {
         )?;
         self.put(
             owner,
-            &format!("module-key --from OUT/participants/{trainer}.key --module {trainer} --sealed OUT/{trainer}.wasm.sealed"),
+            &format!(
+                "module-key --from OUT/participants/{trainer}.key --module {trainer} --sealed OUT/{trainer}.wasm.sealed"
+            ),
         )?;
         for node in self.nodes() {
-            let NodePlan { name, participant, dataset, .. } = node;
+            let NodePlan {
+                name,
+                participant,
+                dataset,
+                ..
+            } = node;
             self.done(
                 &format!("seal data OUT/nodes/{name}/data.csv --out OUT/nodes/{name}/data.csv.sealed --key-out OUT/participants/{name}.key"),
                 0,
@@ -246,7 +286,10 @@ impl<'a> Sealed<'a> {
                     "{name}.data --from OUT/participants/{name}.key --data {name}/{dataset} --sealed OUT/nodes/{name}/data.csv.sealed"
                 ),
             )?;
-            self.put(participant, &format!("{name}.salt --from OUT/nodes/{name}/data.csv.salt"))?;
+            self.put(
+                participant,
+                &format!("{name}.salt --from OUT/nodes/{name}/data.csv.salt"),
+            )?;
             self.put(
                 participant,
                 &format!(
@@ -261,12 +304,20 @@ impl<'a> Sealed<'a> {
             let content = own.join("content");
             std::fs::create_dir_all(&content).map_err(|cause| fail(Exit::Failed, cause))?;
             let shipped = format!("{trainer}.wasm.sealed");
-            std::fs::copy(self.folder.join(&shipped), content.join(&shipped)).map_err(|cause| fail(Exit::Failed, cause))?;
+            std::fs::copy(self.folder.join(&shipped), content.join(&shipped))
+                .map_err(|cause| fail(Exit::Failed, cause))?;
         }
-        let hub = self.plan.aggregator().map(|node| node.name.as_str()).unwrap_or_default();
+        let hub = self
+            .plan
+            .aggregator()
+            .map(|node| node.name.as_str())
+            .unwrap_or_default();
         let key = VaultKey::generate().and_then(|key| key.save(&self.folder.join("participants/vault.key")));
         key.map_err(|error| fail(Exit::Failed, error))?;
-        self.put(owner, &format!("vault-key --from OUT/participants/vault.key --vault {hub}"))
+        self.put(
+            owner,
+            &format!("vault-key --from OUT/participants/vault.key --vault {hub}"),
+        )
     }
 
     fn put(&self, participant: &str, what: &str) -> Result<(), miette::Report> {
@@ -282,7 +333,11 @@ impl<'a> Sealed<'a> {
         };
         let mrtd = format!("mrtd = \"{}\"\n", "66".repeat(48));
         let file = self.node_file(first, Some("127.0.0.1:9"), "other-td.toml", &mrtd)?;
-        self.refusal("a TD that booted something else asks for a hospital's credential", &start_line("worker", &file), out)?;
+        self.refusal(
+            "a TD that booted something else asks for a hospital's credential",
+            &start_line("worker", &file),
+            out,
+        )?;
 
         let own = self.prepared.nodes.join(&second.name);
         let (sealed, kept) = (own.join("data.csv.sealed"), own.join("data.csv.kept"));
@@ -291,7 +346,11 @@ impl<'a> Sealed<'a> {
         bytes.iter_mut().rev().take(CHANGED).for_each(|byte| *byte ^= 1);
         std::fs::write(&sealed, bytes).map_err(|cause| fail(Exit::Failed, cause))?;
         let file = self.node_file(second, Some("127.0.0.1:9"), "changed.toml", "")?;
-        self.refusal("the operator changed a hospital's sealed rows", &start_line("worker", &file), out)?;
+        self.refusal(
+            "the operator changed a hospital's sealed rows",
+            &start_line("worker", &file),
+            out,
+        )?;
         std::fs::rename(&kept, &sealed).map_err(|cause| fail(Exit::Failed, cause))?;
 
         let theft = format!(
@@ -308,7 +367,11 @@ impl<'a> Sealed<'a> {
         let own = self.prepared.nodes.join(&hub.name);
         std::fs::rename(own.join("vault"), own.join("vault.kept")).map_err(|cause| fail(Exit::Failed, cause))?;
         let file = self.node_file(hub, None, "no-vault.toml", "")?;
-        self.refusal("the operator took the aggregator's vault away", &start_line("aggregator", &file), out)?;
+        self.refusal(
+            "the operator took the aggregator's vault away",
+            &start_line("aggregator", &file),
+            out,
+        )?;
         // Nothing of a new one may be left.
         let _ = std::fs::remove_dir_all(own.join("vault"));
         std::fs::rename(own.join("vault.kept"), own.join("vault")).map_err(|cause| fail(Exit::Failed, cause))
@@ -317,23 +380,41 @@ impl<'a> Sealed<'a> {
     fn refusal(&mut self, what: &str, line: &str, out: &mut Ui) -> Result<(), miette::Report> {
         let ran = self.command(line)?;
         if ran.code == 0 {
-            return Err(failed(Exit::Failed, format!("not refused: {what}\n{}{}", ran.stdout, ran.stderr), None));
+            return Err(failed(
+                Exit::Failed,
+                format!("not refused: {what}\n{}{}", ran.stdout, ran.stderr),
+                None,
+            ));
         }
         let text = ran.stderr.replace('│', " ");
-        let words: Vec<_> = text.lines().filter(|line| !line.contains(" INFO ") && !line.contains(" WARN ")).collect();
+        let words: Vec<_> = text
+            .lines()
+            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN "))
+            .collect();
         let reason = words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
         out.note(format!("   refused ({}): {what}", ran.code));
-        self.refused.push(json!({ "what": what, "exit": ran.code, "reason": reason }));
+        self.refused
+            .push(json!({ "what": what, "exit": ran.code, "reason": reason }));
         Ok(())
     }
 
     /// A node file with the manager's address, the anchor, and no secret.
-    fn node_file(&self, node: &NodePlan, aggregator: Option<&str>, name: &str, simulated: &str) -> Result<PathBuf, miette::Report> {
+    fn node_file(
+        &self,
+        node: &NodePlan,
+        aggregator: Option<&str>,
+        name: &str,
+        simulated: &str,
+    ) -> Result<PathBuf, miette::Report> {
         let reach = match aggregator {
             Some(address) => format!("aggregator = \"{address}\"\n"),
             None => "listen = \"127.0.0.1:0\"\n".to_owned(),
         };
-        let vault = if aggregator.is_none() { "[vault]\npath = \"vault\"\n\n" } else { "" };
+        let vault = if aggregator.is_none() {
+            "[vault]\npath = \"vault\"\n\n"
+        } else {
+            ""
+        };
         let text = format!(
             "name = \"{node}\"\n{reach}provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[manager]\naddress = \"{manager}\"\n\
              anchor = \"{anchor}\"\n\n[data.{dataset}]\npath = \"data.csv.sealed\"\nsalt = \"secret://{participant}/{node}.salt\"\n\n\
@@ -371,7 +452,10 @@ impl<'a> Sealed<'a> {
     /// The manager's log, verified; its entries.
     fn audit(&self) -> Result<Vec<Value>, miette::Report> {
         let reader = self.plan.participants.first().map(String::as_str).unwrap_or_default();
-        self.done(&format!("manager log {} --out OUT/manager.jsonl", self.as_participant(reader)), 0)?;
+        self.done(
+            &format!("manager log {} --out OUT/manager.jsonl", self.as_participant(reader)),
+            0,
+        )?;
         let manager = self.plan.nodes.iter().find(|node| node.role == "manager");
         let manager = manager.map(|node| node.name.as_str()).unwrap_or_default();
         let shown = self.done(
