@@ -4,7 +4,7 @@
 mod common;
 
 use cloister_attestation::identity::SigningKey;
-use cloister_policy::agreement::{Agreement, HostFile, Participant, TcbStatus};
+use cloister_policy::agreement::{Agreement, HostFile, Participant, Rtmr3, TcbStatus};
 use cloister_policy::{
     Area, Ballot, Policy, Signature, SignatureError, Signatures, SignedPolicy, Standing, TensorAccess, Version,
     broken_rules, diff, draft, follow,
@@ -303,6 +303,31 @@ fn a_diff_tells_what_changes_and_what_deserves_a_second_thought() {
         .collect();
     let areas: Vec<_> = back.iter().map(|change| change.area).collect();
     assert_eq!(areas, [Area::Agreement, Area::Nodes, Area::Code], "{back:#?}");
+}
+
+#[test]
+fn a_rule_of_rtmr3_that_lets_in_more_deserves_a_second_thought() {
+    let federation = Federation::new();
+    let log = |others: &[&str]| Rtmr3::Log {
+        others: others.iter().map(|text| (*text).to_owned()).collect(),
+    };
+    for (old, new, concerns) in [
+        (Rtmr3::Zero, log(&[]), &[false][..]),
+        (log(&[]), Rtmr3::Zero, &[true]),
+        (log(&[]), Rtmr3::Any, &[true]),
+        (Rtmr3::Any, log(&["a b c"]), &[false, true]),
+        (log(&["a b c"]), log(&["a b d"]), &[true, false]),
+        (Rtmr3::Any, Rtmr3::Zero, &[false]),
+        (Rtmr3::Any, Rtmr3::Any, &[]),
+    ] {
+        let mut founding = federation.founding.clone();
+        founding.attestation.rtmr3 = old.clone();
+        let founding = policy(&founding);
+        let next = federation.after(&founding, |next| next.attestation.rtmr3 = new.clone());
+        let changes = diff(&founding, &next);
+        let seen: Vec<_> = changes.iter().map(|change| change.concern.is_some()).collect();
+        assert_eq!(seen, concerns, "{old:?} to {new:?}: {changes:#?}");
+    }
 }
 
 proptest! {

@@ -146,10 +146,12 @@ fn runtime(out: &mut Changes, old: &Rtmr3, new: &Rtmr3) {
             "RTMR3 may have any value, which it might not".to_owned(),
             Some(MORE),
         ),
-        (_, Rtmr3::Zero) => out.say(
-            Area::Attestation,
-            "RTMR3 has to be zero: nodes extend nothing".to_owned(),
-        ),
+        (old, Rtmr3::Zero) => {
+            let text = "RTMR3 has to be zero: nodes extend nothing".to_owned();
+            let concern = matches!(old, Rtmr3::Log { .. })
+                .then_some("the register shows no longer what ran in a TD before it was attested");
+            out.add(Area::Attestation, text, concern);
+        }
         (_, Rtmr3::Log { others }) => {
             let before = match old {
                 Rtmr3::Log { others } => others.as_slice(),
