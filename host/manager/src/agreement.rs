@@ -180,7 +180,7 @@ impl Agreement {
         signature: Signature,
         now_unix_s: u64,
         changes: &mut Changes,
-    ) -> Result<PolicyStatus, Refused> {
+    ) -> Result<(PolicyStatus, bool), Refused> {
         let policy =
             Policy::parse(bytes, "the proposed policy").map_err(|error| Refused::NoPolicyFile(error.to_string()))?;
         let digest = policy.digest();
@@ -269,21 +269,26 @@ impl Agreement {
         })
     }
 
-    /// Takes a signature under a proposed policy; it takes effect when that was the last one.
+    /// Takes a signature under a proposed policy; it takes effect when that was the last one. The second value says whether the signature
+    /// is a new one.
     pub(crate) fn sign(
         &mut self,
         digest: Digest,
         signature: Signature,
         now_unix_s: u64,
         changes: &mut Changes,
-    ) -> Result<PolicyStatus, Refused> {
+    ) -> Result<(PolicyStatus, bool), Refused> {
         let unknown = || Refused::UnknownPolicy(digest);
         let policy = match self.proposals.get(&digest) {
             Some(file) => file.policy.clone(),
             // In force: there is nothing left to be signed, and nothing wrong with being asked again.
-            None => return self.status(&digest).ok_or_else(unknown),
+            None => return self.status(&digest).map(|status| (status, false)).ok_or_else(unknown),
         };
         self.admit(&policy, &signature, changes)?;
+        let vowed = (signature.public_key, policy.predecessor);
+        if self.vows.contains_key(&vowed) {
+            return self.status(&digest).map(|status| (status, false)).ok_or_else(unknown);
+        }
         let file = self.proposals.get(&digest).ok_or_else(unknown)?;
         let mut signatures = file.signatures.clone();
         signatures.add(signature.clone());
@@ -296,8 +301,8 @@ impl Agreement {
             policy: digest,
             signature: STANDARD.encode(signature.signature),
         };
-        changes.put(vow_name(signature.public_key, policy.predecessor), &vow);
-        self.vows.insert((signature.public_key, policy.predecessor), vow);
+        changes.put(vow_name(vowed.0, vowed.1), &vow);
+        self.vows.insert(vowed, vow);
         let file = self.proposals.get_mut(&digest).ok_or_else(unknown)?;
         file.signatures = signatures;
         file.in_force_unix_s = complete.then_some(now_unix_s);
@@ -309,7 +314,7 @@ impl Agreement {
                 changes.remove(format!("{}{overtaken}", Self::POLICY));
             }
         }
-        self.status(&digest).ok_or_else(unknown)
+        self.status(&digest).map(|status| (status, true)).ok_or_else(unknown)
     }
 
     /// A participant takes its signature under a proposed policy back, to be free to sign another one. Without a signature a proposal is

@@ -2,12 +2,13 @@
 
 use std::sync::Arc;
 
-use cloister_attestation::identity::{SigningKey, is_name};
+use cloister_attestation::identity::{MAX_NAME_BYTES, SigningKey, is_name};
 use cloister_audit::Chain;
 use cloister_policy::{Admission, Permit, Policy, Signature, TensorAccess, Visit};
 use cloister_tensor::{Digest, Digester};
 use serde_json::{Value, json};
 
+use crate::agreement::Agreement;
 use crate::changes::Changes;
 use crate::counter::{Commit, CounterId, Lease, Step};
 use crate::refused::Refused;
@@ -20,6 +21,9 @@ use crate::state::State;
 pub const MAX_NOTE_BYTES: usize = 32 * 1024;
 /// Longest reason of a refusal in the audit log, in characters.
 const MAX_REASON_CHARS: usize = 512;
+
+/// Whose refusals are counted where nobody showed who asks.
+const NOBODY: &str = "";
 
 /// Operations that are committed together. Each takes effect at once for the next ones of the turn, and nothing of it is to be told to
 /// anybody before the turn is committed: [`crate::Manager::turn`] gives out what the operations gave only then.
@@ -57,47 +61,54 @@ impl Turn<'_> {
     /// # Errors
     /// As [`Turn::sign`], and [`Refused::NoPolicyFile`], [`Refused::OtherFounders`], [`Refused::CannotFollow`], [`Refused::Full`].
     pub fn propose(&mut self, file: &[u8], signature: Signature) -> Result<PolicyStatus, Refused> {
-        let (by, digest) = (signature.participant.clone(), Digest::of(file));
-        let new = self.state.agreement.file(&digest).is_none();
-        let (agreement, changes) = (&mut self.state.agreement, &mut self.done.changes);
-        let result = agreement.propose(file, signature, self.now_unix_s, changes);
-        if new && let Ok(status) = &result {
-            let what = json!({ "policy": digest, "version": status.version, "by": by });
-            self.log("proposed", what);
-        }
-        self.signed(&by, digest, result)
+        let digest = Digest::of(file);
+        self.signing(digest, signature, |agreement, signature, now, changes| {
+            agreement.propose(file, signature, now, changes)
+        })
     }
 
-    /// Adds a signature to a proposed policy, which takes effect with the last one that it takes. Signing what is in force changes nothing.
+    /// Adds a signature to a proposed policy, which takes effect with the last one that it takes. A signature that is there already, or comes
+    /// when the policy is in force, changes nothing.
     ///
     /// # Errors
     /// [`Refused::UnknownPolicy`], [`Refused::BadSignature`], [`Refused::TakenBack`], [`Refused::CannotTakeEffect`];
     /// [`Refused::Equivocation`] if the signer signed another policy after the same one, which is recorded.
     pub fn sign(&mut self, policy: Digest, signature: Signature) -> Result<PolicyStatus, Refused> {
-        let by = signature.participant.clone();
-        let (agreement, changes) = (&mut self.state.agreement, &mut self.done.changes);
-        let result = agreement.sign(policy, signature, self.now_unix_s, changes);
-        self.signed(&by, policy, result)
+        self.signing(policy, signature, |agreement, signature, now, changes| {
+            agreement.sign(policy, signature, now, changes)
+        })
     }
 
-    fn signed(
+    /// Who brings a signature is nobody in particular: what is written into the log is what verified and is new, and refusals of all such
+    /// requests share one count.
+    fn signing(
         &mut self,
-        by: &str,
         digest: Digest,
-        result: Result<PolicyStatus, Refused>,
+        signature: Signature,
+        work: impl FnOnce(&mut Agreement, Signature, u64, &mut Changes) -> Result<(PolicyStatus, bool), Refused>,
     ) -> Result<PolicyStatus, Refused> {
-        match &result {
-            Ok(_) => self.log("signed", json!({ "policy": digest, "participant": by })),
-            Err(Refused::Equivocation { key, signed, .. }) => {
-                let what = json!({ "participant": by, "public_key": key, "signed": signed, "refused": digest });
-                self.log("equivocation", what);
-            }
-            Err(_) => {}
+        let by: String = signature.participant.chars().take(MAX_NAME_BYTES).collect();
+        let agreement = &mut self.state.agreement;
+        let known = agreement.file(&digest).is_some();
+        let double = agreement.equivocations().len();
+        let result = work(agreement, signature, self.now_unix_s, &mut self.done.changes);
+        if let Err(Refused::Equivocation { key, signed, .. }) = &result
+            && self.state.agreement.equivocations().len() > double
+        {
+            let what = json!({ "participant": by, "public_key": key, "signed": signed, "refused": digest });
+            self.log("equivocation", what);
         }
-        let status = self.or_logged(by, "sign", result)?;
-        if matches!(status.standing, PolicyStanding::InForce)
+        let (status, new) = self.or_logged(NOBODY, "sign", result)?;
+        if !known {
+            let what = json!({ "policy": digest, "version": status.version, "by": by });
+            self.log("proposed", what);
+        }
+        if new {
+            self.log("signed", json!({ "policy": digest, "participant": by }));
+        }
+        if new
+            && matches!(status.standing, PolicyStanding::InForce)
             && let Some(file) = self.state.agreement.chain().last()
-            && file.in_force_unix_s == Some(self.now_unix_s)
         {
             let signers: Vec<_> = file.signatures.iter().map(|one| one.participant.clone()).collect();
             let what = json!({

@@ -47,6 +47,16 @@ fn signatures_come_one_by_one_and_the_last_one_puts_the_policy_in_force() {
     let status = do_turn(&mut manager, |turn| turn.sign(status.digest, sign("gamma"))).unwrap();
     assert!(matches!(status.standing, PolicyStanding::InForce));
     assert_eq!(manager.policy().unwrap().digest(), house.policy.digest());
+    // Nor does it then, whoever is said to have signed what.
+    let lines = manager.mark().lines;
+    let stranger = Signature {
+        signature: [7; 64],
+        ..sign("alpha")
+    };
+    for signature in [sign("gamma"), stranger] {
+        do_turn(&mut manager, |turn| turn.sign(status.digest, signature)).unwrap();
+    }
+    assert_eq!(manager.mark().lines, lines);
     let agreements = House::events(&manager, 0)
         .into_iter()
         .filter(|(event, _)| event == "agreement");
@@ -175,6 +185,12 @@ fn who_signs_two_successors_is_named_recorded_and_refused() {
         (participant.as_str(), *signed, *refused),
         ("beta", policies[0].1.digest(), policies[1].1.digest())
     );
+    let lines = manager.mark().lines;
+    for _ in 0..100 {
+        let again = do_turn(&mut manager, |turn| turn.sign(policies[1].1.digest(), sign(1, "beta")));
+        assert_eq!(again.unwrap_err().code(), "equivocation");
+    }
+    assert!(manager.mark().lines <= lines + 60, "repeating it fills no log");
     drop(manager);
     let manager = house.again();
     let found = manager.equivocations();
