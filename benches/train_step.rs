@@ -140,6 +140,7 @@ fn request(model: &Model) -> TrainRequest {
         },
         graphs: names("train"),
         datasets: names("train"),
+        transforms: BTreeMap::new(),
         model: SharedTensors::copy_of(&model.initial_weights()).expect("there is memory for the model"),
         round: RoundInfo {
             index: 1,

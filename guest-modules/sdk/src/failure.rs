@@ -22,6 +22,14 @@ impl Failure {
         }
     }
 
+    /// Rows that are not what the module expects.
+    pub fn dataset(message: impl Into<String>) -> Self {
+        Self {
+            kind: FailureKind::Dataset,
+            message: message.into(),
+        }
+    }
+
     /// A graph that is not there, or did not run.
     pub fn graph(message: impl Into<String>) -> Self {
         Self {

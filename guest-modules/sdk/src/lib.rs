@@ -1,4 +1,4 @@
-//! Write trainers and aggregators for Cloister in Rust.
+//! Write trainers, transforms and aggregators for Cloister in Rust.
 //!
 //! A trainer reads like the paper that it implements:
 //!
@@ -34,10 +34,13 @@
 pub mod aggregator;
 pub mod bindings;
 mod failure;
+pub mod image;
 pub mod log;
 pub mod metrics;
+pub mod random;
 pub mod settings;
 pub mod trainer;
+pub mod transform;
 pub mod vector;
 
 pub use failure::{Failure, FailureKind, Result, log_panics};
@@ -45,11 +48,19 @@ pub use failure::{Failure, FailureKind, Result, log_panics};
 /// The round that a call belongs to.
 pub use bindings::trainer::cloister::federation::types::Round;
 
-/// What most modules use.
+/// What most trainers and aggregators use.
 pub mod prelude {
     pub use crate::aggregator::{FlatModel, Update, updates};
     pub use crate::trainer::{Batch, Dataset, Graph, Model, Outputs};
     pub use crate::{Failure, Result, Round, log, metrics, vector};
+}
+
+/// What most transforms use.
+pub mod transform_prelude {
+    pub use crate::image::{Image, Size};
+    pub use crate::random::Random;
+    pub use crate::transform::{Batch, Elements, Made};
+    pub use crate::{Failure, Result, log, vector};
 }
 
 /// Exports a function `fn(Round, &mut Model) -> Result<()>` as the component's trainer. What the model holds when the function
@@ -65,6 +76,25 @@ macro_rules! export_trainer {
         }
         $crate::bindings::trainer::export_trainer_world!(
             ExportedTrainer with_types_in $crate::bindings::trainer
+        );
+    };
+}
+
+/// Exports a function `fn(&Batch, &mut Random) -> Result<Made>` as the component's transform. The generator starts from the batch's
+/// seed.
+#[macro_export]
+macro_rules! export_transform {
+    ($transform:path) => {
+        struct ExportedTransform;
+        impl $crate::bindings::transform::exports::cloister::federation::transforming::Guest for ExportedTransform {
+            fn transform(
+                batch: $crate::bindings::transform::exports::cloister::federation::transforming::Batch,
+            ) -> ::core::result::Result<::std::vec::Vec<$crate::transform::Array>, $crate::Failure> {
+                $crate::transform::call(batch, $transform)
+            }
+        }
+        $crate::bindings::transform::export_transform_world!(
+            ExportedTransform with_types_in $crate::bindings::transform
         );
     };
 }

@@ -45,19 +45,58 @@ pub fn mix(a: f32, x: &[f32], y: &mut [f32]) {
     zip(y, x, |y, x| y + a * (x - y));
 }
 
-/// `y *= a`.
-pub fn scale(a: f32, y: &mut [f32]) {
+/// Applies `f` to each element of `y`.
+#[inline(always)]
+fn map(y: &mut [f32], f: impl Fn(f32) -> f32) {
     let mut turns = y.chunks_exact_mut(TURN);
     for y in &mut turns {
         if let Ok(y) = <&mut [f32; TURN]>::try_from(y) {
             for element in y {
-                *element *= a;
+                *element = f(*element);
             }
         }
     }
     for element in turns.into_remainder() {
-        *element *= a;
+        *element = f(*element);
     }
+}
+
+/// `y *= a`.
+pub fn scale(a: f32, y: &mut [f32]) {
+    map(y, |y| y * a);
+}
+
+/// `y += a`.
+pub fn add(a: f32, y: &mut [f32]) {
+    map(y, |y| y + a);
+}
+
+/// Adds up `f` of each element, in as many sums as a turn has elements, which are added from the first to the last.
+#[inline(always)]
+fn fold(x: &[f32], f: impl Fn(f32) -> f32) -> f32 {
+    let mut sums = [0.0_f32; TURN];
+    let mut turns = x.chunks_exact(TURN);
+    for x in &mut turns {
+        if let Ok(x) = <&[f32; TURN]>::try_from(x) {
+            for at in 0..TURN {
+                sums[at] += f(x[at]);
+            }
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(turns.remainder()) {
+        *sum += f(*x);
+    }
+    sums.iter().sum()
+}
+
+/// The sum of all elements. Its last bits depend on the order of the sums, which is always the same.
+pub fn sum(x: &[f32]) -> f32 {
+    fold(x, |x| x)
+}
+
+/// The sum of the squares of all elements.
+pub fn sum_of_squares(x: &[f32]) -> f32 {
+    fold(x, |x| x * x)
 }
 
 #[cfg(test)]
@@ -83,6 +122,13 @@ mod tests {
             let mut y = start.clone();
             scale(0.3, &mut y);
             check(y, |y, _| y * 0.3);
+            let mut y = start.clone();
+            add(0.3, &mut y);
+            check(y, |y, _| y + 0.3);
+            let wanted: f64 = start.iter().map(|&y| f64::from(y)).sum();
+            let squares: f64 = start.iter().map(|&y| f64::from(y) * f64::from(y)).sum();
+            assert!((f64::from(sum(&start)) - wanted).abs() < 1e-4);
+            assert!((f64::from(sum_of_squares(&start)) - squares).abs() < 1e-4);
         }
     }
 }

@@ -1,4 +1,5 @@
-//! Files of arrays: every number lies at a place that a few header bytes tell. CIFAR-10's binary files, IDX (MNIST), NPZ.
+//! Files of arrays: every number lies at a place that a few header bytes tell. CIFAR-10's binary files, IDX (MNIST), and NumPy's
+//! ([`numpy`](crate::numpy)).
 //!
 //! Their elements are columns like those of a CSV file, so a policy names them the same way and the same numbers give the
 //! same commitment:
@@ -7,12 +8,10 @@
 //!   A training file may be the five official ones one after another (`cat data_batch_*.bin > train.bin`).
 //! - IDX: `label` for an array of one dimension, `p0..` for one of more (row-major). A file may hold one of each, one after
 //!   another (`cat train-images-idx3-ubyte train-labels-idx1-ubyte > train.idx`).
-//! - NPZ: the name of an array of one dimension; the name and the element's number (`x0..x783`) for one of more. Arrays that
-//!   no input reads may have other numbers of rows.
 
 use std::io::{self, BufReader, Read};
 
-use cloister_tensor::{Dtype, ReadLimits, npz};
+use cloister_tensor::Dtype;
 
 use crate::error::{DataError, Place};
 use crate::limits::DataLimits;
@@ -31,7 +30,7 @@ const MAX_RANK: usize = 8;
 
 /// How a number is written.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Element {
+pub(crate) enum Element {
     U8,
     /// At most this many values, from 0.
     Label(i128),
@@ -103,49 +102,20 @@ impl Element {
 
 /// An array within a file: `rows` times `count` numbers.
 #[derive(Debug)]
-struct Array {
+pub(crate) struct Array {
     /// As errors name it.
-    title: String,
-    columns: Vec<String>,
-    element: Element,
-    rows: u64,
-    source: Source,
+    pub(crate) title: String,
+    pub(crate) columns: Vec<String>,
+    pub(crate) element: Element,
+    pub(crate) rows: u64,
+    pub(crate) source: Source,
     /// Byte of the first row, and bytes from one row to the next.
-    first: u64,
-    stride: u64,
+    pub(crate) first: u64,
+    pub(crate) stride: u64,
 }
 
-/// Fills a table from a CIFAR-10 file.
-pub(crate) fn read_cifar10(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
-    fill(source, &cifar10(source, limits)?, table)
-}
-
-/// Fills a table from an IDX file.
-pub(crate) fn read_idx(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
-    fill(source, &idx(source, limits)?, table)
-}
-
-/// Fills a table from an NPZ file.
-pub(crate) fn read_npz(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
-    fill(source, &npz_arrays(source, limits)?, table)
-}
-
-/// The columns of a CIFAR-10 file.
-pub(crate) fn cifar10_summary(source: &Source, limits: &DataLimits) -> Result<FileSummary, DataError> {
-    Ok(summary(&cifar10(source, limits)?))
-}
-
-/// The columns of an IDX file.
-pub(crate) fn idx_summary(source: &Source, limits: &DataLimits) -> Result<FileSummary, DataError> {
-    Ok(summary(&idx(source, limits)?))
-}
-
-/// The columns of an NPZ file; its rows are those of its longest array.
-pub(crate) fn npz_summary(source: &Source, limits: &DataLimits) -> Result<FileSummary, DataError> {
-    Ok(summary(&npz_arrays(source, limits)?))
-}
-
-fn summary(arrays: &[Array]) -> FileSummary {
+/// The columns of some arrays; their rows are those of the longest.
+pub(crate) fn summary(arrays: &[Array]) -> FileSummary {
     let columns = arrays.iter().flat_map(|array| {
         let kind = if array.element.is_real() {
             ColumnKind::Real
@@ -163,18 +133,19 @@ fn summary(arrays: &[Array]) -> FileSummary {
     }
 }
 
-fn malformed(source: &Source, problem: String) -> DataError {
+pub(crate) fn malformed(source: &Source, problem: String) -> DataError {
     DataError::Malformed {
         file: source.name().to_owned(),
         problem,
     }
 }
 
-fn numbered(name: &str, count: usize) -> Vec<String> {
+pub(crate) fn numbered(name: &str, count: usize) -> Vec<String> {
     (0..count).map(|at| format!("{name}{at}")).collect()
 }
 
-fn cifar10(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
+/// The arrays of a CIFAR-10 file.
+pub(crate) fn cifar10(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
     source.check_size(limits)?;
     if !source.len().is_multiple_of(CIFAR_RECORD) {
         let (seen, whole) = (source.len(), source.len() / CIFAR_RECORD);
@@ -203,7 +174,12 @@ fn cifar10(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError
 }
 
 /// The elements of a row, within the limit on columns.
-fn row_elements(source: &Source, dims: &[usize], title: &str, limits: &DataLimits) -> Result<usize, DataError> {
+pub(crate) fn row_elements(
+    source: &Source,
+    dims: &[usize],
+    title: &str,
+    limits: &DataLimits,
+) -> Result<usize, DataError> {
     let count = dims.iter().try_fold(1usize, |product, &dim| product.checked_mul(dim));
     match count {
         Some(0) => Err(malformed(
@@ -220,7 +196,8 @@ fn row_elements(source: &Source, dims: &[usize], title: &str, limits: &DataLimit
     }
 }
 
-fn idx(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
+/// The arrays of an IDX file.
+pub(crate) fn idx(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
     source.check_size(limits)?;
     let mut arrays: Vec<Array> = Vec::new();
     let mut at = 0_u64;
@@ -267,16 +244,7 @@ fn idx(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
         } else {
             numbered("p", count)
         };
-        if let Some(other) = arrays
-            .iter()
-            .find(|array| (array.columns.len() == 1) == (columns.len() == 1))
-        {
-            let problem = format!(
-                "{title}: a second one like {}; a file holds one array of several dimensions, one of one dimension, or both",
-                other.title
-            );
-            return Err(malformed(source, problem));
-        }
+        one_of_each(source, &arrays, &title, &columns)?;
         let (rows, stride) = (dims[0] as u64, (count * element.bytes()) as u64);
         let first = at + 4 + 4 * rank as u64;
         let end = rows.checked_mul(stride).and_then(|bytes| bytes.checked_add(first));
@@ -301,63 +269,23 @@ fn idx(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
     Ok(arrays)
 }
 
-fn npz_arrays(source: &Source, limits: &DataLimits) -> Result<Vec<Array>, DataError> {
-    source.check_size(limits)?;
-    // An archive is unpacked in memory, beside the rows.
-    if source.len() > limits.memory_bytes {
-        return Err(DataError::TooMuch {
-            file: source.name().to_owned(),
-            what: "bytes of the archive",
-            seen: source.len(),
-            limit: limits.memory_bytes,
-        });
+/// Refuses a second array like one before: of one dimension, or of several.
+pub(crate) fn one_of_each(source: &Source, arrays: &[Array], title: &str, columns: &[String]) -> Result<(), DataError> {
+    let like = |array: &&Array| (array.columns.len() == 1) == (columns.len() == 1);
+    match arrays.iter().find(like) {
+        None => Ok(()),
+        Some(other) => Err(malformed(
+            source,
+            format!(
+                "{title}: a second one like {}; a file holds one array of several dimensions, one of one dimension, or both",
+                other.title
+            ),
+        )),
     }
-    let mut file = Vec::new();
-    let read = source.reader(0).take(source.len()).read_to_end(&mut file);
-    read.map_err(|error| DataError::Read {
-        file: source.name().to_owned(),
-        source: error,
-    })?;
-    let read_limits = ReadLimits {
-        max_bytes: limits.memory_bytes,
-        max_tensors: limits.columns,
-        ..ReadLimits::default()
-    };
-    let tensors = npz::read(&file, &read_limits).map_err(|error| malformed(source, error.to_string()))?;
-    drop(file);
-    let mut arrays = Vec::with_capacity(tensors.len());
-    let mut columns_left = limits.columns;
-    for (name, tensor) in tensors {
-        let title = format!("array {name}");
-        let Some((&rows, dims)) = tensor.shape().dims().split_first() else {
-            return Err(malformed(source, format!("{title}: seen a single number, wanted rows")));
-        };
-        let count = row_elements(source, dims, &title, limits)?;
-        columns_left = columns_left.checked_sub(count).ok_or_else(|| DataError::TooMuch {
-            file: source.name().to_owned(),
-            what: "columns",
-            seen: (limits.columns - columns_left + count) as u64,
-            limit: limits.columns as u64,
-        })?;
-        arrays.push(Array {
-            title,
-            columns: if dims.is_empty() {
-                vec![name.clone()]
-            } else {
-                numbered(&name, count)
-            },
-            element: Element::Tensor(tensor.dtype()),
-            rows: rows as u64,
-            source: Source::from_bytes(source.name(), tensor.bytes().clone()),
-            first: 0,
-            stride: (count * tensor.dtype().size_bytes()) as u64,
-        });
-    }
-    Ok(arrays)
 }
 
 /// Takes the wanted columns out of the arrays, which must have as many rows as each other.
-fn fill(source: &Source, arrays: &[Array], mut table: Table) -> Result<Table, DataError> {
+pub(crate) fn fill(source: &Source, arrays: &[Array], mut table: Table) -> Result<Table, DataError> {
     let header: Vec<String> = arrays.iter().flat_map(|array| array.columns.iter().cloned()).collect();
     let wanted = table.resolve(source.name(), &header)?;
     let mut columns = 0;
@@ -406,23 +334,38 @@ fn take(array: &Array, wanted: &[(usize, &[Target])], table: &mut Table) -> Resu
             file: file.to_owned(),
             source: error,
         })?;
-        for (column, targets) in wanted {
-            let number = array.element.read(&row[column * size..(column + 1) * size]);
-            for target in *targets {
-                let written = match &number {
-                    Ok(raw) => table
-                        .write(at, *target, *raw)
-                        .map_err(|wanted| (format!("{raw}"), wanted)),
-                    Err(seen) => Err((seen.clone(), array.wanted(table.wanted(*target)))),
+        if let Err(error) = take_row(array, &row, at, wanted, table) {
+            table.damage(at, error)?;
+        }
+    }
+    Ok(())
+}
+
+/// Writes a row's numbers.
+fn take_row(
+    array: &Array,
+    row: &[u8],
+    at: u64,
+    wanted: &[(usize, &[Target])],
+    table: &mut Table,
+) -> Result<(), DataError> {
+    let size = array.element.bytes();
+    for (column, targets) in wanted {
+        let number = array.element.read(&row[column * size..(column + 1) * size]);
+        for target in *targets {
+            let written = match &number {
+                Ok(raw) => table
+                    .write(at, *target, *raw)
+                    .map_err(|wanted| (format!("{raw}"), wanted)),
+                Err(seen) => Err((seen.clone(), array.wanted(table.wanted(*target)))),
+            };
+            written.map_err(|(seen, wanted)| {
+                let place = Place {
+                    row: at + 1,
+                    line: None,
                 };
-                written.map_err(|(seen, wanted)| {
-                    let place = Place {
-                        row: at + 1,
-                        line: None,
-                    };
-                    bad_cell(file, place, &array.columns[*column], seen, wanted)
-                })?;
-            }
+                bad_cell(array.source.name(), place, &array.columns[*column], seen, wanted)
+            })?;
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::error::{DataError, Place, shown};
 use crate::limits::DataLimits;
 use crate::number::Raw;
 use crate::source::{Source, SourceReader};
-use crate::table::{Table, bad_cell};
+use crate::table::{Table, Wanted, bad_cell};
 
 /// The lines of a CSV file, cut into cells.
 pub(crate) struct CsvLines<'a> {
@@ -228,30 +228,51 @@ pub(crate) fn read(source: &Source, mut table: Table, limits: &DataLimits) -> Re
     let header = lines.header()?;
     let wanted = table.resolve(source.name(), &header)?;
     let mut row = 0_u64;
-    while let Some(cells) = lines.row(header.len())? {
+    loop {
+        let read = match lines.row(header.len()) {
+            Ok(None) => break,
+            Ok(Some(cells)) => Ok(cells),
+            Err(error @ DataError::Ragged { .. }) => Err(error),
+            Err(error) => return Err(error),
+        };
         table.grow(source.name(), row + 1)?;
-        for (column, targets) in &wanted {
-            let cell = cells.get(*column);
-            let number = Raw::parse(cell);
-            for target in targets {
-                let written = number
-                    .ok_or_else(|| table.wanted(*target))
-                    .and_then(|raw| table.write(row, *target, raw));
-                written.map_err(|wanted| {
-                    let at = Place {
-                        row: row + 1,
-                        line: Some(row + 2),
-                    };
-                    let seen = if cell.is_empty() {
-                        "an empty cell".to_owned()
-                    } else {
-                        shown(cell)
-                    };
-                    bad_cell(source.name(), at, &header[*column], seen, wanted)
-                })?;
-            }
+        let written = read.and_then(|cells| write(source, &header, (row, cells), &wanted, &mut table));
+        if let Err(error) = written {
+            table.damage(row, error)?;
         }
         row += 1;
     }
     table.finish(source.name())
+}
+
+/// Writes the wanted cells of a row.
+fn write(
+    source: &Source,
+    header: &[String],
+    (row, cells): (u64, &Cells),
+    wanted: &Wanted,
+    table: &mut Table,
+) -> Result<(), DataError> {
+    for (column, targets) in wanted {
+        let cell = cells.get(*column);
+        let number = Raw::parse(cell);
+        for target in targets {
+            let written = number
+                .ok_or_else(|| table.wanted(*target))
+                .and_then(|raw| table.write(row, *target, raw));
+            written.map_err(|wanted| {
+                let at = Place {
+                    row: row + 1,
+                    line: Some(row + 2),
+                };
+                let seen = if cell.is_empty() {
+                    "an empty cell".to_owned()
+                } else {
+                    shown(cell)
+                };
+                bad_cell(source.name(), at, &header[*column], seen, wanted)
+            })?;
+        }
+    }
+    Ok(())
 }

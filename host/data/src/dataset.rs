@@ -12,8 +12,8 @@ use crate::commitment;
 use crate::error::DataError;
 use crate::limits::DataLimits;
 use crate::source::Source;
-use crate::table::{Input, Table};
-use crate::{arrays, csv_reader, parquet_reader};
+use crate::table::{Input, Skipped, Table};
+use crate::{arrays, csv_reader, image_archive, numpy, parquet_reader};
 
 /// The format of a dataset's file.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -26,12 +26,17 @@ pub enum Format {
     Npz,
     /// IDX (MNIST): an array of images (columns `p0..`), one of labels (`label`), or one after the other.
     Idx,
+    /// One NumPy array, or one of images (columns `p0..`) and one of labels (`label`) one after the other.
+    Npy,
+    /// Images in a ZIP archive, in one folder a class: columns `label` and `p0..`, planes first.
+    Images,
     /// CIFAR-10's binary files, one or several after another: columns `label` and `p0..p3071` (`[3, 32, 32]`).
     Cifar10,
 }
 
 impl Format {
-    /// The format that a file's name ends with (`.csv`, `.parquet`, `.npz`, `.idx` or `-ubyte`, `.bin`), upper or lower case.
+    /// The format that a file's name ends with (`.csv`, `.parquet`, `.npz`, `.npy`, `.idx` or `-ubyte`, `.bin`, `.zip`), upper or
+    /// lower case.
     pub fn of_name(name: &str) -> Option<Self> {
         let name = name.to_ascii_lowercase();
         if name.ends_with("-ubyte") {
@@ -39,6 +44,7 @@ impl Format {
         }
         match name.rsplit_once('.')?.1 {
             "bin" => Some(Self::Cifar10),
+            "zip" => Some(Self::Images),
             extension => extension.parse().ok(),
         }
     }
@@ -50,6 +56,8 @@ impl fmt::Display for Format {
             Self::Csv => "csv",
             Self::Parquet => "parquet",
             Self::Npz => "npz",
+            Self::Npy => "npy",
+            Self::Images => "images",
             Self::Idx => "idx",
             Self::Cifar10 => "cifar10",
         })
@@ -64,6 +72,8 @@ impl FromStr for Format {
             "csv" => Ok(Self::Csv),
             "parquet" => Ok(Self::Parquet),
             "npz" => Ok(Self::Npz),
+            "npy" => Ok(Self::Npy),
+            "images" => Ok(Self::Images),
             "idx" => Ok(Self::Idx),
             "cifar10" => Ok(Self::Cifar10),
             other => Err(UnknownFormat(other.chars().take(40).collect())),
@@ -73,7 +83,7 @@ impl FromStr for Format {
 
 /// A word that names no format.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("seen the format {0:?}, wanted csv, parquet, npz, idx or cifar10")]
+#[error("seen the format {0:?}, wanted csv, parquet, npz, npy, idx, cifar10 or images")]
 pub struct UnknownFormat(String);
 
 /// The rows of a dataset as its inputs have them, shared by all that read it; cloning is cheap.
@@ -81,6 +91,7 @@ pub struct UnknownFormat(String);
 pub struct Dataset {
     rows: Arc<Rows>,
     spec: Arc<DatasetSpec>,
+    skipped: Arc<Skipped>,
 }
 
 #[derive(Debug)]
@@ -97,9 +108,11 @@ impl Dataset {
         let table = match format {
             Format::Csv => csv_reader::read(source, table, limits)?,
             Format::Parquet => parquet_reader::read(source, table, limits)?,
-            Format::Npz => arrays::read_npz(source, table, limits)?,
-            Format::Idx => arrays::read_idx(source, table, limits)?,
-            Format::Cifar10 => arrays::read_cifar10(source, table, limits)?,
+            Format::Npz => arrays::fill(source, &numpy::npz_arrays(source, limits)?, table)?,
+            Format::Npy => arrays::fill(source, &numpy::npy_arrays(source, limits)?, table)?,
+            Format::Idx => arrays::fill(source, &arrays::idx(source, limits)?, table)?,
+            Format::Cifar10 => arrays::fill(source, &arrays::cifar10(source, limits)?, table)?,
+            Format::Images => image_archive::read(source, table, limits)?,
         };
         let count = u32::try_from(table.rows).map_err(|_| DataError::TooMuch {
             file: source.name().to_owned(),
@@ -115,6 +128,7 @@ impl Dataset {
         Ok(Self {
             rows,
             spec: Arc::new(spec.clone()),
+            skipped: Arc::new(table.skipped),
         })
     }
 
@@ -123,9 +137,14 @@ impl Dataset {
         &self.rows.name
     }
 
-    /// How many rows it has, at least 1.
+    /// How many rows it has, at least 1; those that were left out are not among them.
     pub fn rows(&self) -> u64 {
         u64::from(self.rows.count)
+    }
+
+    /// The rows that were left out because they can't be read (`damaged = "skip"`).
+    pub fn skipped(&self) -> &Skipped {
+        &self.skipped
     }
 
     /// The description that it was read by.

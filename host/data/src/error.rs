@@ -100,6 +100,20 @@ pub enum DataError {
         /// What the input's dtype takes.
         wanted: String,
     },
+    /// An image of an archive can't be read, or is not like the others.
+    #[error("{file}: {at}, image {image:?}: seen {seen}, wanted {wanted}")]
+    Image {
+        /// The name the source was given.
+        file: String,
+        /// The row.
+        at: Place,
+        /// Its name in the archive.
+        image: String,
+        /// What it is.
+        seen: String,
+        /// What all are.
+        wanted: String,
+    },
     /// A batch can't be made.
     #[error("dataset {dataset}: {problem}")]
     Batch {

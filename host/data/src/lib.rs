@@ -1,6 +1,7 @@
 //! Datasets: a file of numbers in, typed batches out.
 //!
-//! A [`Dataset`] is read once from an open file ([`Source`]; CSV, Parquet, NPZ, IDX or CIFAR-10's binary files), by the `inputs` that the policy gives it
+//! A [`Dataset`] is read once from an open file ([`Source`]; CSV, Parquet, NPZ, NPY, IDX, CIFAR-10's binary files,
+//! or a ZIP archive of images in folders), by the `inputs` that the policy gives it
 //! ([`DatasetSpec`](cloister_policy::dataset::DatasetSpec)), and held in memory as the tensors' own bytes. From it come
 //!
 //! - [batches](Dataset::batches) in file order or in the order that a seed gives ([`order`]): two runs, same bytes;
@@ -9,8 +10,8 @@
 //!   keeps anyone from confirming a guess of them.
 //!
 //! A value is `raw * scale + offset`, computed in f64 and then rounded once to the input's dtype. Missing cells, text,
-//! NaN and infinities are refused, with the file, row and column, what was seen there and what was wanted; no error
-//! shows another cell. Every size is bounded by [`DataLimits`].
+//! NaN, infinities and broken images are refused, with the file, row and column, what was seen there and what was wanted; no error
+//! shows another cell. Where the policy says `damaged = "skip"` such rows are left out, counted and told instead. Every size is bounded by [`DataLimits`].
 #![forbid(unsafe_code)]
 
 mod arrays;
@@ -19,8 +20,11 @@ pub mod commitment;
 mod csv_reader;
 mod dataset;
 mod error;
+mod image_archive;
+mod images;
 mod limits;
 mod number;
+mod numpy;
 pub mod order;
 mod parquet_images;
 mod parquet_reader;
@@ -35,3 +39,4 @@ pub use error::DataError;
 pub use limits::DataLimits;
 pub use source::Source;
 pub use summary::{ColumnKind, ColumnSummary, FileSummary};
+pub use table::Skipped;

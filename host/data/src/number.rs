@@ -48,6 +48,7 @@ impl std::fmt::Display for Raw {
 /// The dtype of an input's tensors.
 pub(crate) fn dtype_of(kind: InputType) -> Dtype {
     match kind {
+        InputType::U8 => Dtype::U8,
         InputType::F32 => Dtype::F32,
         InputType::I64 => Dtype::I64,
     }
@@ -65,6 +66,7 @@ impl Conversion {
     /// What a cell must hold, for an error.
     pub(crate) fn wanted(self) -> String {
         let what = match self.kind {
+            InputType::U8 => "a whole number from 0 to 255",
             InputType::F32 => "a finite number that fits f32",
             InputType::I64 => "a whole number that fits i64",
         };
@@ -83,6 +85,7 @@ impl Conversion {
                 put(out, value.is_finite().then(|| value.to_le_bytes())?)
             }
             InputType::I64 => put(out, self.whole(raw)?.to_le_bytes()),
+            InputType::U8 => put(out, [u8::try_from(self.whole(raw)?).ok()?]),
         }
     }
 
@@ -170,6 +173,26 @@ mod tests {
         assert_eq!(i64_of(&"9".repeat(10_000)), None);
         assert_eq!(f32_of(&"9".repeat(10_000), 1.0, 0.0), None);
         assert_eq!(f32_of("1e39", 1.0, 0.0), None, "beyond f32");
+    }
+
+    #[test]
+    fn a_byte_holds_a_byte() {
+        let of = |raw| {
+            let mut out = [7];
+            let conversion = Conversion {
+                kind: InputType::U8,
+                scale: 1.0,
+                offset: 0.0,
+            };
+            conversion.write(raw, &mut out).map(|()| out[0])
+        };
+        assert_eq!(
+            (of(Raw::Whole(0)), of(Raw::Whole(255)), of(Raw::Real(9.0))),
+            (Some(0), Some(255), Some(9))
+        );
+        for raw in [Raw::Whole(256), Raw::Whole(-1), Raw::Real(0.5), Raw::Real(f64::NAN)] {
+            assert_eq!(of(raw), None);
+        }
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //!
 //! Read are BOOLEAN, INT32 and INT64 (signed or unsigned, any width), FLOAT and DOUBLE. Decimals, dates and times are
 //! refused, since their integers mean something else than they say; so are lists, maps, other bytes and nulls.
-//! JPEG images are read as one column a number (see [`parquet_images`](crate::parquet_images)).
+//! JPEG and PNG images are read as one column a number (see [`parquet_images`](crate::parquet_images)).
 
 use std::io::BufReader;
 use std::panic::{AssertUnwindSafe, catch_unwind};
@@ -16,9 +16,10 @@ use parquet::file::reader::{ChunkReader, FileReader, Length, SerializedFileReade
 use parquet::schema::types::ColumnDescriptor;
 
 use crate::error::{DataError, Place, shown};
+use crate::images::ImageSize;
 use crate::limits::DataLimits;
 use crate::number::Raw;
-use crate::parquet_images::{self, ImageJob, ImageSize};
+use crate::parquet_images::{self, ImageJob};
 use crate::source::{Source, SourceReader};
 use crate::summary::{ColumnKind, ColumnSummary, FileSummary};
 use crate::table::{Table, Target, bad_cell};
@@ -26,7 +27,7 @@ use crate::table::{Table, Target, bad_cell};
 /// Values decoded at a time.
 const CHUNK_ROWS: usize = 8192;
 const WANTED_TYPES: &str =
-    "a flat column of BOOLEAN, INT32, INT64, FLOAT or DOUBLE that is a plain number, or a group of JPEG `bytes`";
+    "a flat column of BOOLEAN, INT32, INT64, FLOAT or DOUBLE that is a plain number, or a group of JPEG or PNG `bytes`";
 
 /// Fills a table from a Parquet file.
 pub(crate) fn read(source: &Source, table: Table, limits: &DataLimits) -> Result<Table, DataError> {
@@ -302,29 +303,29 @@ impl ColumnJob<'_> {
             let (records, _, _) = reader
                 .read_records(most, Some(&mut levels), None, &mut values)
                 .map_err(|error| broken(self.source, &self.place(), &error))?;
-            if let Some(null) = levels.iter().position(|level| *level == 0) {
-                let at = Place {
-                    row: self.first_row + done + null as u64 + 1,
-                    line: None,
-                };
-                return Err(bad_cell(
-                    self.source.name(),
-                    at,
-                    self.name,
-                    "null".to_owned(),
-                    self.table.wanted(self.targets[0]),
-                ));
-            }
             if records == 0 {
                 break;
             }
-            if records != values.len() || done + records as u64 > self.rows {
-                return Err(self.uneven(done + values.len().max(records) as u64));
+            let nulls = levels.iter().filter(|level| **level == 0).count();
+            if records != values.len() + nulls || done + records as u64 > self.rows {
+                return Err(self.uneven(done + (values.len() + nulls).max(records) as u64));
             }
             self.table
                 .grow(self.source.name(), self.first_row + done + records as u64)?;
-            for value in &values {
-                self.write(done, *value, number(*value))?;
+            let mut values = values.iter();
+            for at in 0..records {
+                let value = if levels.get(at) == Some(&0) {
+                    None
+                } else {
+                    values.next()
+                };
+                let written = match value {
+                    Some(value) => self.write(done, *value, number(*value)),
+                    None => Err(self.bad(done, "null".to_owned(), self.table.wanted(self.targets[0]))),
+                };
+                if let Err(error) = written {
+                    self.table.damage(self.first_row + done, error)?;
+                }
                 done += 1;
             }
         }
@@ -337,21 +338,18 @@ impl ColumnJob<'_> {
 
     fn write(&mut self, row: u64, value: impl std::fmt::Debug, raw: Raw) -> Result<(), DataError> {
         for target in self.targets {
-            if let Err(wanted) = self.table.write(self.first_row + row, *target, raw) {
-                let at = Place {
-                    row: self.first_row + row + 1,
-                    line: None,
-                };
-                return Err(bad_cell(
-                    self.source.name(),
-                    at,
-                    self.name,
-                    format!("{value:?}"),
-                    wanted,
-                ));
-            }
+            let written = self.table.write(self.first_row + row, *target, raw);
+            written.map_err(|wanted| self.bad(row, format!("{value:?}"), wanted))?;
         }
         Ok(())
+    }
+
+    fn bad(&self, row: u64, seen: String, wanted: String) -> DataError {
+        let at = Place {
+            row: self.first_row + row + 1,
+            line: None,
+        };
+        bad_cell(self.source.name(), at, self.name, seen, wanted)
     }
 
     fn uneven(&self, seen: u64) -> DataError {

@@ -1,7 +1,7 @@
 //! Where the bytes of a dataset come from: an open file or memory, never a path.
 
 use std::fs::File;
-use std::io::{self, Read};
+use std::io::{self, Read, Seek, SeekFrom};
 use std::os::unix::fs::FileExt;
 use std::sync::Arc;
 
@@ -115,6 +115,25 @@ impl Source {
 pub(crate) struct SourceReader {
     source: Source,
     position: u64,
+}
+
+impl SourceReader {
+    /// The byte that is read next.
+    pub(crate) fn position(&self) -> u64 {
+        self.position
+    }
+}
+
+impl Seek for SourceReader {
+    fn seek(&mut self, to: SeekFrom) -> io::Result<u64> {
+        let position = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::End(offset) => self.source.len.checked_add_signed(offset),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+        };
+        self.position = position.ok_or(io::ErrorKind::InvalidInput)?;
+        Ok(self.position)
+    }
 }
 
 impl Read for SourceReader {

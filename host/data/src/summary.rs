@@ -8,8 +8,8 @@ use crate::dataset::Format;
 use crate::error::DataError;
 use crate::limits::DataLimits;
 use crate::number::Raw;
-use crate::parquet_reader;
 use crate::source::Source;
+use crate::{image_archive, numpy, parquet_reader};
 
 /// What the cells of a column are.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -56,9 +56,11 @@ impl FileSummary {
         match format {
             Format::Csv => of_csv(source, limits),
             Format::Parquet => parquet_reader::summary(source, limits),
-            Format::Npz => arrays::npz_summary(source, limits),
-            Format::Idx => arrays::idx_summary(source, limits),
-            Format::Cifar10 => arrays::cifar10_summary(source, limits),
+            Format::Npz => Ok(arrays::summary(&numpy::npz_arrays(source, limits)?)),
+            Format::Npy => Ok(arrays::summary(&numpy::npy_arrays(source, limits)?)),
+            Format::Idx => Ok(arrays::summary(&arrays::idx(source, limits)?)),
+            Format::Cifar10 => Ok(arrays::summary(&arrays::cifar10(source, limits)?)),
+            Format::Images => image_archive::summary(source, limits),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The inputs of a dataset while and after a file is read: one run of tensor bytes an input, row after row.
 
-use cloister_policy::dataset::{DatasetSpec, InputSpec};
+use cloister_policy::dataset::{Damaged, DatasetSpec, InputSpec};
 use cloister_tensor::Dtype;
 
 use crate::error::{DataError, Place, shown};
@@ -35,9 +35,25 @@ pub(crate) type Wanted = Vec<(usize, Vec<Target>)>;
 pub(crate) struct Table {
     pub(crate) inputs: Vec<Input>,
     pub(crate) rows: u64,
+    pub(crate) skipped: Skipped,
     row_bytes: u64,
     limits: DataLimits,
+    damaged: Damaged,
+    /// A bit for each row: whether it is left out.
+    marks: Vec<u64>,
 }
+
+/// Rows that were left out because they can't be read.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Skipped {
+    /// How many.
+    pub rows: u64,
+    /// What is wrong with the first of them, each with its place in the file.
+    pub first: Vec<String>,
+}
+
+/// Damaged rows that are told in words; all are counted.
+const TOLD_ROWS: usize = 8;
 
 impl Table {
     /// An empty table as the policy describes it; refuses what no dataset can be.
@@ -63,8 +79,11 @@ impl Table {
         Ok(Self {
             inputs,
             rows: 0,
+            skipped: Skipped::default(),
             row_bytes,
             limits: *limits,
+            damaged: spec.damaged,
+            marks: Vec::new(),
         })
     }
 
@@ -144,13 +163,65 @@ impl Table {
             .ok_or_else(|| conversion.wanted())
     }
 
+    /// A row, counted from 0, can't be read: the error, or, where the policy says so, the row is noted and left out in the end.
+    pub(crate) fn damage(&mut self, row: u64, error: DataError) -> Result<(), DataError> {
+        if self.damaged == Damaged::Stop {
+            return Err(error);
+        }
+        // Within the limit on rows.
+        let (word, bit) = (usize::try_from(row / 64).unwrap_or(usize::MAX), 1 << (row % 64));
+        if word >= self.marks.len() {
+            self.marks.resize(word + 1, 0);
+        }
+        // A row may be damaged in several columns.
+        if self.marks[word] & bit == 0 {
+            self.marks[word] |= bit;
+            self.skipped.rows += 1;
+            if self.skipped.first.len() < TOLD_ROWS {
+                self.skipped.first.push(error.to_string());
+            }
+        }
+        Ok(())
+    }
+
+    fn is_marked(&self, row: usize) -> bool {
+        self.marks.get(row / 64).is_some_and(|word| word >> (row % 64) & 1 == 1)
+    }
+
+    /// Moves the rows together that are not left out.
+    fn close_gaps(&mut self) {
+        if self.skipped.rows == 0 {
+            return;
+        }
+        let rows = usize::try_from(self.rows).unwrap_or(usize::MAX);
+        let kept: Vec<usize> = (0..rows).filter(|&row| !self.is_marked(row)).collect();
+        for input in &mut self.inputs {
+            let width = input.row_bytes;
+            for (to, from) in kept.iter().enumerate() {
+                input.bytes.copy_within(from * width..(from + 1) * width, to * width);
+            }
+            input.bytes.truncate(kept.len() * width);
+        }
+        self.rows = kept.len() as u64;
+    }
+
     /// What the input behind a target wants of a cell.
     pub(crate) fn wanted(&self, target: Target) -> String {
         self.inputs[target.input].columns[target.element].1.wanted()
     }
 
-    /// Ends the reading: gives back spare memory, refuses a file without rows.
+    /// Ends the reading: leaves damaged rows out, gives back spare memory, refuses a file without rows.
     pub(crate) fn finish(mut self, file: &str) -> Result<Self, DataError> {
+        self.close_gaps();
+        if self.rows == 0 && self.skipped.rows > 0 {
+            return Err(DataError::Malformed {
+                file: file.to_owned(),
+                problem: format!(
+                    "all {} rows are damaged; the first: {}",
+                    self.skipped.rows, self.skipped.first[0]
+                ),
+            });
+        }
         if self.rows == 0 {
             return Err(DataError::Malformed {
                 file: file.to_owned(),

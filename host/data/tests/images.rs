@@ -197,7 +197,7 @@ fn a_damaged_image_is_named() {
             "{error}"
         );
         assert!(
-            error.contains(said) && error.contains("wanted a JPEG image of 16 x 8 with 3 planes"),
+            error.contains(said) && error.contains("wanted a JPEG or PNG image of 16 x 8 with 3 planes"),
             "{error}"
         );
     }

@@ -96,7 +96,7 @@ pub struct Model {
 pub enum ModuleRole {
     /// Trains on a worker's data.
     Trainer,
-    /// Turns batches into batches.
+    /// Makes rows out of rows before graphs see them.
     Transform,
     /// Makes one model out of the workers' updates.
     Aggregator,
@@ -118,10 +118,12 @@ impl ModuleRole {
         }
     }
 
-    /// Whether nodes of that role run such modules unless the policy names the nodes.
+    /// Whether nodes of that role can run such modules. Those that can do so unless the policy names the nodes; a transform runs
+    /// where a dataset names it.
     pub fn runs_on(self, role: Role) -> bool {
         match self {
-            Self::Trainer | Self::Transform => role == Role::Worker,
+            Self::Trainer => role == Role::Worker,
+            Self::Transform => matches!(role, Role::Worker | Role::Aggregator),
             Self::Aggregator => role == Role::Aggregator,
             Self::Predictor => role == Role::Server,
         }
@@ -193,7 +195,8 @@ pub struct Module {
     pub scalars: BTreeMap<String, ScalarRange>,
     /// Scalar outputs of graphs that it may read.
     pub reads: Vec<String>,
-    /// The nodes that run it, if not every node whose role runs such modules.
+    /// The nodes that run it, if not every node whose role runs such modules; of a transform, if not every node with a dataset
+    /// that names it.
     pub nodes: Option<Vec<String>>,
 }
 

@@ -1,9 +1,13 @@
 //! What the policy says about a dataset's form: which columns become which input of a graph, and how.
 //!
 //! A row's value on column `c` enters the graph as `raw * scale[c] + offset[c]`, computed in 64-bit floats and rounded once
-//! to the input's type.
+//! to the input's type. Where the dataset names a transform, the inputs that it makes stand in the place of those.
+
+mod transform;
 
 use std::collections::BTreeMap;
+
+pub use transform::{Damaged, MAX_MADE_ELEMENTS, MadeSpec, TransformSpec};
 
 use crate::reader::{Fields, Node, PolicyError, Problem, read_document};
 
@@ -15,9 +19,11 @@ pub const MAX_INPUTS: usize = 64;
 pub const MAX_COLUMN_BYTES: usize = 256;
 const MAX_RANK: usize = 7;
 
-/// The type of an input's elements, as a training graph takes them.
+/// The type of an input's elements. Graphs take f32 and i64.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum InputType {
+    /// A whole number from 0 to 255, in one byte: pixels on their way to a transform. Scale and offset are 1 and 0.
+    U8,
     /// 32-bit float.
     F32,
     /// 64-bit signed integer; labels are of this type. Scale and offset are 1 and 0, and every value must be whole.
@@ -28,6 +34,7 @@ impl InputType {
     /// The name in a policy.
     pub fn name(self) -> &'static str {
         match self {
+            Self::U8 => "u8",
             Self::F32 => "f32",
             Self::I64 => "i64",
         }
@@ -56,18 +63,37 @@ pub struct DatasetSpec {
     pub name: String,
     /// The graph's inputs by name; at least one.
     pub inputs: BTreeMap<String, InputSpec>,
+    /// What makes rows out of its rows before graphs see them, if anything does.
+    pub transform: Option<TransformSpec>,
+    /// What becomes of rows that can't be read.
+    pub damaged: Damaged,
 }
 
+/// The keys of a dataset's form.
+const KEYS: [&str; 5] = ["name", "inputs", "transform", "makes", "damaged"];
+
 impl DatasetSpec {
-    /// Parses a specification that stands in a file of its own: `name = "train"` and `inputs = { ... }` (or `[inputs.x]`).
+    /// Parses a specification that stands in a file of its own: `name = "train"` and `inputs = { ... }` (or `[inputs.x]`), and,
+    /// where they are wanted, `transform`, `makes` and `damaged`.
     ///
     /// # Errors
     /// Whatever is unknown, missing, of another type or above a limit, with its line and column in `file`.
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
-        read_document(bytes, file, &["name", "inputs"], |fields| Ok(Self::read(fields)?))
+        read_document(bytes, file, &KEYS, |fields| Ok(Self::read(fields)?))
     }
 
-    /// Reads `name` and `inputs` of a table that may have other keys.
+    /// Shape of a row and type of each input as graphs get it: made by the transform, or as it was read.
+    pub fn fed(&self) -> BTreeMap<&str, (&[usize], InputType)> {
+        let read = self.inputs.iter();
+        let mut fed: BTreeMap<_, _> = read
+            .map(|(name, input)| (name.as_str(), (input.shape.as_slice(), input.dtype)))
+            .collect();
+        let makes = self.transform.iter().flat_map(|transform| &transform.makes);
+        fed.extend(makes.map(|(name, made)| (name.as_str(), (made.shape.as_slice(), made.dtype))));
+        fed
+    }
+
+    /// Reads a dataset's form out of a table that may have other keys.
     pub(crate) fn read(fields: &Fields<'_>) -> Result<Self, Problem> {
         let name = fields.required("name")?.name()?;
         let node = fields.required("inputs")?;
@@ -80,7 +106,12 @@ impl DatasetSpec {
                 node.problem("is empty; a dataset has at least one input, e.g. { x = { columns = \"p0..p63\" } }")
             );
         }
-        Ok(Self { name, inputs })
+        Ok(Self {
+            name,
+            inputs,
+            transform: TransformSpec::read(fields)?,
+            damaged: Damaged::read(fields)?,
+        })
     }
 }
 
@@ -113,15 +144,16 @@ impl InputSpec {
         let dtype = match fields.optional("dtype") {
             None => InputType::F32,
             Some(node) => match node.text(16)? {
+                "u8" => InputType::U8,
                 "f32" => InputType::F32,
                 "i64" => InputType::I64,
-                other => return Err(node.problem(format_args!("is {other:?}; \"f32\" or \"i64\" is wanted"))),
+                other => return Err(node.problem(format_args!("is {other:?}; \"f32\", \"i64\" or \"u8\" is wanted"))),
             },
         };
         let scale = read_per_column(&fields, "scale", columns.len(), 1.0)?;
         let offset = read_per_column(&fields, "offset", columns.len(), 0.0)?;
         let identity = scale.iter().all(|scale| *scale == 1.0) && offset.iter().all(|offset| *offset == 0.0);
-        if dtype == InputType::I64 && !identity {
+        if dtype != InputType::F32 && !identity {
             return Err(fields
                 .problem("scales or shifts whole numbers; leave `scale` and `offset` out, or take dtype = \"f32\""));
         }
@@ -301,7 +333,8 @@ mod tests {
                 "x = { columns = \"p0..p3\", scale = [1, 2] }",
                 "2 numbers for 4 columns",
             ),
-            ("x = { column = \"a\", dtype = \"f23\" }", "\"f32\" or \"i64\""),
+            ("x = { column = \"a\", dtype = \"f23\" }", "\"f32\", \"i64\" or \"u8\""),
+            ("x = { column = \"a\", dtype = \"u8\", offset = 1 }", "whole numbers"),
             ("x = { column = \"a\", dtype = \"i64\", scale = 2 }", "whole numbers"),
             ("x = { column = \"a\", shap = [1] }", "did you mean `shape`"),
             ("x = { column = \"a\", scale = nan }", "finite"),
@@ -311,6 +344,56 @@ mod tests {
                 .to_string();
             assert!(error.starts_with("spec.toml:3:"), "{error}");
             assert!(error.contains(wanted), "{inputs}: {error}");
+        }
+    }
+}
+
+#[cfg(test)]
+mod transforms {
+    use super::*;
+
+    fn parse(lines: &str) -> Result<DatasetSpec, PolicyError> {
+        let text = format!(
+            "name = \"t\"\ninputs = {{ x = {{ columns = \"p0..p11\", dtype = \"u8\" }}, labels = {{ column = \"y\", dtype = \"i64\" }} }}\n{lines}\n"
+        );
+        DatasetSpec::parse(text.as_bytes(), "spec.toml")
+    }
+
+    #[test]
+    fn what_a_transform_makes_stands_in_the_place_of_what_was_read() {
+        let plain = parse("").unwrap();
+        assert_eq!((plain.transform.as_ref(), plain.damaged), (None, Damaged::Stop));
+        assert_eq!(plain.fed()["x"], (&[12][..], InputType::U8));
+        let spec = parse("transform = \"augment\"\nmakes = { x = { shape = [1, 2, 2] } }\ndamaged = \"skip\"").unwrap();
+        assert_eq!(spec.damaged, Damaged::Skip);
+        assert_eq!(spec.fed()["x"], (&[1, 2, 2][..], InputType::F32));
+        assert_eq!(spec.fed()["labels"], (&[][..], InputType::I64), "others pass by");
+    }
+
+    #[test]
+    fn halves_and_sizes_without_end_are_refused() {
+        for (lines, wanted) in [
+            ("transform = \"augment\"", "without `makes`"),
+            ("makes = { x = { shape = [4] } }", "without `transform`"),
+            ("transform = \"a\"\nmakes = {}", "at least one input"),
+            ("transform = \"a\"\nmakes = { x = {} }", "shape"),
+            ("transform = \"a\"\nmakes = { x = { shape = [0] } }", "from 1"),
+            (
+                "transform = \"a\"\nmakes = { x = { shape = [4096, 4096, 2] } }",
+                "at most",
+            ),
+            (
+                "transform = \"a\"\nmakes = { x = { shape = [4], dtype = \"u8\" } }",
+                "f32, i64",
+            ),
+            (
+                "transform = \"a b\"\nmakes = { x = { shape = [4] } }",
+                "a name has letters",
+            ),
+            ("damaged = \"hide\"", "one of stop, skip is wanted"),
+        ] {
+            let error = parse(lines).unwrap_err().to_string();
+            assert!(error.contains(wanted), "{lines}: {error}");
         }
     }
 }

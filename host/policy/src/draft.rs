@@ -8,7 +8,7 @@ use cloister_attestation::encoding::hex;
 use toml_edit::Value;
 
 use crate::agreement::{Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, Rtmr3, TcbStatus};
-use crate::dataset::{DatasetSpec, InputSpec};
+use crate::dataset::{DatasetSpec, InputSpec, TransformSpec};
 use crate::policy::Policy;
 use crate::reader::{PolicyError, Scalar};
 
@@ -219,7 +219,30 @@ fn data(out: &mut Out, agreement: &Agreement) {
             out.key("rows", rows);
         }
         out.key("inputs", inputs(&dataset.spec));
+        if let Some(transform) = &dataset.spec.transform {
+            out.explained(
+                "transform",
+                quoted(&transform.module),
+                "makes rows out of these before graphs see them",
+            );
+            out.explained("makes", makes(transform), "the inputs that it makes; others pass by it");
+        }
+        out.explained(
+            "damaged",
+            quoted(dataset.spec.damaged.as_str()),
+            "a row that can't be read: \"stop\", or \"skip\" and say so",
+        );
     }
+}
+
+fn makes(transform: &TransformSpec) -> String {
+    table(transform.makes.iter().map(|(name, made)| {
+        let entries = [
+            ("shape".to_owned(), list(made.shape.iter().map(usize::to_string))),
+            ("dtype".to_owned(), quoted(made.dtype.name())),
+        ];
+        (name.clone(), table(entries))
+    }))
 }
 
 fn inputs(spec: &DatasetSpec) -> String {

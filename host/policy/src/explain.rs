@@ -4,6 +4,7 @@ use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::Role;
 
 use crate::agreement::{Agreement, AttestationRules, Module, ModuleRole, Rtmr3, TensorAccess};
+use crate::dataset::{Damaged, DatasetSpec};
 use crate::policy::Policy;
 
 /// The policy in plain words, a statement a line.
@@ -66,11 +67,12 @@ pub fn explain(policy: &Policy) -> Vec<String> {
             .iter()
             .map(|(name, input)| format!("{name} ({} of {} columns)", input.dtype.name(), input.columns.len()));
         lines.push(format!(
-            "Dataset {:?} of {}: {rows}, commitment {}, feeds {}.",
+            "Dataset {:?} of {}: {rows}, commitment {}, feeds {}{}.",
             dataset.name(),
             dataset.node,
             dataset.commitment.short(),
-            inputs.collect::<Vec<_>>().join(", ")
+            inputs.collect::<Vec<_>>().join(", "),
+            form_in_words(&dataset.spec)
         ));
     }
     lines.extend(rounds_in_words(policy));
@@ -86,11 +88,34 @@ pub fn explain(policy: &Policy) -> Vec<String> {
     lines
 }
 
+/// What becomes of the rows before graphs see them.
+fn form_in_words(spec: &DatasetSpec) -> String {
+    let mut words = String::new();
+    if let Some(transform) = &spec.transform {
+        let makes = transform.makes.iter();
+        let makes: Vec<_> = makes
+            .map(|(name, made)| format!("{name} ({} of shape {:?})", made.dtype.name(), made.shape))
+            .collect();
+        words = format!(
+            "; the transform {:?} makes {} of it",
+            transform.module,
+            makes.join(", ")
+        );
+    }
+    if spec.damaged == Damaged::Skip {
+        words.push_str("; rows that can't be read are left out");
+    }
+    words
+}
+
 fn module_in_words(policy: &Policy, module: &Module) -> String {
     let on = names_running(policy, |node| policy.modules_for(node).contains(&module));
     let access = match (module.role, module.tensor_access) {
         (ModuleRole::Aggregator, _) => "reads the workers' updates and writes the next model".to_owned(),
         (ModuleRole::Predictor, _) => "reads requests and writes answers".to_owned(),
+        (ModuleRole::Transform, _) => {
+            "READS the rows and makes what graphs see of them, and reaches nothing else".to_owned()
+        }
         (_, TensorAccess::Handles) => "passes tensors on without seeing inside".to_owned(),
         (_, TensorAccess::Read) => "READS the values of tensors".to_owned(),
         (_, TensorAccess::Write) => "MAKES tensors of its own".to_owned(),

@@ -9,7 +9,7 @@ use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_tensor::Digest;
 
-use crate::agreement::{Agreement, Dataset, Graph, Module, Node};
+use crate::agreement::{Agreement, Dataset, Graph, Module, ModuleRole, Node};
 use crate::dataset::DatasetSpec;
 use crate::parse;
 use crate::reader::PolicyError;
@@ -135,14 +135,18 @@ impl Agreement {
     /// The modules that the node runs.
     pub fn modules_for(&self, node: &str) -> Vec<&Module> {
         let role = self.node(node).map(|node| node.role);
-        let runs = |module: &&Module| {
-            runs(
-                module.nodes.as_deref(),
-                node,
-                role.map(|role| module.role.runs_on(role)),
-            )
+        let by_role = |module: &Module| match module.role {
+            ModuleRole::Transform => Some(self.transforms(node).any(|name| name == module.name)),
+            other => role.map(|role| other.runs_on(role)),
         };
+        let runs = |module: &&Module| runs(module.nodes.as_deref(), node, by_role(module));
         self.modules.iter().filter(runs).collect()
+    }
+
+    /// The names of the transforms that the node's datasets go through.
+    pub fn transforms(&self, node: &str) -> impl Iterator<Item = &str> {
+        let datasets = self.datasets_for(node).into_iter();
+        datasets.filter_map(|dataset| Some(dataset.spec.transform.as_ref()?.module.as_str()))
     }
 
     /// The graphs that the node runs.

@@ -367,11 +367,18 @@ fn open_registers(rules: &AttestationRules) -> Vec<&'static str> {
     open
 }
 
-/// What a grant to a trainer or a transform means. Aggregators and predictors read and make values by their nature.
+/// What a trainer's grant, or being a transform, means. Aggregators and predictors read and make values by their nature.
 fn grant_in_words(module: &Module) -> Option<String> {
     let name = &module.name;
-    if module.role != ModuleRole::Trainer {
-        return None;
+    match module.role {
+        ModuleRole::Trainer => {}
+        ModuleRole::Transform => {
+            return Some(format!(
+                "transform {name:?} sees the rows of its nodes and chooses what graphs see in their place: it reaches nothing else, but it \
+                 can make updates tell far more of single rows; read its source"
+            ));
+        }
+        ModuleRole::Aggregator | ModuleRole::Predictor => return None,
     }
     match module.tensor_access {
         TensorAccess::Handles => None,

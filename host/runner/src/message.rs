@@ -1,17 +1,18 @@
 //! What keeper and runner say to each other. Each request is answered by one reply; `Aggregate` alone has a talk in between.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::time::Duration;
-
 use cloister_sandbox::{CallLimits, Grants, ModuleError, RoundInfo, SandboxLimits, SettingValue};
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::options::{BackendChoice, Confinement, RunnerLimits};
 use crate::tensors::WireLayout;
 
 /// Version of these messages; keeper and runner are one binary, so it only guards against a mix of two.
-pub(crate) const PROTOCOL: u32 = 2;
+pub(crate) const PROTOCOL: u32 = 3;
+
+/// Settings of the transforms that datasets go through, by the names of the modules.
+pub(crate) type TransformSettings = BTreeMap<String, BTreeMap<String, SettingValue>>;
 
 /// From keeper to runner. What comes beside a message is said at each.
 #[derive(Debug, Serialize, Deserialize)]
@@ -63,6 +64,7 @@ pub(crate) struct TrainOrder {
     pub(crate) grants: Grants,
     pub(crate) graphs: BTreeSet<String>,
     pub(crate) datasets: BTreeSet<String>,
+    pub(crate) transforms: TransformSettings,
     pub(crate) round: RoundInfo,
     pub(crate) limits: CallLimits,
     pub(crate) model: WireLayout,
@@ -72,7 +74,8 @@ pub(crate) struct TrainOrder {
 pub(crate) struct EvaluateOrder {
     pub(crate) graphs: BTreeSet<String>,
     pub(crate) dataset: String,
-    pub(crate) compute: Duration,
+    pub(crate) transforms: TransformSettings,
+    pub(crate) limits: CallLimits,
     pub(crate) model: WireLayout,
 }
 
@@ -107,6 +110,9 @@ pub(crate) enum Reply {
         rows: u64,
         commitment: Digest,
         memory_bytes: u64,
+        /// Damaged rows that were left out, and what is wrong with the first of them.
+        skipped: u64,
+        damaged: Vec<String>,
     },
     /// Beside it: the update, sealed.
     Trained {
@@ -119,6 +125,8 @@ pub(crate) enum Reply {
         loss: f64,
         correct: u64,
         rows: u64,
+        /// What a transform logged.
+        log: Vec<String>,
     },
     /// The aggregator asks for the next update.
     NextUpdate,

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use cloister_data::Skipped;
 use cloister_sandbox::{CallLimits, Grants, RoundInfo, SettingValue};
 use cloister_tensor::Digest;
 
@@ -13,7 +14,7 @@ use crate::tensors::SharedTensors;
 pub struct ModuleInfo {
     /// SHA-256 of its file; the keeper compares it with the policy.
     pub digest: Digest,
-    /// Its world: `trainer` or `aggregator`.
+    /// Its world: `trainer`, `transform` or `aggregator`.
     pub world: String,
 }
 
@@ -35,6 +36,8 @@ pub struct DatasetInfo {
     pub commitment: Digest,
     /// Bytes that it takes in the runner.
     pub memory_bytes: u64,
+    /// Damaged rows that were left out, and what is wrong with the first of them.
+    pub skipped: Skipped,
 }
 
 /// A call of a trainer.
@@ -50,6 +53,8 @@ pub struct TrainRequest {
     pub graphs: BTreeSet<String>,
     /// Names of the open datasets that it may use.
     pub datasets: BTreeSet<String>,
+    /// Settings of the loaded transforms that these datasets go through, by the names of the modules.
+    pub transforms: BTreeMap<String, BTreeMap<String, SettingValue>>,
     /// Parameters and running statistics as the round starts.
     pub model: SharedTensors,
     /// The round.
@@ -83,16 +88,18 @@ pub struct EvaluateRequest {
     pub graphs: BTreeSet<String>,
     /// The open dataset's name.
     pub dataset: String,
+    /// Settings of the loaded transform that the dataset goes through, if any, by the name of the module.
+    pub transforms: BTreeMap<String, BTreeMap<String, SettingValue>>,
     /// Parameters and running statistics.
     pub model: SharedTensors,
-    /// Time for one run of the graph.
-    pub compute: Duration,
+    /// What a call of the transform may take, and the time of one run of the graph ([`CallLimits::compute`]).
+    pub limits: CallLimits,
     /// When the keeper ends a runner that has not answered.
     pub timeout: Duration,
 }
 
 /// How good the model is on a dataset.
-#[derive(Clone, Copy, Debug, PartialEq)]
+#[derive(Clone, Debug, PartialEq)]
 pub struct EvaluateReply {
     /// Mean over the rows.
     pub loss: f64,
@@ -100,6 +107,8 @@ pub struct EvaluateReply {
     pub correct: u64,
     /// Rows.
     pub rows: u64,
+    /// The transform's log, as far as the limit lets it.
+    pub log: Vec<String>,
     /// Time from request to reply.
     pub elapsed: Duration,
 }

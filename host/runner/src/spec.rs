@@ -6,9 +6,25 @@ use cloister_policy::DatasetSpec;
 
 /// Writes the description so that [`DatasetSpec::parse`] gives the same one.
 pub(crate) fn to_toml(spec: &DatasetSpec) -> String {
-    let mut text = format!("name = {}\n", quoted(&spec.name));
-    for (name, input) in &spec.inputs {
+    let mut text = format!(
+        "name = {}\ndamaged = {}\n",
+        quoted(&spec.name),
+        quoted(spec.damaged.as_str())
+    );
+    if let Some(transform) = &spec.transform {
         // Writing to a string does not fail.
+        let _ = writeln!(text, "transform = {}", quoted(&transform.module));
+    }
+    for (name, made) in spec.transform.iter().flat_map(|transform| &transform.makes) {
+        let (shape, dtype) = (&made.shape, made.dtype.name());
+        let _ = writeln!(
+            text,
+            "[makes.{}]\nshape = {shape:?}\ndtype = {}",
+            quoted(name),
+            quoted(dtype)
+        );
+    }
+    for (name, input) in &spec.inputs {
         let _ = writeln!(text, "[inputs.{}]", quoted(name));
         let columns: Vec<String> = input.columns.iter().map(|column| quoted(column)).collect();
         let scalar = input.shape.is_empty();
@@ -62,8 +78,14 @@ mod tests {
             "x = { columns = [\"a b\", \"c\\\"d\\\\\", \"ä..\\u0007\"], scale = [1, 1e-300, -2.5], offset = [0, -0.0, 3] }",
             "x = { columns = [\"a\"] }",
             "x = { column = \"a\", scale = 2, offset = 1e22 }",
+            "x = { columns = \"p0..p3\", dtype = \"u8\" }\n[makes]\nx = { shape = [2, 1], dtype = \"i64\" }\ny = { shape = [] }",
         ] {
-            let text = format!("name = \"train\"\n[inputs]\n{inputs}\n");
+            let head = if inputs.contains("[makes]") {
+                "transform = \"t\"\ndamaged = \"skip\"\n"
+            } else {
+                ""
+            };
+            let text = format!("name = \"train\"\n{head}[inputs]\n{inputs}\n");
             let Ok(spec) = DatasetSpec::parse(text.as_bytes(), "spec.toml") else {
                 continue;
             };

@@ -1,4 +1,4 @@
-//! The worlds of `wit/`, as wasmtime renders them. What the two worlds share is rendered once.
+//! The worlds of `wit/`, as wasmtime renders them. What the worlds share is rendered once.
 #![allow(
     missing_docs,
     unreachable_pub,
@@ -33,6 +33,19 @@ pub(crate) mod aggregator {
             "cloister:federation/log": crate::bindings::trainer::cloister::federation::log,
             "cloister:federation/metrics": crate::bindings::trainer::cloister::federation::metrics,
             "cloister:federation/updates.update": crate::flat::Update,
+        },
+    });
+}
+
+pub(crate) mod transform {
+    wasmtime::component::bindgen!({
+        path: "../../wit",
+        world: "cloister:federation/transform",
+        imports: { default: trappable },
+        with: {
+            "cloister:federation/types": crate::bindings::trainer::cloister::federation::types,
+            "cloister:federation/settings": crate::bindings::trainer::cloister::federation::settings,
+            "cloister:federation/log": crate::bindings::trainer::cloister::federation::log,
         },
     });
 }

@@ -3,11 +3,11 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex};
 
-use cloister_data::{Batch, BatchOrder, Dataset};
 use cloister_engine::Compiled;
 use cloister_tensor::TensorMap;
 use serde::{Deserialize, Serialize};
 
+use crate::rows::Rows;
 use crate::{CallLimits, Grants, Module, SettingValue};
 
 /// A graph ready to run; shared between calls, used by one at a time.
@@ -22,32 +22,6 @@ pub struct RoundInfo {
     pub count: u32,
     /// Seed of everything that looks random in the call.
     pub seed: u64,
-}
-
-/// One pass over a dataset. An error's text names row and column and holds no value of a row.
-pub type RowBatches = Box<dyn Iterator<Item = Result<Batch, String>> + Send>;
-
-/// A dataset as a trainer's call sees it.
-pub trait Rows: Send + Sync {
-    /// How many rows there are.
-    fn rows(&self) -> u64;
-
-    /// Starts a pass.
-    ///
-    /// # Errors
-    /// The order cannot be had; the text says why.
-    fn batches(&self, order: BatchOrder) -> Result<RowBatches, String>;
-}
-
-impl Rows for Dataset {
-    fn rows(&self) -> u64 {
-        Self::rows(self)
-    }
-
-    fn batches(&self, order: BatchOrder) -> Result<RowBatches, String> {
-        let batches = Self::batches(self, order).map_err(|error| error.to_string())?;
-        Ok(Box::new(batches.map(|batch| batch.map_err(|error| error.to_string()))))
-    }
 }
 
 /// A call of a trainer.

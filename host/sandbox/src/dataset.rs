@@ -8,10 +8,11 @@ use wasmtime::component::Resource;
 
 use crate::bindings::trainer::cloister::federation::dataset;
 use crate::bindings::trainer::cloister::federation::types::{Failure, FailureKind};
-use crate::call::RowBatches;
+use crate::budget::Charge;
 use crate::error::ModuleErrorKind;
 use crate::guest::Guest;
 use crate::label::{GuestTensor, Label};
+use crate::rows::{PassOrder, PassSeed, RowBatches, RowsError};
 use crate::training::Training;
 
 /// Rows in a batch at most.
@@ -22,6 +23,8 @@ const MAX_BATCH_ROWS: u32 = 1 << 24;
 pub struct Pass {
     dataset: Arc<str>,
     batches: RowBatches,
+    /// Of the batches that are drawn ahead; held for its drop.
+    _ahead: Arc<Charge>,
 }
 
 impl Guest<Training> {
@@ -60,14 +63,32 @@ impl dataset::Host for Guest<Training> {
             batch: order.batch as usize,
             drop_last: order.drop_last,
         };
-        match rows.batches(order) {
+        let dataset: Arc<str> = Arc::from(name);
+        let charge = self
+            .budget
+            .charge(rows.ahead_bytes(order.batch), "batches drawn ahead")?;
+        let begun = self.world.passes.entry(Arc::clone(&dataset)).or_default();
+        let seed = PassSeed {
+            round: self.world.seed,
+            dataset: Arc::clone(&dataset),
+            pass: *begun,
+        };
+        *begun += 1;
+        let pass = PassOrder {
+            order,
+            seed,
+            end: Some(self.deadline.end()),
+            ahead: true,
+        };
+        match rows.batches(&pass) {
             Ok(batches) => self
                 .push(Pass {
-                    dataset: Arc::from(name),
+                    dataset,
                     batches,
+                    _ahead: charge,
                 })
                 .map(Ok),
-            Err(message) => Ok(Err(self.fail(ModuleErrorKind::Dataset, message))),
+            Err(error) => Ok(Err(self.fail(ModuleErrorKind::Dataset, error.to_string()))),
         }
     }
 }
@@ -77,11 +98,17 @@ impl dataset::HostBatches for Guest<Training> {
         self.deadline.left()?;
         let pass = self.table.get_mut(&pass)?;
         let dataset = Arc::clone(&pass.dataset);
-        let batch = match pass.batches.next() {
+        let drawn = match pass.batches.next() {
             None => return Ok(Ok(None)),
-            Some(Err(message)) => return Ok(Err(self.fail(ModuleErrorKind::Dataset, message))),
-            Some(Ok(batch)) => batch,
+            Some(Err(RowsError::Unreadable(message))) => return Ok(Err(self.fail(ModuleErrorKind::Dataset, message))),
+            // What a transform says may come out of rows: the trainer is not told.
+            Some(Err(RowsError::Transform(error))) => return Err((*error).into()),
+            Some(Ok(drawn)) => drawn,
         };
+        for line in drawn.log {
+            self.write_down(line)?;
+        }
+        let batch = drawn.batch;
         let bytes = batch.tensors.values().map(|tensor| tensor.bytes().len() as u64).sum();
         let charge = self.budget.charge(bytes, "a batch of rows")?;
         if self.world.grants.tensor_access.write {

@@ -62,6 +62,18 @@ impl<W> Guest<W> {
         message
     }
 
+    /// Adds a line to the call's log.
+    pub(crate) fn write_down(&mut self, line: String) -> Result<(), Refusal> {
+        self.log_bytes += line.len() + LINE_COST_BYTES;
+        if self.log_bytes > self.limits.log_bytes {
+            let limit = self.limits.log_bytes;
+            let message = format!("the module, or a transform, logged more than {limit} bytes in one call");
+            return Err(Refusal::new(ModuleErrorKind::Log, message));
+        }
+        self.log.push(line);
+        Ok(())
+    }
+
     /// Puts something into the handle table.
     pub(crate) fn push<T: Send + 'static>(&mut self, entry: T) -> Result<wasmtime::component::Resource<T>> {
         self.table.push(entry).map_err(|_full| {
@@ -102,16 +114,7 @@ impl<W: Send> log::Host for Guest<W> {
             log::Level::Error => "error",
         };
         let line = format!("{level}: {}", bounded(&message, MAX_LINE_BYTES));
-        self.log_bytes += line.len() + LINE_COST_BYTES;
-        if self.log_bytes > self.limits.log_bytes {
-            let message = format!(
-                "the module logged more than {} bytes in one call",
-                self.limits.log_bytes
-            );
-            return Err(Refusal::new(ModuleErrorKind::Log, message).into());
-        }
-        self.log.push(line);
-        Ok(())
+        Ok(self.write_down(line)?)
     }
 }
 

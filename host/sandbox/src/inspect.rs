@@ -20,6 +20,7 @@ const MAX_NAMES: usize = 256;
 
 const TRAINER_EXPORT: &str = "cloister:federation/training@0.1.0";
 const AGGREGATOR_EXPORT: &str = "cloister:federation/aggregation@0.1.0";
+const TRANSFORM_EXPORT: &str = "cloister:federation/transforming@0.1.0";
 
 const TRAINER_IMPORTS: &[&str] = &[
     "cloister:federation/dataset@0.1.0",
@@ -45,6 +46,12 @@ const AGGREGATOR_IMPORTS: &[&str] = &[
     "cloister:federation/updates@0.1.0",
 ];
 
+const TRANSFORM_IMPORTS: &[&str] = &[
+    "cloister:federation/log@0.1.0",
+    "cloister:federation/settings@0.1.0",
+    "cloister:federation/types@0.1.0",
+];
+
 /// A world that a component exports.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -53,6 +60,8 @@ pub enum World {
     Trainer,
     /// Folds updates into the next model.
     Aggregator,
+    /// Makes rows out of rows before graphs see them.
+    Transform,
 }
 
 impl World {
@@ -61,6 +70,7 @@ impl World {
         match self {
             Self::Trainer => TRAINER_IMPORTS,
             Self::Aggregator => AGGREGATOR_IMPORTS,
+            Self::Transform => TRANSFORM_IMPORTS,
         }
     }
 }
@@ -70,6 +80,7 @@ impl fmt::Display for World {
         f.write_str(match self {
             Self::Trainer => "trainer",
             Self::Aggregator => "aggregator",
+            Self::Transform => "transform",
         })
     }
 }
@@ -200,14 +211,26 @@ fn world(outline: &Outline) -> Result<World, Refusal> {
         ));
     }
     let exports = |wanted: &str| outline.exports.iter().any(|name| name == wanted);
-    let world = match (exports(TRAINER_EXPORT), exports(AGGREGATOR_EXPORT)) {
-        (true, false) => World::Trainer,
-        (false, true) => World::Aggregator,
-        (true, true) => return refuse("the module exports two worlds; wanted one of `training`, `aggregation`".into()),
-        (false, false) => {
+    let worlds = [
+        (TRAINER_EXPORT, World::Trainer),
+        (AGGREGATOR_EXPORT, World::Aggregator),
+        (TRANSFORM_EXPORT, World::Transform),
+    ];
+    let mut exported = worlds.into_iter().filter(|(export, _)| exports(export));
+    let world = match (exported.next(), exported.next()) {
+        (Some((_, world)), None) => world,
+        (Some((one, _)), Some((other, _))) => {
+            return refuse(format!("the module exports {one} and {other}; wanted one world"));
+        }
+        (None, _) => {
+            let known: Vec<_> = worlds
+                .iter()
+                .map(|(export, world)| format!("{export} ({world})"))
+                .collect();
             return refuse(format!(
-                "the module exports {}; wanted {TRAINER_EXPORT} (a trainer) or {AGGREGATOR_EXPORT} (an aggregator)",
-                list(&outline.exports)
+                "the module exports {}; wanted one of {}",
+                list(&outline.exports),
+                known.join(", ")
             ));
         }
     };
@@ -265,10 +288,24 @@ mod tests {
         assert!(
             error
                 .message
-                .contains("exports run; wanted cloister:federation/training"),
+                .contains("exports run; wanted one of cloister:federation/training"),
             "{error}"
         );
-        assert!(world(&named(&[], &[TRAINER_EXPORT, AGGREGATOR_EXPORT])).is_err());
+        assert_eq!(
+            world(&named(TRANSFORM_IMPORTS, &[TRANSFORM_EXPORT])).unwrap(),
+            World::Transform
+        );
+        for two in [[TRAINER_EXPORT, AGGREGATOR_EXPORT], [TRAINER_EXPORT, TRANSFORM_EXPORT]] {
+            assert!(world(&named(&[], &two)).is_err());
+        }
+        // What sees rows has no way out: no metrics, no graph.
+        for way in [
+            "cloister:federation/metrics@0.1.0",
+            "cloister:federation/ports@0.1.0",
+            "wasi:nn/graph@0.2.0-rc-2024-10-28",
+        ] {
+            assert!(world(&named(&[way], &[TRANSFORM_EXPORT])).is_err(), "{way}");
+        }
     }
 
     #[test]

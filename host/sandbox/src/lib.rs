@@ -1,6 +1,6 @@
 //! Runs modules: WebAssembly components that can compute and nothing else.
 //!
-//! A module exports one of the worlds of `wit/`: `trainer` or `aggregator`. The [`Sandbox`] loads it (imports against a closed
+//! A module exports one of the worlds of `wit/`: `trainer`, `transform` or `aggregator`. The [`Sandbox`] loads it (imports against a closed
 //! list, no WASI), calls it under [`CallLimits`], and checks what it gives.
 //!
 //! What a trainer may do with tensors is decided by labels. Every tensor that it holds says what it is (this parameter, rows
@@ -27,17 +27,19 @@ mod inspect;
 mod label;
 mod limits;
 mod nn;
+mod rows;
 mod sandbox;
 pub mod settings;
 mod ticker;
 mod training;
+mod transform;
 
-pub use call::{
-    AggregateCall, AggregateOutcome, RoundInfo, RowBatches, Rows, SharedGraph, TrainCall, TrainOutcome, WorkerUpdate,
-};
+pub use call::{AggregateCall, AggregateOutcome, RoundInfo, SharedGraph, TrainCall, TrainOutcome, WorkerUpdate};
 pub use error::{MAX_MESSAGE_BYTES, ModuleError, ModuleErrorKind};
 pub use grant::{Grants, ScalarRange, TensorAccess, UnknownTensorAccess};
 pub use inspect::{InspectError, Inspection, PACKAGE, VERSIONS, World, inspect};
 pub use limits::{CallLimits, SandboxLimits};
+pub use rows::{Drawn, PassOrder, PassSeed, RowBatches, Rows, RowsError};
 pub use sandbox::{Module, Sandbox, SetUpError};
 pub use settings::{SettingDeclaration, SettingError, SettingType, SettingValue, resolve as resolve_settings};
+pub use transform::{Made, Transform, TransformedRows};

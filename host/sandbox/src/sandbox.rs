@@ -11,6 +11,7 @@ use crate::accept::{self, Wanted};
 use crate::bindings::aggregator::{Aggregator, AggregatorPre};
 use crate::bindings::trainer::cloister::federation::types::{Failure, FailureKind};
 use crate::bindings::trainer::{Trainer, TrainerPre};
+use crate::bindings::transform::{Transform, TransformPre};
 use crate::call::{AggregateCall, AggregateOutcome, TrainCall, TrainOutcome, WorkerUpdate};
 use crate::error::{ModuleError, ModuleErrorKind, Refusal, bounded};
 use crate::flat::{Aggregating, UpdateLine};
@@ -19,6 +20,7 @@ use crate::inspect::{World, examine};
 use crate::settings::{self, SettingDeclaration, SettingValue};
 use crate::ticker::Ticker;
 use crate::training::Training;
+use crate::transform::Transforming;
 use crate::{CallLimits, SandboxLimits, TensorAccess};
 
 /// Lines of a guest's log that go with its error.
@@ -26,10 +28,11 @@ const LAST_LINES: usize = 8;
 /// Bytes that a guest passes to the host in one call at most, whatever its grants.
 const MAX_PASSED_BYTES: usize = 64 << 20;
 
-/// Runs modules. Calls may come from several threads.
+/// Runs modules. Calls may come from several threads. Cheap to clone.
+#[derive(Clone)]
 pub struct Sandbox {
     engine: Engine,
-    ticker: Ticker,
+    pub(crate) ticker: Arc<Ticker>,
     limits: SandboxLimits,
 }
 
@@ -41,19 +44,20 @@ pub struct SetUpError(String);
 /// A loaded module; cheap to clone.
 #[derive(Clone)]
 pub struct Module {
-    inner: Arc<Loaded>,
+    pub(crate) inner: Arc<Loaded>,
 }
 
-struct Loaded {
+pub(crate) struct Loaded {
     name: String,
     digest: Digest,
     settings: BTreeMap<String, SettingDeclaration>,
-    program: Program,
+    pub(crate) program: Program,
 }
 
-enum Program {
+pub(crate) enum Program {
     Trainer(TrainerPre<Guest<Training>>),
     Aggregator(AggregatorPre<Guest<Aggregating>>),
+    Transform(TransformPre<Guest<Transforming>>),
 }
 
 impl Module {
@@ -72,6 +76,7 @@ impl Module {
         match self.inner.program {
             Program::Trainer(_) => World::Trainer,
             Program::Aggregator(_) => World::Aggregator,
+            Program::Transform(_) => World::Transform,
         }
     }
 
@@ -91,17 +96,18 @@ impl Module {
         settings::resolve(&self.inner.settings, given).map_err(|error| self.error(ModuleErrorKind::Setting, error))
     }
 
-    fn error(&self, kind: ModuleErrorKind, message: impl std::fmt::Display) -> ModuleError {
+    pub(crate) fn error(&self, kind: ModuleErrorKind, message: impl std::fmt::Display) -> ModuleError {
         ModuleError::new(&self.inner.name, self.inner.digest, kind, message)
     }
 
-    fn refused(&self, refusal: Refusal) -> ModuleError {
+    pub(crate) fn refused(&self, refusal: Refusal) -> ModuleError {
         self.error(refusal.kind, refusal.message)
     }
 
     /// Why a call ended, with the guest's last words.
-    fn ended(&self, end: End, log: &[String], answered: Option<&Refusal>) -> ModuleError {
+    pub(crate) fn ended(&self, end: End, log: &[String], answered: Option<&Refusal>) -> ModuleError {
         let (kind, message) = match (end, answered) {
+            (End::Other(error), _) => return *error,
             (End::Refused(refusal), _) => (refusal.kind, refusal.message),
             (End::Trapped(message), Some(answered)) => (
                 answered.kind,
@@ -127,7 +133,9 @@ impl Module {
 }
 
 /// How a call ended without a result.
-enum End {
+pub(crate) enum End {
+    /// Another module failed, which the call stood on.
+    Other(Box<ModuleError>),
     Refused(Refusal),
     Trapped(String),
     GaveUp(Failure),
@@ -152,6 +160,9 @@ impl From<wasmtime::Error> for End {
     fn from(error: wasmtime::Error) -> Self {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return Self::Refused(refusal.clone());
+        }
+        if let Some(error) = error.downcast_ref::<ModuleError>() {
+            return Self::Other(Box::new(error.clone()));
         }
         match error.downcast_ref::<Trap>() {
             Some(Trap::StackOverflow) => Self::Refused(Refusal::new(
@@ -182,7 +193,11 @@ impl Sandbox {
             .max_wasm_stack(limits.stack_bytes);
         let engine = Engine::new(&config).map_err(|error| SetUpError(error.to_string()))?;
         let ticker = Ticker::start(engine.clone(), limits.tick).map_err(|error| SetUpError(error.to_string()))?;
-        Ok(Self { engine, ticker, limits })
+        Ok(Self {
+            engine,
+            ticker: Arc::new(ticker),
+            limits,
+        })
     }
 
     /// Checks, compiles and links a component. `name` is its name in the policy; whether the policy names this digest is the
@@ -236,10 +251,15 @@ impl Sandbox {
                 Aggregator::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
                 Program::Aggregator(AggregatorPre::new(linker.instantiate_pre(component)?)?)
             }
+            World::Transform => {
+                let mut linker = Linker::<Guest<Transforming>>::new(&self.engine);
+                Transform::add_to_linker::<_, HasSelf<_>>(&mut linker, |guest| guest)?;
+                Program::Transform(TransformPre::new(linker.instantiate_pre(component)?)?)
+            }
         })
     }
 
-    fn store<W: Send + 'static>(&self, guest: Guest<W>, passed_bytes: usize) -> Store<Guest<W>> {
+    pub(crate) fn store<W: Send + 'static>(&self, guest: Guest<W>, passed_bytes: usize) -> Store<Guest<W>> {
         let mut store = Store::new(&self.engine, guest);
         store.limiter(|guest| guest);
         store.set_hostcall_fuel(passed_bytes);
@@ -258,11 +278,12 @@ impl Sandbox {
     pub fn train(&self, call: TrainCall) -> Result<TrainOutcome, ModuleError> {
         let module = call.module;
         let Program::Trainer(program) = &module.inner.program else {
-            return Err(module.error(ModuleErrorKind::World, "an aggregator is asked to train"));
+            let message = format!("a module of the world `{}` is asked to train", module.world());
+            return Err(module.error(ModuleErrorKind::World, message));
         };
         let settings = module.resolve_settings(&call.settings)?;
         let access = call.grants.tensor_access;
-        let training = Training::new(call.grants, call.graphs, call.datasets);
+        let training = Training::new(call.grants, call.graphs, call.datasets, call.round.seed);
         let passed_bytes = passed_bytes(access, &call.limits);
         let mut guest = Guest::new(call.limits, settings, training);
         guest
@@ -310,7 +331,8 @@ impl Sandbox {
     ) -> Result<AggregateOutcome, ModuleError> {
         let module = call.module;
         let Program::Aggregator(program) = &module.inner.program else {
-            return Err(module.error(ModuleErrorKind::World, "a trainer is asked to aggregate"));
+            let message = format!("a module of the world `{}` is asked to aggregate", module.world());
+            return Err(module.error(ModuleErrorKind::World, message));
         };
         let settings = module.resolve_settings(&call.settings)?;
         let (ask, asked) = std::sync::mpsc::sync_channel(0);
@@ -398,7 +420,7 @@ fn aggregate_in(
     ended.map_err(|failure| End::GaveUp(cut(failure)))
 }
 
-fn cut(failure: Failure) -> Failure {
+pub(crate) fn cut(failure: Failure) -> Failure {
     Failure {
         kind: failure.kind,
         message: bounded(&failure.message, crate::error::MAX_MESSAGE_BYTES),

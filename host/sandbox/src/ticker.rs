@@ -1,5 +1,6 @@
 //! The thread that lets running guests look at their deadline.
 
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -90,18 +91,41 @@ impl Drop for Running {
 pub(crate) struct Deadline {
     end: Instant,
     limit: Duration,
+    /// Set by whoever no longer wants what the call gives.
+    stop: Option<Arc<AtomicBool>>,
 }
 
 impl Deadline {
+    /// After `limit` or at `end`, whichever is earlier, or as soon as `stop` is set.
+    pub(crate) fn within(limit: Duration, end: Option<Instant>, stop: Arc<AtomicBool>) -> Self {
+        let mut deadline = Self::after(limit);
+        if let Some(end) = end {
+            deadline.end = deadline.end.min(end);
+        }
+        deadline.stop = Some(stop);
+        deadline
+    }
+
+    /// When it is, if nobody gives time back.
+    pub(crate) fn end(&self) -> Instant {
+        self.end
+    }
+
     pub(crate) fn after(limit: Duration) -> Self {
         let now = Instant::now();
         // A limit beyond what the clock can count is no limit in practice; a year is as good.
         let end = now.checked_add(limit).unwrap_or(now + Duration::from_secs(31_536_000));
-        Self { end, limit }
+        Self { end, limit, stop: None }
     }
 
     /// Time left.
     pub(crate) fn left(&self) -> Result<Duration, Refusal> {
+        if self.stop.as_ref().is_some_and(|stop| stop.load(Ordering::Relaxed)) {
+            return Err(Refusal::new(
+                ModuleErrorKind::Deadline,
+                "nobody waits for the call any more",
+            ));
+        }
         match self.end.checked_duration_since(Instant::now()) {
             Some(left) if !left.is_zero() => Ok(left),
             _ => Err(self.passed()),

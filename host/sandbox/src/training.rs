@@ -11,10 +11,11 @@ use wasmtime::component::Resource;
 use crate::Grants;
 use crate::bindings::trainer::cloister::federation::{handles, model, ports};
 use crate::bindings::trainer::wasi::nn::tensor::TensorType;
-use crate::call::{Rows, SharedGraph};
+use crate::call::SharedGraph;
 use crate::error::{ModuleErrorKind, Refusal};
 use crate::guest::Guest;
 use crate::label::{GuestTensor, Label};
+use crate::rows::Rows;
 
 /// A graph and its ports.
 pub(crate) struct GraphEntry {
@@ -50,7 +51,11 @@ pub(crate) struct Training {
     pub(crate) grants: Grants,
     pub(crate) graphs: BTreeMap<String, Arc<GraphEntry>>,
     pub(crate) datasets: BTreeMap<String, Arc<dyn Rows>>,
+    /// Passes begun, by dataset.
+    pub(crate) passes: BTreeMap<Arc<str>, u64>,
     pub(crate) statistics: BTreeSet<String>,
+    /// The seed of the node's round.
+    pub(crate) seed: u64,
     /// Rows that training graphs were fed, by dataset.
     pub(crate) fed: BTreeMap<Arc<str>, u64>,
     /// Parameters and statistics as the round starts.
@@ -100,6 +105,7 @@ impl Training {
         grants: Grants,
         graphs: BTreeMap<String, SharedGraph>,
         datasets: BTreeMap<String, Arc<dyn Rows>>,
+        seed: u64,
     ) -> Self {
         let graphs: BTreeMap<_, _> = graphs
             .into_iter()
@@ -115,7 +121,9 @@ impl Training {
             grants,
             graphs,
             datasets,
+            passes: BTreeMap::new(),
             statistics,
+            seed,
             fed: BTreeMap::new(),
             model: Vec::new(),
         }

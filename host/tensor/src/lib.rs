@@ -23,7 +23,7 @@ mod digest;
 mod dtype;
 mod error;
 mod limits;
-mod npy;
+pub mod npy;
 pub mod npz;
 pub mod safetensors;
 mod shape;

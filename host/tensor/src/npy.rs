@@ -13,13 +13,18 @@ const ALIGNMENT: usize = 64;
 
 /// What a header says.
 #[derive(Debug, PartialEq, Eq)]
-pub(crate) struct Header {
-    pub(crate) dtype: Dtype,
-    pub(crate) dims: Vec<usize>,
+pub struct Header {
+    /// The type of its elements.
+    pub dtype: Dtype,
+    /// Its dimensions, row-major.
+    pub dims: Vec<usize>,
 }
 
 /// Reads the header off the front of `from`, which is left at the data.
-pub(crate) fn read_header(mut from: impl std::io::Read) -> Result<Header, String> {
+///
+/// # Errors
+/// In words: it is no such header, or of an array that is not read (big-endian, column by column, objects).
+pub fn read_header(mut from: impl std::io::Read) -> Result<Header, String> {
     let mut front = [0; 8];
     from.read_exact(&mut front)
         .map_err(|error| format!("cannot read its header: {error}"))?;

@@ -33,22 +33,26 @@ const COMMIT_EXAMPLES: &str = "Examples:
   cloister data commit digits.csv --name train --input 'x=p0..p63:f32:0.0625' --input 'labels=label:i64'
   cloister data commit images.parquet --name train --input 'x=p0..p63' --shape x=1x8x8 --input 'labels=label:i64'
   cloister data commit train.bin --name train --input 'x=p0..p3071:f32:0.00392' --shape x=3x32x32 --input 'labels=label:i64'
+  cloister data commit pets.zip --name train --input 'x=p0..p12287:u8' --shape x=3x64x64 --input 'labels=label:i64' --skip-damaged
   cloister data commit ward.csv --spec train.toml
   cloister data commit ward.csv --policy federation.toml --dataset train";
 
 #[derive(clap::Args, Debug)]
 struct CommitArgs {
-    /// The data: CSV, Parquet, NPZ, IDX (MNIST) or CIFAR-10's binary files.
+    /// The data: CSV, Parquet, NPZ, NPY, IDX (MNIST), CIFAR-10's binary files, or images in folders, packed as ZIP.
     file: PathBuf,
     /// The dataset's name in the policy.
     #[arg(long, required_unless_present_any = ["spec", "policy"], conflicts_with_all = ["spec", "policy"])]
     name: Option<String>,
-    /// An input of the graph: NAME=COLUMNS[:TYPE[:SCALE[:OFFSET]]], COLUMNS with commas and ranges, TYPE f32 or i64.
+    /// An input of the graph: NAME=COLUMNS[:TYPE[:SCALE[:OFFSET]]], COLUMNS with commas and ranges, TYPE f32, i64 or u8.
     #[arg(long = "input", value_name = "INPUT", requires = "name")]
     inputs: Vec<String>,
     /// The shape of an input's row, where it is no plain list: NAME=1x8x8.
     #[arg(long = "shape", value_name = "SHAPE", requires = "name")]
     shapes: Vec<String>,
+    /// Leave rows out that can't be read (`damaged = "skip"` in the policy), instead of stopping at the first.
+    #[arg(long, requires = "name")]
+    skip_damaged: bool,
     /// The dataset's name and inputs in a TOML file, written as in a policy.
     #[arg(long, value_name = "TOML")]
     spec: Option<PathBuf>,
@@ -62,7 +66,11 @@ struct CommitArgs {
     #[arg(long, value_name = "FILE")]
     salt: Option<PathBuf>,
     /// The file's format, where its name does not end with it.
-    #[arg(id = "data_format", long = "format", value_name = "csv|parquet|npz|idx|cifar10")]
+    #[arg(
+        id = "data_format",
+        long = "format",
+        value_name = "csv|parquet|npz|npy|idx|cifar10|images"
+    )]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
@@ -70,10 +78,14 @@ struct CommitArgs {
 
 #[derive(clap::Args, Debug)]
 struct ShowArgs {
-    /// The data: CSV, Parquet, NPZ, IDX (MNIST) or CIFAR-10's binary files.
+    /// The data: CSV, Parquet, NPZ, NPY, IDX (MNIST), CIFAR-10's binary files, or images in folders, packed as ZIP.
     file: PathBuf,
     /// The file's format, where its name does not end with it.
-    #[arg(id = "data_format", long = "format", value_name = "csv|parquet|npz|idx|cifar10")]
+    #[arg(
+        id = "data_format",
+        long = "format",
+        value_name = "csv|parquet|npz|npy|idx|cifar10|images"
+    )]
     format: Option<Format>,
     #[command(flatten)]
     output: OutputArgs,
@@ -84,6 +96,7 @@ struct ShowArgs {
 struct Committed {
     name: String,
     rows: u64,
+    skipped: u64,
     commitment: String,
     salt: String,
 }
@@ -117,10 +130,16 @@ fn commit(args: &CommitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let salt = salt_of(&salt_path, out)?;
     let commitment = dataset.commitment(&salt).to_string();
     let (name, rows) = (spec.name, dataset.rows());
+    let skipped = dataset.skipped();
+    if skipped.rows > 0 {
+        out.note(format_args!("{} damaged rows left out, among them:", skipped.rows));
+        skipped.first.iter().for_each(|row| out.note(row));
+    }
     if args.output.json() {
         out.json(&Committed {
             name,
             rows,
+            skipped: skipped.rows,
             commitment,
             salt: salt_path.display().to_string(),
         });
@@ -137,7 +156,10 @@ fn description(args: &CommitArgs) -> Result<DatasetSpec, miette::Report> {
         return DatasetSpec::parse(&read_small(path)?, &path.display().to_string()).map_err(unreadable);
     }
     let (Some(path), Some(name)) = (&args.policy, &args.dataset) else {
-        let text = spec_toml(args.name.as_deref().unwrap_or_default(), &args.inputs, &args.shapes)?;
+        let mut text = spec_toml(args.name.as_deref().unwrap_or_default(), &args.inputs, &args.shapes)?;
+        if args.skip_damaged {
+            text.insert_str(0, "damaged = \"skip\"\n");
+        }
         return DatasetSpec::parse(text.as_bytes(), "--input").map_err(unreadable);
     };
     let policy = Policy::parse(&read_small(path)?, &path.display().to_string()).map_err(unreadable)?;
@@ -188,10 +210,10 @@ fn show(args: &ShowArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 fn open(path: &Path, format: Option<Format>) -> Result<(Source, Format), miette::Report> {
     let shown = path.display().to_string();
     let format = format.or_else(|| Format::of_name(&shown)).ok_or_else(|| {
-        let help = "name the format: --format csv, parquet, npz, idx or cifar10".to_owned();
+        let help = "name the format: --format csv, parquet, npz, npy, idx, cifar10 or images".to_owned();
         failed(
             Exit::Usage,
-            format!("{shown}: the name ends with none of .csv, .parquet, .npz, .idx, -ubyte and .bin"),
+            format!("{shown}: the name ends with none of .csv, .parquet, .npz, .npy, .idx, -ubyte, .bin and .zip"),
             Some(help),
         )
     })?;

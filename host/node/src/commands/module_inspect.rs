@@ -143,6 +143,13 @@ fn policy_lines(name: &str, world: World, inspection: &Inspection) -> String {
         toml_text(name),
         inspection.digest
     );
+    if world == World::Transform {
+        lines.push_str(&format!(
+            "\n# in each [[dataset]] whose rows go through it, with what it makes of a row:\n\
+             transform = {}\nmakes = {{ x = {{ shape = [3, 24, 24], dtype = \"f32\" }} }}\n",
+            toml_text(name)
+        ));
+    }
     if world == World::Trainer {
         lines.push_str(
             "tensor_access = \"handles\"\n\

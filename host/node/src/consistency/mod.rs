@@ -290,7 +290,8 @@ fn module_problems(module: &Module, inspection: &Inspection, problems: &mut BTre
     let wanted = match module.role {
         ModuleRole::Trainer => Some(World::Trainer),
         ModuleRole::Aggregator => Some(World::Aggregator),
-        _ => None,
+        ModuleRole::Transform => Some(World::Transform),
+        ModuleRole::Predictor => None,
     };
     match (wanted, inspection.world) {
         (_, None) => {
@@ -358,23 +359,31 @@ fn input_problem(dataset: &Dataset, spec: &DatasetSpec, graph: &Graph, input: &s
         "{} rows of shape {wanted_shape:?}",
         port.dtype.name().to_ascii_lowercase()
     );
-    let Some(seen) = spec.inputs.get(input) else {
-        let known: BTreeSet<_> = spec.inputs.keys().map(String::as_str).collect();
+    let fed = spec.fed();
+    let Some(&(seen_shape, seen)) = fed.get(input) else {
+        let known: BTreeSet<_> = fed.into_keys().collect();
         return Some(format!(
             "{whose} has the inputs {}, and graph {} takes {input} ({wanted})",
             words(&known),
             graph.name
         ));
     };
-    let dtype = match seen.dtype {
+    let dtype = match seen {
+        InputType::U8 => Dtype::U8,
         InputType::F32 => Dtype::F32,
         InputType::I64 => Dtype::I64,
     };
-    (dtype != port.dtype || seen.shape != wanted_shape).then(|| {
+    let made = spec
+        .transform
+        .as_ref()
+        .filter(|transform| transform.makes.contains_key(input));
+    let by = made.map_or_else(String::new, |transform| {
+        format!(", made by the transform {},", transform.module)
+    });
+    (dtype != port.dtype || seen_shape != wanted_shape).then(|| {
         format!(
-            "{whose}: input {input} has {} rows of shape {:?}, and graph {} takes {wanted}",
-            seen.dtype.name(),
-            seen.shape,
+            "{whose}: input {input}{by} has {} rows of shape {seen_shape:?}, and graph {} takes {wanted}",
+            seen.name(),
             graph.name
         )
     })

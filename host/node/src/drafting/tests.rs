@@ -1,4 +1,4 @@
-use cloister_policy::{DatasetSpec, TensorAccess};
+use cloister_policy::{Damaged, DatasetSpec, TensorAccess};
 
 use super::*;
 
@@ -49,6 +49,8 @@ impl Case {
                     spec: DatasetSpec {
                         name: "train".to_owned(),
                         inputs: BTreeMap::new(),
+                        transform: None,
+                        damaged: Damaged::Stop,
                     },
                 });
             }

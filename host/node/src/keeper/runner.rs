@@ -1,6 +1,6 @@
 //! The runner of a node: started, loaded with what the policy names, asked for a round's work.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -127,7 +127,7 @@ impl Keeper {
             let format = Format::of_name(&plain_name(&file.path)).ok_or_else(|| {
                 failed(
                     Exit::Usage,
-                    format!("{shown}: a name that ends in .csv, .parquet, .npz, .idx (or -ubyte) or .bin (CIFAR-10) is wanted"),
+                    format!("{shown}: a name that ends in .csv, .parquet, .npz, .npy, .idx (or -ubyte), .bin (CIFAR-10) or .zip (folders of images) is wanted"),
                     None,
                 )
             })?;
@@ -157,6 +157,10 @@ impl Keeper {
             }
             loaded.add(EntryRole::Data, name, info.commitment);
             tracing::info!("dataset {name}: {} rows, as committed", info.rows);
+            if info.skipped.rows > 0 {
+                let first = info.skipped.first.join("; ");
+                tracing::warn!("dataset {name}: {} damaged rows left out: {first}", info.skipped.rows);
+            }
         }
         Ok(loaded)
     }
@@ -237,8 +241,10 @@ pub fn only_module<'a>(policy: &'a Policy, node: &str, role: ModuleRole) -> Resu
 fn memory_bytes(limits: &Limits, dataset_bytes: u64) -> u64 {
     /// Libraries, compiled graphs and modules, stacks of threads, and what parsers need for a moment.
     const ENGINE_BYTES: u64 = 4 << 30;
+    // A trainer and the transform that runs ahead of it.
     let mib = limits
         .guest_memory_mib
+        .saturating_mul(2)
         .saturating_add(limits.tensor_memory_mib)
         .saturating_add(limits.update_mib.saturating_mul(2))
         .saturating_add(limits.content_mib.saturating_mul(2));
@@ -248,7 +254,7 @@ fn memory_bytes(limits: &Limits, dataset_bytes: u64) -> u64 {
 }
 
 /// A module's settings as the sandbox takes them.
-pub fn settings(module: &Module) -> std::collections::BTreeMap<String, SettingValue> {
+pub fn settings(module: &Module) -> BTreeMap<String, SettingValue> {
     let value = |scalar: &Scalar| match scalar {
         Scalar::Boolean(value) => SettingValue::Boolean(*value),
         Scalar::Integer(value) => SettingValue::Integer(*value),
@@ -259,6 +265,15 @@ pub fn settings(module: &Module) -> std::collections::BTreeMap<String, SettingVa
         .settings
         .iter()
         .map(|(name, scalar)| (name.clone(), value(scalar)))
+        .collect()
+}
+
+/// Settings of the transforms that a node's datasets go through, by the names of the modules.
+pub fn transforms(policy: &Policy, node: &str) -> BTreeMap<String, BTreeMap<String, SettingValue>> {
+    let modules = policy.modules_for(node).into_iter();
+    let transforms = modules.filter(|module| module.role == ModuleRole::Transform);
+    transforms
+        .map(|module| (module.name.clone(), settings(module)))
         .collect()
 }
 

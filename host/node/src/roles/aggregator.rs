@@ -431,13 +431,17 @@ impl AggregatorWork for Work {
                 .models
                 .share(model)
                 .map_err(|error| WorkError::new("sharing the model", error))?,
-            compute: Duration::from_secs(policy.limits.call_s),
+            transforms: tools::transforms(policy, &self.keeper.config.name),
+            limits: tools::call_limits(policy),
             timeout: tools::round_timeout(policy),
         };
         let reply = self.runner.evaluate(&request).map_err(|error| {
             self.revive(&error);
             WorkError::new("evaluating", error)
         })?;
+        for line in &reply.log {
+            tracing::info!("evaluation: {line}");
+        }
         Ok(vec![("loss".into(), reply.loss), ("accuracy".into(), reply.accuracy())])
     }
 

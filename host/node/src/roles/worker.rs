@@ -178,22 +178,22 @@ impl Work {
         if let Some(again) = self.ending.revive(&mut self.runner) {
             tracing::error!("the runner died and did not come back: {again}");
         }
-        // Module and code stand beside it, once.
-        let reason = match error {
-            RunnerError::Module(error) => error.message.clone(),
-            other => other.to_string(),
+        // Module and code stand beside it, once. It may be the transform that failed.
+        let (module, digest, reason) = match error {
+            RunnerError::Module(error) => (error.module.clone(), error.digest, error.message.clone()),
+            other => (self.module.name.clone(), self.module.sha256, other.to_string()),
         };
         // A runner that ended with the node is no failure of its module.
         if !self.ending.asked() {
             self.teller.tell(&Event::ModuleFailed {
-                module: self.module.name.clone(),
+                module,
                 code: code(error),
                 reason: reason.clone(),
             });
         }
         ModuleFailure {
             code: code(error),
-            module: Some(self.module.sha256),
+            module: Some(digest),
             message: reason,
         }
     }
@@ -231,6 +231,7 @@ impl WorkerWork for Work {
                 .into_iter()
                 .map(|dataset| dataset.name().to_owned())
                 .collect(),
+            transforms: tools::transforms(&policy, name),
             model: self.models.share(&model).map_err(|error| own(error.to_string()))?,
             round: call_round(round, name),
             limits: tools::call_limits(&policy),

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use super::{Area, Changes, names, sorted};
 use crate::agreement::{Dataset, Graph, Module, ModuleRole, ScalarRange};
+use crate::dataset::DatasetSpec;
 use crate::reader::Scalar;
 
 const OTHER_CODE: &str =
@@ -213,7 +214,8 @@ pub(super) fn datasets(out: &mut Changes, old: &[Dataset], new: &[Dataset]) {
             (&said(before.rows), &said(*rows)),
             None,
         );
-        if before.spec != *spec {
+        transforms(out, &what, &before.spec, spec);
+        if before.spec.inputs != spec.inputs {
             let inputs = before
                 .spec
                 .inputs
@@ -236,4 +238,24 @@ pub(super) fn datasets(out: &mut Changes, old: &[Dataset], new: &[Dataset]) {
             );
         }
     }
+}
+
+fn transforms(out: &mut Changes, what: &str, old: &DatasetSpec, new: &DatasetSpec) {
+    let damaged = (&old.damaged.as_str(), &new.damaged.as_str());
+    out.value(Area::Data, &format!("damaged rows of {what}"), damaged, None);
+    if old.transform == new.transform {
+        return;
+    }
+    let text = match (&old.transform, &new.transform) {
+        (_, Some(after)) => {
+            let made: Vec<_> = after.makes.keys().collect();
+            format!("the transform {:?} makes {} of {what}", after.module, names(&made))
+        }
+        (_, None) => format!("no transform stands between graphs and {what}"),
+    };
+    out.add(
+        Area::Data,
+        text,
+        Some("what a transform makes is what updates tell about: read its source, and compare the `makes`"),
+    );
 }

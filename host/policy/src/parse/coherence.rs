@@ -3,7 +3,7 @@
 use cloister_attestation::identity::Role;
 use cloister_attestation::measurement::MAX_ENTRIES;
 
-use crate::agreement::{Agreement, ModuleRole};
+use crate::agreement::{Agreement, ModuleRole, TensorAccess};
 use crate::reader::{Fields, Problem};
 
 pub(super) fn check(top: &Fields<'_>, agreement: &Agreement) -> Result<(), Vec<Problem>> {
@@ -70,7 +70,61 @@ pub(super) fn check(top: &Fields<'_>, agreement: &Agreement) -> Result<(), Vec<P
             problems.push(top.problem(message));
         }
     }
+    problems.extend(transforms(top, agreement));
     if problems.is_empty() { Ok(()) } else { Err(problems) }
+}
+
+/// Datasets name transforms that run on their nodes; a transform has no grants, and somebody uses it.
+fn transforms(top: &Fields<'_>, agreement: &Agreement) -> Vec<Problem> {
+    let mut problems = Vec::new();
+    for dataset in &agreement.datasets {
+        let Some(transform) = &dataset.spec.transform else {
+            continue;
+        };
+        let (node, name) = (&dataset.node, &transform.module);
+        let modules = agreement.modules_for(node);
+        let found = modules.iter().find(|module| module.name == *name);
+        let why = match found.map(|module| module.role) {
+            Some(ModuleRole::Transform) => continue,
+            Some(other) => format!("which is a module of the role {}", other.as_str()),
+            None if agreement.modules.iter().any(|module| module.name == *name) => {
+                format!("which does not run on {node:?}: add it to the module's `nodes`, or leave those out")
+            }
+            None => "but the policy has no [[module]] of that name".to_owned(),
+        };
+        let message = format!(
+            "{:?} of {node:?} goes through the transform {name:?}, {why}",
+            dataset.name()
+        );
+        problems.push(place(top, "dataset", &message));
+    }
+    for module in agreement
+        .modules
+        .iter()
+        .filter(|module| module.role == ModuleRole::Transform)
+    {
+        let name = &module.name;
+        let granted = module.tensor_access != TensorAccess::default();
+        if granted || !module.scalars.is_empty() || !module.reads.is_empty() {
+            let message = format!(
+                "gives the transform {name:?} `tensor_access`, `scalars` or `reads`; it sees rows and makes rows and has no other \
+                 grants, leave them out"
+            );
+            problems.push(place(top, "module", &message));
+        }
+        let used = |node: &str| agreement.transforms(node).any(|used| used == name);
+        let idle = |nodes: &Vec<String>| nodes.iter().find(|node| !used(node)).cloned();
+        let message = match &module.nodes {
+            None if !agreement.nodes.iter().any(|node| used(&node.name)) => Some(format!(
+                "has the transform {name:?}, which no dataset names: add `transform` to one, or leave it out"
+            )),
+            None => None,
+            Some(nodes) => idle(nodes)
+                .map(|node| format!("has the transform {name:?} on {node:?}, none of whose datasets names it")),
+        };
+        problems.extend(message.map(|message| place(top, "module", &message)));
+    }
+    problems
 }
 
 /// A problem at a section, or with the document if it has none such.

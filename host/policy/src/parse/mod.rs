@@ -47,7 +47,16 @@ const SECTIONS: [&str; 15] = [
     "release",
 ];
 
-const DATASET: [&str; 5] = ["name", "node", "commitment", "rows", "inputs"];
+const DATASET: [&str; 8] = [
+    "name",
+    "node",
+    "commitment",
+    "rows",
+    "inputs",
+    "transform",
+    "makes",
+    "damaged",
+];
 
 /// Parses a policy.
 pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<Agreement, PolicyError> {

@@ -7,7 +7,7 @@ use cloister_policy::agreement::{
     Agreement, AttestationRules, Consent, Dataset, Graph, Limits, Model, Module, Node, Participant, Release, RoundMode,
     Rounds, ScalarRange,
 };
-use cloister_policy::{DatasetSpec, InputSpec, InputType, ModuleRole, Scalar, TensorAccess};
+use cloister_policy::{Damaged, DatasetSpec, InputSpec, InputType, ModuleRole, Scalar, TensorAccess};
 use cloister_tensor::Digest;
 
 /// Two workers and an aggregator under a simulated root.
@@ -122,6 +122,8 @@ fn dataset(name: &str, node: &str) -> Dataset {
         spec: DatasetSpec {
             name: name.to_owned(),
             inputs: BTreeMap::from([("x".to_owned(), pixels), ("labels".to_owned(), label)]),
+            transform: None,
+            damaged: Damaged::Stop,
         },
     }
 }

@@ -1,13 +1,13 @@
 //! The evaluation graph over a dataset: the host's own loop, no module in it.
 
 use std::collections::BTreeMap;
-use std::sync::PoisonError;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
-use cloister_data::{Batch, BatchOrder, Dataset};
+use cloister_data::{Batch, BatchOrder};
 use cloister_engine::Compiled;
 use cloister_graph::PortKind;
-use cloister_sandbox::SharedGraph;
+use cloister_sandbox::{CallLimits, PassOrder, PassSeed, Rows, RowsError, SharedGraph};
 use cloister_tensor::{Tensor, TensorMap};
 
 use super::workshop::bad_request;
@@ -17,20 +17,22 @@ use crate::message::Failure;
 pub(super) const LABELS: &str = "labels";
 
 /// Sums over the rows.
-#[derive(Clone, Copy, Debug, Default)]
+#[derive(Clone, Debug, Default)]
 pub(super) struct Evaluation {
     /// Each batch's mean loss times its rows.
     pub(super) loss_sum: f64,
     pub(super) correct: u64,
     pub(super) rows: u64,
+    /// What a transform logged, as far as the limit lets it.
+    pub(super) log: Vec<String>,
 }
 
 /// Runs whole batches on the graph with the largest batch, and the rows that are left on the graph that fits them.
 pub(super) fn evaluate(
     graphs: &BTreeMap<String, SharedGraph>,
-    dataset: &Dataset,
+    (name, dataset): (&str, &dyn Rows),
     model: &TensorMap,
-    compute: Duration,
+    limits: &CallLimits,
 ) -> Result<Evaluation, Failure> {
     let mut by_batch: BTreeMap<usize, (&str, &SharedGraph)> = BTreeMap::new();
     for (name, graph) in graphs {
@@ -43,14 +45,40 @@ pub(super) fn evaluate(
     let Some((&batch, _)) = by_batch.range(..=rows).next_back() else {
         return Err(bad_request(format!("no evaluation graph for {rows} rows is given")));
     };
-    let batches = dataset.batches(BatchOrder {
-        seed: None,
-        batch,
-        drop_last: false,
-    });
+    let ahead = dataset.ahead_bytes(batch);
+    if ahead > limits.tensor_memory_bytes {
+        return Err(bad_request(format!(
+            "batches drawn ahead take {ahead} bytes, wanted at most {}: evaluate on a smaller batch, or raise `tensor_memory_mib`",
+            limits.tensor_memory_bytes
+        )));
+    }
+    let pass = PassOrder {
+        order: BatchOrder {
+            seed: None,
+            batch,
+            drop_last: false,
+        },
+        // The same rows for every model, whatever the round.
+        seed: PassSeed {
+            round: 0,
+            dataset: Arc::from(name),
+            pass: 0,
+        },
+        end: None,
+        ahead: true,
+    };
     let mut sums = Evaluation::default();
-    for rows in batches.map_err(|error| bad_request(error.to_string()))? {
-        let rows = rows.map_err(|error| bad_request(error.to_string()))?;
+    let mut log_bytes = limits.log_bytes;
+    for rows in dataset.batches(&pass).map_err(unreadable)? {
+        let drawn = rows.map_err(unreadable)?;
+        for line in drawn.log {
+            let left = log_bytes.checked_sub(line.len());
+            if let Some(left) = left {
+                log_bytes = left;
+                sums.log.push(line);
+            }
+        }
+        let rows = drawn.batch;
         let Some((name, graph)) = by_batch.get(&rows.rows) else {
             let problem = format!(
                 "{} rows are left at the end, and no evaluation graph of that batch size is given",
@@ -59,12 +87,20 @@ pub(super) fn evaluate(
             return Err(bad_request(problem));
         };
         let mut graph = graph.lock().unwrap_or_else(PoisonError::into_inner);
-        let (loss, correct) = run(graph.as_mut(), &rows, model, compute).map_err(|problem| refuse(name, problem))?;
+        let (loss, correct) =
+            run(graph.as_mut(), &rows, model, limits.compute).map_err(|problem| refuse(name, problem))?;
         sums.loss_sum += loss * rows.rows as f64;
         sums.correct += correct;
         sums.rows += rows.rows as u64;
     }
     Ok(sums)
+}
+
+fn unreadable(error: RowsError) -> Failure {
+    match error {
+        RowsError::Transform(error) => Failure::Module(*error),
+        other => bad_request(other.to_string()),
+    }
 }
 
 fn refuse(name: &str, message: impl Into<String>) -> Failure {

@@ -132,6 +132,7 @@ fn handle(
                 loss: sums.loss_sum / sums.rows as f64,
                 correct: sums.correct,
                 rows: sums.rows,
+                log: sums.log,
             })
         })),
         Request::Aggregate(order) => match beside() {

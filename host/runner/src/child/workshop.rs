@@ -7,14 +7,17 @@ use std::sync::{Arc, Mutex};
 
 use cloister_data::{DataLimits, Dataset, Format, Source};
 use cloister_graph::EngineGraph;
-use cloister_policy::DatasetSpec;
-use cloister_sandbox::{AggregateCall, AggregateOutcome, Module, Rows, Sandbox, SharedGraph, TrainCall, TrainOutcome};
-use cloister_tensor::TensorMap;
+use cloister_policy::{DatasetSpec, InputType, MadeSpec};
+use cloister_sandbox::{
+    AggregateCall, AggregateOutcome, CallLimits, Made, Module, Rows, Sandbox, SharedGraph, TrainCall, TrainOutcome,
+    Transform, TransformedRows,
+};
+use cloister_tensor::{Dtype, TensorMap};
 
 use super::engine::Engine;
 use super::evaluate::{Evaluation, LABELS, evaluate};
 use crate::blob::SealedBlob;
-use crate::message::{AggregateOrder, EvaluateOrder, Failure, Reply, TrainOrder};
+use crate::message::{AggregateOrder, EvaluateOrder, Failure, Reply, TrainOrder, TransformSettings};
 use crate::options::RunnerLimits;
 use crate::tensors::{SharedTensors, WireLayout};
 
@@ -115,23 +118,29 @@ impl Workshop {
         let source = Source::from_file(file.0, File::from(file.1)).map_err(|error| refuse(in_words(&error)))?;
         let dataset = Dataset::open(&source, format, &spec, &limits).map_err(|error| refuse(in_words(&error)))?;
         let (rows, commitment, memory_bytes) = (dataset.rows(), dataset.commitment(salt), dataset.memory_bytes());
+        let skipped = dataset.skipped().clone();
         self.datasets.insert(name, dataset);
         Ok(Reply::DatasetOpened {
             rows,
             commitment,
             memory_bytes,
+            skipped: skipped.rows,
+            damaged: skipped.first,
         })
     }
 
     pub(super) fn train(&self, order: TrainOrder, model: OwnedFd) -> Result<TrainOutcome, Failure> {
-        self.check_labels(&order.datasets, &order.graphs)?;
+        let classes = self.check_labels(&order.datasets, &order.graphs)?;
+        let transforms = (&order.transforms, &order.limits, classes);
+        let datasets = order.datasets.iter();
+        let datasets = datasets.map(|name| Ok((name.clone(), self.rows(name, transforms)?)));
         let call = TrainCall {
             module: self.module(&order.module)?,
             settings: order.settings,
             grants: order.grants,
             graphs: self.graphs(&order.graphs)?,
             model: self.tensors(model, order.model)?,
-            datasets: self.rows(&order.datasets)?,
+            datasets: datasets.collect::<Result<_, _>>()?,
             round: order.round,
             limits: order.limits,
         };
@@ -156,33 +165,33 @@ impl Workshop {
     }
 
     pub(super) fn evaluate(&self, order: &EvaluateOrder, model: OwnedFd) -> Result<Evaluation, Failure> {
-        let dataset = self
-            .datasets
-            .get(&order.dataset)
-            .ok_or_else(|| unknown("dataset", &order.dataset, self.datasets.keys()))?;
-        self.check_labels(std::iter::once(&order.dataset), &order.graphs)?;
+        let classes = self.check_labels(std::iter::once(&order.dataset), &order.graphs)?;
+        let rows = self.rows(&order.dataset, (&order.transforms, &order.limits, classes))?;
         let model = self.tensors(model, order.model.clone())?;
-        evaluate(&self.graphs(&order.graphs)?, dataset, &model, order.compute)
+        let dataset = (order.dataset.as_str(), rows.as_ref());
+        evaluate(&self.graphs(&order.graphs)?, dataset, &model, &order.limits)
     }
 
-    /// Refuses labels that name no class of a graph: its loss would be NaN, and look as if the training had diverged.
+    /// Refuses labels that name no class of a graph: its loss would be NaN, and look as if the training had diverged. Labels that a
+    /// transform makes are looked at as they are made; gives the number of classes that they choose from.
     fn check_labels<'a>(
         &self,
         datasets: impl IntoIterator<Item = &'a String>,
         graphs: &BTreeSet<String>,
-    ) -> Result<(), Failure> {
+    ) -> Result<Option<usize>, Failure> {
         let fewest = graphs
             .iter()
             .filter_map(|name| Some((self.classes.get(name)?, name)))
             .min();
         let Some((classes, graph)) = fewest else {
-            return Ok(());
+            return Ok(None);
         };
         for name in datasets {
-            let outside = self
-                .datasets
-                .get(name)
-                .and_then(|dataset| dataset.first_outside(LABELS, *classes));
+            let read = self.datasets.get(name).filter(|dataset| {
+                let transform = dataset.spec().transform.as_ref();
+                !transform.is_some_and(|transform| transform.makes.contains_key(LABELS))
+            });
+            let outside = read.and_then(|dataset| dataset.first_outside(LABELS, *classes));
             if let Some((row, label)) = outside {
                 let last = classes.saturating_sub(1);
                 return Err(Failure::Dataset {
@@ -193,7 +202,7 @@ impl Workshop {
                 });
             }
         }
-        Ok(())
+        Ok(Some(*classes))
     }
 
     /// Tensors that came from the keeper, in place.
@@ -226,15 +235,51 @@ impl Workshop {
         names.iter().map(graph).collect()
     }
 
-    fn rows(&self, names: &BTreeSet<String>) -> Result<BTreeMap<String, Arc<dyn Rows>>, Failure> {
-        let rows = |name: &String| {
-            let dataset = self
-                .datasets
-                .get(name)
-                .ok_or_else(|| unknown("dataset", name, self.datasets.keys()))?;
-            Ok((name.clone(), Arc::new(dataset.clone()) as Arc<dyn Rows>))
+    /// A dataset as a call sees it: its rows, or what its transform makes of them.
+    fn rows(
+        &self,
+        name: &str,
+        (settings, limits, classes): (&TransformSettings, &CallLimits, Option<usize>),
+    ) -> Result<Arc<dyn Rows>, Failure> {
+        let rows = self
+            .datasets
+            .get(name)
+            .ok_or_else(|| unknown("dataset", name, self.datasets.keys()))?
+            .clone();
+        let Some(transform) = rows.spec().transform.clone() else {
+            return Ok(Arc::new(rows));
         };
-        names.iter().map(rows).collect()
+        let settings = settings.get(&transform.module).ok_or_else(|| {
+            bad_request(format!(
+                "dataset {name:?} goes through the transform {:?}, whose settings are not given",
+                transform.module
+            ))
+        })?;
+        let makes = transform.makes.iter();
+        let makes = makes.map(|(input, spec)| (input.clone(), made(spec, classes.filter(|_| input == LABELS))));
+        let transform = Transform {
+            module: self.module(&transform.module)?,
+            settings: settings.clone(),
+            makes: makes.collect(),
+            limits: limits.clone(),
+        };
+        Ok(Arc::new(TransformedRows {
+            sandbox: self.sandbox.clone(),
+            rows,
+            transform: Arc::new(transform),
+        }))
+    }
+}
+
+fn made(spec: &MadeSpec, classes: Option<usize>) -> Made {
+    Made {
+        shape: spec.shape.clone(),
+        dtype: match spec.dtype {
+            InputType::U8 => Dtype::U8,
+            InputType::F32 => Dtype::F32,
+            InputType::I64 => Dtype::I64,
+        },
+        classes,
     }
 }
 

@@ -8,6 +8,7 @@ use cloister_data::Format;
 use cloister_policy::DatasetSpec;
 
 use super::Runner;
+use super::replies::skipped;
 use crate::blob::{SealedBlob, SharedBlob};
 use crate::error::RunnerError;
 use crate::message::{Reply, Request};
@@ -109,10 +110,13 @@ impl Runner {
                 rows,
                 commitment,
                 memory_bytes,
+                skipped: left_out,
+                damaged,
             } => Ok(DatasetInfo {
                 rows,
                 commitment,
                 memory_bytes,
+                skipped: skipped(left_out, damaged),
             }),
             other => Err(self.unexpected("opening a dataset", &other)),
         }

@@ -106,6 +106,7 @@ impl Runner {
             grants: request.grants.clone(),
             graphs: request.graphs.clone(),
             datasets: request.datasets.clone(),
+            transforms: request.transforms.clone(),
             round: request.round,
             limits: request.limits.clone(),
             model: request.model.layout().to_wire(),
@@ -147,7 +148,8 @@ impl Runner {
         let order = Request::Evaluate(EvaluateOrder {
             graphs: request.graphs.clone(),
             dataset: request.dataset.clone(),
-            compute: request.compute,
+            transforms: request.transforms.clone(),
+            limits: request.limits.clone(),
             model: request.model.layout().to_wire(),
         });
         let received = self.ask(
@@ -157,12 +159,21 @@ impl Runner {
             started + request.timeout,
         )?;
         match received.message {
-            Reply::Evaluated { loss, correct, rows } if correct <= rows && rows > 0 => Ok(EvaluateReply {
+            Reply::Evaluated {
                 loss,
                 correct,
                 rows,
-                elapsed: started.elapsed(),
-            }),
+                log,
+            } if correct <= rows && rows > 0 => {
+                self.check_words(DURING, &[], &log, request.limits.log_bytes)?;
+                Ok(EvaluateReply {
+                    loss,
+                    correct,
+                    rows,
+                    log,
+                    elapsed: started.elapsed(),
+                })
+            }
             other => Err(self.unexpected(DURING, &other)),
         }
     }

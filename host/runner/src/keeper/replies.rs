@@ -2,6 +2,8 @@
 
 use std::os::fd::OwnedFd;
 
+use cloister_data::Skipped;
+
 use super::Runner;
 use crate::blob::SealedBlob;
 use crate::error::RunnerError;
@@ -11,6 +13,8 @@ use crate::tensors::{SharedTensors, SharedTensorsError, TensorLayout, WireLayout
 /// Metrics of a reply at most, and bytes of a metric's name.
 const MAX_METRICS: usize = 4096;
 const MAX_METRIC_NAME_BYTES: usize = 512;
+/// Damaged rows of a dataset that are told in words.
+const MAX_TOLD_ROWS: usize = 16;
 
 impl Runner {
     /// Accepts tensors from the runner: sealed, within the limit, and the same as the model's.
@@ -48,15 +52,24 @@ impl Runner {
     }
 }
 
+/// The runner may be the hostile one: its texts are cut here too.
+fn cut(text: String) -> String {
+    text.chars()
+        .take(2048)
+        .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
+        .collect()
+}
+
+/// What a runner says of the rows that it left out.
+pub(super) fn skipped(rows: u64, first: Vec<String>) -> Skipped {
+    Skipped {
+        rows,
+        first: first.into_iter().take(MAX_TOLD_ROWS).map(cut).collect(),
+    }
+}
+
 /// The error that a runner reports.
 pub(super) fn reported(failure: Failure) -> RunnerError {
-    // The runner may be the hostile one: its texts are cut here too.
-    let cut = |text: String| -> String {
-        text.chars()
-            .take(2048)
-            .map(|symbol| if symbol.is_control() { ' ' } else { symbol })
-            .collect()
-    };
     match failure {
         Failure::Module(mut error) => {
             error.module = cut(error.module);

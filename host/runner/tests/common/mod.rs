@@ -128,6 +128,7 @@ pub(crate) fn train_request(module: &str) -> TrainRequest {
         },
         graphs: names(&["train", "train@6"]),
         datasets: names(&["train"]),
+        transforms: BTreeMap::new(),
         model: weights(),
         round: RoundInfo {
             index: 1,
@@ -150,8 +151,9 @@ pub(crate) fn evaluate_request() -> EvaluateRequest {
     EvaluateRequest {
         graphs: names(&["evaluate", "evaluate@6"]),
         dataset: "train".to_owned(),
+        transforms: BTreeMap::new(),
         model: weights(),
-        compute: Duration::from_secs(30),
+        limits: CallLimits::default(),
         timeout: Duration::from_secs(60),
     }
 }

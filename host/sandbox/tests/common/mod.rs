@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloister_data::{Batch, BatchOrder};
+use cloister_data::Batch;
 use cloister_engine::{Backend, CompileOptions, tract::Tract};
 use cloister_graph::{EngineGraph, Limits, Model, Optimizer, TrainOptions, TrainedGraphs, samples};
 use cloister_sandbox::{
-    CallLimits, Grants, Module, RoundInfo, RowBatches, Rows, Sandbox, SandboxLimits, ScalarRange, SettingValue,
-    SharedGraph, TrainCall,
+    CallLimits, Grants, Module, PassOrder, RoundInfo, RowBatches, Rows, RowsError, Sandbox, SandboxLimits, ScalarRange,
+    SettingValue, SharedGraph, TrainCall,
 };
 use cloister_tensor::{Tensor, TensorMap};
 
@@ -52,7 +52,12 @@ impl Rows for Fake {
         self.0
     }
 
-    fn batches(&self, order: BatchOrder) -> Result<RowBatches, String> {
+    fn ahead_bytes(&self, _batch: usize) -> u64 {
+        0
+    }
+
+    fn batches(&self, pass: &PassOrder) -> Result<RowBatches, RowsError> {
+        let order = pass.order;
         let count = self.0 as usize;
         let mut at: Vec<usize> = (0..count).collect();
         if let Some(seed) = order.seed {
@@ -64,7 +69,9 @@ impl Rows for Fake {
         }
         let batches: Vec<Vec<usize>> = at.chunks(order.batch).map(<[usize]>::to_vec).collect();
         let full = move |batch: &Vec<usize>| !order.drop_last || batch.len() == order.batch;
-        Ok(Box::new(batches.into_iter().filter(full).map(|rows| Ok(batch(&rows)))))
+        Ok(Box::new(
+            batches.into_iter().filter(full).map(|rows| Ok(batch(&rows).into())),
+        ))
     }
 }
 
