@@ -257,9 +257,9 @@ impl<'a> Book<'a> {
         }
     }
 
-    /// A sealed module that reads or writes tensors, on any node, needs the consent of each owner of data there.
+    /// A sealed module that reads or writes tensors (a transform does), on any node, needs the consent of each owner of data there.
     fn consented(&self, id: &SecretId, module: &Module) -> Result<(), Refused> {
-        let access = module.tensor_access;
+        let access = module.effective_access();
         if !access.may_read() && !access.may_write() {
             return Ok(());
         }

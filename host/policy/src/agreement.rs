@@ -200,6 +200,16 @@ pub struct Module {
     pub nodes: Option<Vec<String>>,
 }
 
+impl Module {
+    /// What it may do with the values inside tensors, its role counted in: a transform sees rows and makes rows by its nature.
+    pub fn effective_access(&self) -> TensorAccess {
+        match self.role {
+            ModuleRole::Transform => TensorAccess::ReadWrite,
+            _ => self.tensor_access,
+        }
+    }
+}
+
 /// An ONNX graph.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Graph {
