@@ -13,8 +13,15 @@ use cloister_tests::{Run, cloister, guests, root};
 
 /// Runs the federation of an example's folder and returns its run with the JSON object that closes it.
 fn federation(example: &str, out: &Path) -> (Run, serde_json::Value) {
-    let folder = root().join("examples").join(example);
-    let run = cloister([
+    let run = demo(&root().join("examples").join(example), out);
+    assert_eq!(run.code, 0, "stdout: {}\nstderr: {}", run.stdout, run.stderr);
+    let json = run.json().unwrap_or_else(|error| panic!("{error}: {}", run.stdout));
+    (run, json)
+}
+
+/// Runs the federation of a folder.
+fn demo(folder: &Path, out: &Path) -> Run {
+    cloister([
         "demo".as_ref(),
         "--example".as_ref(),
         folder.as_os_str(),
@@ -25,10 +32,7 @@ fn federation(example: &str, out: &Path) -> (Run, serde_json::Value) {
         "-o".as_ref(),
         "json".as_ref(),
     ])
-    .unwrap();
-    assert_eq!(run.code, 0, "stdout: {}\nstderr: {}", run.stdout, run.stderr);
-    let json = run.json().unwrap_or_else(|error| panic!("{error}: {}", run.stdout));
-    (run, json)
+    .unwrap()
 }
 
 /// What every federation must show: attested peers with a measurement, SIMULATED in plain sight, files of the model.
@@ -77,6 +81,59 @@ fn three_hospitals_train_a_logistic_regression() {
     let (run, json) = federation("hospitals", out.path());
     check(&run, &json, 4);
     assert!(json["test_accuracy"].as_f64().unwrap() >= 0.92, "{json}");
+}
+
+/// Digits as pictures of bytes, through a window of 8 x 8 with light and contrast; the held-out rows as they are, standardised alike.
+#[test]
+fn rows_go_through_transforms_where_they_are_trained_and_where_they_are_judged() {
+    let (example, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let digits = root().join("examples/digits");
+    std::fs::copy(digits.join("digits.csv"), example.path().join("digits.csv")).unwrap();
+    let mut plan = std::fs::read_to_string(digits.join("federation.toml")).unwrap();
+    for (from, to) in [
+        (
+            "shape = [64], dtype = \"f32\", scale = 0.0625",
+            "shape = [1, 8, 8], dtype = \"u8\"",
+        ),
+        (
+            "sample = \"mlp\"\ninputs = 64\nhidden = 128",
+            "sample = \"cnn\"\ninputs = 8\nhidden = 8",
+        ),
+        ("count = 20", "count = 2"),
+    ] {
+        assert!(plan.contains(from), "{from}");
+        plan = plan.replace(from, to);
+    }
+    for (name, dataset, augment) in [("augment", "train", true), ("centre", "held-out", false)] {
+        plan += &format!(
+            "[[transform]]\nname = \"{name}\"\nmodule = \"augment-cifar\"\ndataset = \"{dataset}\"\n\
+             makes = {{ x = {{ shape = [1, 8, 8] }} }}\n\
+             settings = {{ size = 8, augment = {augment}, flip = false, brightness = 2.0 }}\n"
+        );
+    }
+    std::fs::write(example.path().join("federation.toml"), plan).unwrap();
+    let run = demo(example.path(), out.path());
+    assert_eq!(run.code, 0, "stdout: {}\nstderr: {}", run.stdout, run.stderr);
+    let json = run.json().unwrap();
+    check(&run, &json, 3);
+    assert!(
+        json["test_accuracy"].as_f64().unwrap() > 0.3,
+        "far more than a tenth: {json}"
+    );
+    // Both were submitted and measured though they are one file, and a reader of the policy is told.
+    let policy = out.path().join("run-1/policy.toml").display().to_string();
+    let told = cloister(["policy", "check", &policy]).unwrap();
+    for words in [
+        "transform \"augment\"",
+        "transform \"centre\" makes x (f32 of shape [1, 8, 8]) of it",
+    ] {
+        assert!(
+            told.stdout.contains(words) || told.stderr.contains(words),
+            "{words}: {}{}",
+            told.stdout,
+            told.stderr
+        );
+    }
 }
 
 #[test]

@@ -11,6 +11,8 @@ cloister_guest::settings! {
         size: u32 = 24,
         /// Random window, flip, light and contrast; without: the window in the middle, for evaluations.
         augment: bool = true,
+        /// Whether every other picture is turned from left to right.
+        flip: bool = true,
         /// The most that is added to, or taken from, each pixel.
         brightness: f64 = 63.0,
         /// The smallest factor of contrast.
@@ -32,7 +34,11 @@ fn transform(batch: &Batch, random: &mut Random) -> Result<Made> {
             from.width
         )));
     }
-    let made = Size { height: side, width: side, ..from };
+    let made = Size {
+        height: side,
+        width: side,
+        ..from
+    };
     let (down, right) = ((from.height - side) as u32, (from.width - side) as u32);
     let light = settings.brightness as f32;
     let (low, high) = (settings.contrast_low as f32, settings.contrast_high as f32);
@@ -40,7 +46,7 @@ fn transform(batch: &Batch, random: &mut Random) -> Result<Made> {
         if settings.augment {
             let (top, left) = (random.below(down + 1), random.below(right + 1));
             images.window(row, image, top as i32, left as i32, 0.0);
-            if random.chance(0.5) {
+            if random.chance(0.5) && settings.flip {
                 image.flip();
             }
             image.brightness(random.between(-light, light));

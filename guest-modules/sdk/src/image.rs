@@ -86,7 +86,9 @@ impl<'a> Image<'a> {
         for plane in 0..own.planes {
             let target = &mut self.pixels[plane * own.plane()..(plane + 1) * own.plane()];
             for (at, target) in target.chunks_exact_mut(own.width).enumerate() {
-                let row = usize::try_from(at as i64 + i64::from(top)).ok().filter(|&row| row < other.height);
+                let row = usize::try_from(at as i64 + i64::from(top))
+                    .ok()
+                    .filter(|&row| row < other.height);
                 let Some(row) = row.filter(|_| first < end) else {
                     target.fill(fill);
                     continue;
@@ -144,7 +146,11 @@ impl<'a> Image<'a> {
 mod tests {
     use super::*;
 
-    const SIZE: Size = Size { planes: 3, height: 7, width: 5 };
+    const SIZE: Size = Size {
+        planes: 3,
+        height: 7,
+        width: 5,
+    };
 
     fn sample() -> Vec<u8> {
         (0..SIZE.elements()).map(|at| (at * 37 % 256) as u8).collect()
@@ -165,8 +171,20 @@ mod tests {
         let from = sample();
         let floats: Vec<f32> = from.iter().map(|&pixel| f32::from(pixel)).collect();
         for (height, width) in [(7, 5), (3, 2), (1, 1), (11, 9)] {
-            let size = Size { planes: 3, height, width };
-            for (top, left) in [(0, 0), (2, 1), (-2, -3), (5, 4), (-20, 0), (0, 30), (i32::MIN, i32::MAX)] {
+            let size = Size {
+                planes: 3,
+                height,
+                width,
+            };
+            for (top, left) in [
+                (0, 0),
+                (2, 1),
+                (-2, -3),
+                (5, 4),
+                (-20, 0),
+                (0, 30),
+                (i32::MIN, i32::MAX),
+            ] {
                 let mut pixels = vec![9.5; size.elements()];
                 Image::new(size, &mut pixels).take(&from, SIZE, top, left, -1.0);
                 let mut again = vec![0.0; size.elements()];
@@ -198,7 +216,19 @@ mod tests {
 
     #[test]
     fn light_contrast_and_standardisation_are_those_of_the_formulas() {
-        for size in [SIZE, Size { planes: 3, height: 24, width: 24 }, Size { planes: 1, height: 1, width: 1 }] {
+        for size in [
+            SIZE,
+            Size {
+                planes: 3,
+                height: 24,
+                width: 24,
+            },
+            Size {
+                planes: 1,
+                height: 1,
+                width: 1,
+            },
+        ] {
             let start: Vec<f32> = (0..size.elements()).map(|at| (at * 37 % 256) as f32).collect();
             let (delta, factor) = (-17.25_f32, 1.7_f32);
             let mut pixels = start.clone();
@@ -235,7 +265,14 @@ mod tests {
         let mut pixels = vec![200.0; SIZE.elements()];
         Image::new(SIZE, &mut pixels).standardise();
         assert!(pixels.iter().all(|&pixel| pixel == 0.0));
-        let mut none = Image::new(Size { planes: 3, height: 0, width: 4 }, &mut []);
+        let mut none = Image::new(
+            Size {
+                planes: 3,
+                height: 0,
+                width: 4,
+            },
+            &mut [],
+        );
         none.take(&sample(), SIZE, 0, 0, 0.0);
         none.flip();
         none.contrast(2.0);

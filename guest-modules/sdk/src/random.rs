@@ -65,7 +65,11 @@ mod tests {
         // Reference values of the authors' C code for the state 1234567.
         let mut random = Random::new(1_234_567);
         let seen: Vec<u64> = (0..3).map(|_| random.next_u64()).collect();
-        let wanted = [6_457_827_717_110_365_317, 3_203_168_211_198_807_973, 9_817_491_932_198_370_423];
+        let wanted = [
+            6_457_827_717_110_365_317,
+            3_203_168_211_198_807_973,
+            9_817_491_932_198_370_423,
+        ];
         assert_eq!(seen, wanted);
     }
 

@@ -31,10 +31,14 @@ impl Batch {
     /// # Errors
     /// The dataset has no such input.
     pub fn array(&self, name: &str) -> Result<&Array> {
-        self.inner.arrays.iter().find(|array| array.name == name).ok_or_else(|| {
-            let known: Vec<_> = self.inner.arrays.iter().map(|array| array.name.as_str()).collect();
-            Failure::dataset(format!("no input `{name}`; the dataset has {}", known.join(", ")))
-        })
+        self.inner
+            .arrays
+            .iter()
+            .find(|array| array.name == name)
+            .ok_or_else(|| {
+                let known: Vec<_> = self.inner.arrays.iter().map(|array| array.name.as_str()).collect();
+                Failure::dataset(format!("no input `{name}`; the dataset has {}", known.join(", ")))
+            })
     }
 
     /// The input of this name as images, planes first: rows of the shape `[planes, height, width]`, bytes or floats.
@@ -44,7 +48,9 @@ impl Batch {
     pub fn images(&self, name: &str) -> Result<Images<'_>> {
         let array = self.array(name)?;
         let wrong = |seen: String| {
-            Failure::dataset(format!("input `{name}`: seen {seen}, wanted bytes or floats of shape [rows, planes, height, width]"))
+            Failure::dataset(format!(
+                "input `{name}`: seen {seen}, wanted bytes or floats of shape [rows, planes, height, width]"
+            ))
         };
         let [_, planes, height, width] = array.shape[..] else {
             return Err(wrong(format!("the shape {:?}", array.shape)));
@@ -55,8 +61,14 @@ impl Batch {
             width: width as usize,
         };
         match &array.elements {
-            Elements::Bytes(pixels) => Ok(Images { size, pixels: Pixels::Bytes(pixels) }),
-            Elements::Floats(pixels) => Ok(Images { size, pixels: Pixels::Floats(pixels) }),
+            Elements::Bytes(pixels) => Ok(Images {
+                size,
+                pixels: Pixels::Bytes(pixels),
+            }),
+            Elements::Floats(pixels) => Ok(Images {
+                size,
+                pixels: Pixels::Floats(pixels),
+            }),
             Elements::Integers(_) => Err(wrong("integers".to_owned())),
         }
     }
@@ -133,6 +145,10 @@ impl Made {
             make(row, &mut Image::new(size, pixels))?;
         }
         let shape = [rows, size.planes, size.height, size.width];
-        Ok(self.array(name, shape.iter().map(|&dim| dim as u32).collect(), Elements::Floats(pixels)))
+        Ok(self.array(
+            name,
+            shape.iter().map(|&dim| dim as u32).collect(),
+            Elements::Floats(pixels),
+        ))
     }
 }

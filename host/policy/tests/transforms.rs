@@ -85,7 +85,11 @@ fn a_reader_is_told_what_it_means() {
         assert!(words.contains(wanted), "{wanted}: {words}");
     }
     let augment = policy.modules.iter().find(|module| module.name == "augment").unwrap();
-    assert_eq!(augment.effective_access(), TensorAccess::ReadWrite, "what consents are asked for");
+    assert_eq!(
+        augment.effective_access(),
+        TensorAccess::ReadWrite,
+        "what consents are asked for"
+    );
     let warned = warnings(&policy);
     let warned = warned
         .iter()

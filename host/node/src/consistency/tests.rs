@@ -87,3 +87,31 @@ fn each_misfit_is_named_with_both_sides() {
         assert!(words.iter().all(|word| all.contains(word)), "{words:?}: {all}");
     }
 }
+
+#[test]
+fn what_a_transform_makes_is_compared_with_what_graphs_take() {
+    let module = format!(
+        "{MODULE}\n[[module]]\nname = \"aug\"\nrole = \"transform\"\nsha256 = \"{}\"",
+        "22".repeat(32)
+    );
+    let read = DATASET.replace("p3", "p8").replace("[4]", "[9]");
+    let through = |makes: &str| format!("{read}\ntransform = \"aug\"\nmakes = {{ x = {makes} }}");
+    let (problems, _) = agreement(&module, &through("{ shape = [4] }"));
+    assert!(
+        problems.is_empty(),
+        "the graph takes what is made, not what was read: {problems:?}"
+    );
+    for (makes, words) in [
+        (
+            "{ shape = [2, 2] }",
+            "input x, made by the transform aug, has f32 rows of shape [2, 2]",
+        ),
+        (
+            "{ shape = [4], dtype = \"i64\" }",
+            "made by the transform aug, has i64 rows",
+        ),
+    ] {
+        let (problems, _) = agreement(&module, &through(makes));
+        assert!(problems.join("\n").contains(words), "{words}: {problems:?}");
+    }
+}

@@ -112,6 +112,23 @@ pub struct TrainingPlan {
     pub settings: toml::Table,
 }
 
+/// A transform of an example.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TransformPlan {
+    /// Its name in the policy.
+    pub name: String,
+    /// The guest module; several transforms may be one module with other settings.
+    pub module: String,
+    /// The datasets of this name go through it.
+    pub dataset: String,
+    /// The inputs that it makes, as the policy writes them.
+    pub makes: toml::Table,
+    /// Its settings.
+    #[serde(default)]
+    pub settings: toml::Table,
+}
+
 /// The rounds of an example.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -171,6 +188,9 @@ pub struct Plan {
     pub model: ModelPlan,
     /// The training.
     pub training: TrainingPlan,
+    /// The transforms.
+    #[serde(rename = "transform", default)]
+    pub transforms: Vec<TransformPlan>,
     /// The rounds.
     pub rounds: RoundsPlan,
     /// The nodes.

@@ -207,6 +207,14 @@ fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dat
     let mut form = toml::Table::new();
     form.insert("name".into(), node.dataset.clone().into());
     form.insert("inputs".into(), plan.data.inputs.clone().into());
+    if let Some(transform) = plan
+        .transforms
+        .iter()
+        .find(|transform| transform.dataset == node.dataset)
+    {
+        form.insert("transform".into(), transform.name.clone().into());
+        form.insert("makes".into(), transform.makes.clone().into());
+    }
     let spec = DatasetSpec::parse(form.to_string().as_bytes(), "[data] inputs").map_err(unreadable)?;
     let file = File::open(&path).map_err(|cause| cannot("opening", &path, &cause))?;
     let source = Source::from_file(path.display().to_string(), file).map_err(unreadable)?;
@@ -263,29 +271,25 @@ fn graphs(
 
 fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Result<Vec<Module>, miette::Report> {
     let training = &plan.training;
-    let mut settings = BTreeMap::from([("batch".to_owned(), Scalar::Integer(i64::from(training.batch)))]);
-    for (name, value) in &training.settings {
-        let scalar = match value {
-            toml::Value::Boolean(value) => Scalar::Boolean(*value),
-            toml::Value::Integer(value) => Scalar::Integer(*value),
-            toml::Value::Float(value) => Scalar::Float(*value),
-            toml::Value::String(value) => Scalar::Text(value.clone()),
-            _ => {
-                return Err(failed(
-                    Exit::Usage,
-                    format!("setting {name}: a number, a text or a truth value is wanted"),
-                    None,
-                ));
-            }
-        };
-        settings.insert(name.clone(), scalar);
+    let mut trained = settings(&training.settings)?;
+    let batch = Scalar::Integer(i64::from(training.batch));
+    trained.entry("batch".to_owned()).or_insert(batch);
+    let mut wanted = vec![
+        (&training.trainer, &training.trainer, ModuleRole::Trainer, trained),
+        (
+            &training.aggregator,
+            &training.aggregator,
+            ModuleRole::Aggregator,
+            BTreeMap::new(),
+        ),
+    ];
+    for transform in &plan.transforms {
+        let settings = settings(&transform.settings)?;
+        wanted.push((&transform.name, &transform.module, ModuleRole::Transform, settings));
     }
     let mut made = Vec::new();
-    for (name, module_role) in [
-        (&training.trainer, ModuleRole::Trainer),
-        (&training.aggregator, ModuleRole::Aggregator),
-    ] {
-        let path = guests.join(format!("{name}.wasm"));
+    for (name, guest, module_role, settings) in wanted {
+        let path = guests.join(format!("{guest}.wasm"));
         let wasm = std::fs::read(&path).map_err(|cause| {
             failed(
                 Exit::Usage,
@@ -304,11 +308,7 @@ fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Res
             role: module_role,
             sha256: Digest::of(&wasm),
             tensor_access: TensorAccess::Handles,
-            settings: if trainer {
-                std::mem::take(&mut settings)
-            } else {
-                BTreeMap::new()
-            },
+            settings,
             scalars: if trainer {
                 scalars.into_iter().collect()
             } else {
@@ -324,6 +324,24 @@ fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Res
         });
     }
     Ok(made)
+}
+
+/// Settings of a module, as the policy has them.
+fn settings(table: &toml::Table) -> Result<BTreeMap<String, Scalar>, miette::Report> {
+    let scalar = |(name, value): (&String, &toml::Value)| {
+        let scalar = match value {
+            toml::Value::Boolean(value) => Scalar::Boolean(*value),
+            toml::Value::Integer(value) => Scalar::Integer(*value),
+            toml::Value::Float(value) => Scalar::Float(*value),
+            toml::Value::String(value) => Scalar::Text(value.clone()),
+            _ => {
+                let text = format!("setting {name}: a number, a text or a truth value is wanted");
+                return Err(failed(Exit::Usage, text, None));
+            }
+        };
+        Ok((name.clone(), scalar))
+    };
+    table.iter().map(scalar).collect()
 }
 
 fn attestation(root: &TrustRoot, openvino: Option<&Path>) -> Result<AttestationRules, miette::Report> {
