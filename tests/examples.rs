@@ -97,7 +97,7 @@ fn rows_go_through_transforms_where_they_are_trained_and_where_they_are_judged()
         ),
         (
             "sample = \"mlp\"\ninputs = 64\nhidden = 128",
-            "sample = \"cnn\"\ninputs = 8\nhidden = 8",
+            "sample = \"cnn\"\ninputs = 64\nhidden = 8",
         ),
         ("count = 20", "count = 2"),
     ] {
