@@ -4,7 +4,7 @@
 use std::collections::BTreeSet;
 
 use cloister_attestation::encoding::hex;
-use cloister_attestation::measurement::Measurement;
+use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
 use cloister_attestation::{EventLog, FailedRule, RuntimeEvent, State, TdReport};
 
 use crate::agreement::Rtmr3;
@@ -57,14 +57,18 @@ pub(crate) fn check(
     failed
 }
 
-/// What the policy has a node extend, or all its nodes. As a bootstrap node, one that starts again in its TD still shows what it
+/// What the policy has a node extend, or all its nodes. A node that lives longer than a policy (a manager) was under the one before,
+/// which this one names; earlier ones it may name among the other events. As a bootstrap node, one that starts again in its TD still shows what it
 /// ran as a member.
 fn expected(policy: &Policy, node: Option<&str>) -> BTreeSet<String> {
+    let before = policy.predecessor;
+    let before = before.map(|digest| Entry::new(EntryRole::Policy, policy.name.as_str(), digest));
     let nodes = policy.nodes.iter().map(|node| node.name.as_str());
     nodes
         .filter(|name| node.is_none_or(|node| node == *name))
         .filter_map(|name| policy.expected_entries(name, State::Member))
         .flatten()
+        .chain(before)
         .filter_map(|entry| RuntimeEvent::before(&entry))
         .map(|event| event.to_string())
         .collect()

@@ -7,6 +7,8 @@ mod common;
 mod applicants;
 mod house;
 
+use std::sync::Arc;
+
 use cloister_attestation::State;
 use cloister_attestation::identity::Role;
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
@@ -349,4 +351,31 @@ fn a_log_is_asked_for_by_the_policy_alone() {
     house.attest(&any, |shown| shown.events = own.to_vec()).unwrap();
     let refusal = house.attest(&zero, |shown| shown.events = own.to_vec()).unwrap_err();
     assert!(refusal.names("attestation.rtmr3"), "{refusal}");
+}
+
+#[test]
+fn a_node_that_lives_longer_than_a_policy_shows_the_one_before() {
+    let house = House::new();
+    let (first, second) = (Digest::of(b"version 1"), Digest::of(b"version 2"));
+    let policy = |digest: &Digest| said("cloister", "policy", &format!("digits {digest}"));
+    let third = |others: &[&str]| {
+        let rule = log_rule(others);
+        house.policy(|agreement| {
+            rule(agreement);
+            (agreement.version, agreement.predecessor) = (3, Some(second));
+        })
+    };
+    let attest = |third: &Arc<Policy>, before: &[RuntimeEvent]| {
+        house.attest(&Appraiser::new(third.clone()), |shown| {
+            shown.events = [before, &events(third)].concat();
+        })
+    };
+    let strict = third(&[]);
+    attest(&strict, &[policy(&second)]).unwrap();
+    let refusal = attest(&strict, &[policy(&first), policy(&second)]).unwrap_err();
+    assert!(refusal.names("attestation.rtmr3_events"), "{refusal}");
+    let lenient = third(&[&policy(&first).to_string()]);
+    attest(&lenient, &[policy(&first), policy(&second)]).unwrap();
+    let other = attest(&lenient, &[policy(&Digest::of(b"nobody's"))]).unwrap_err();
+    assert!(other.names("attestation.rtmr3_events"), "{other}");
 }
