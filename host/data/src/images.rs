@@ -1,6 +1,7 @@
 //! Images as rows of numbers: JPEG and PNG, planes first (red, green, blue; one plane for grey images), each row by row.
 //!
-//! The decoders have no SIMD of their own and no unsafe code, so that every machine sees the same pixels and commits to the same rows.
+//! The JPEG decoder is used without SIMD and has no unsafe code then: every machine sees the same pixels and commits to the same rows. PNG
+//! leaves no choice.
 
 use std::io::Cursor;
 

@@ -349,56 +349,6 @@ mod tests {
 }
 
 #[cfg(test)]
-mod transforms {
-    use super::*;
-
-    fn parse(lines: &str) -> Result<DatasetSpec, PolicyError> {
-        let text = format!(
-            "name = \"t\"\ninputs = {{ x = {{ columns = \"p0..p11\", dtype = \"u8\" }}, labels = {{ column = \"y\", dtype = \"i64\" }} }}\n{lines}\n"
-        );
-        DatasetSpec::parse(text.as_bytes(), "spec.toml")
-    }
-
-    #[test]
-    fn what_a_transform_makes_stands_in_the_place_of_what_was_read() {
-        let plain = parse("").unwrap();
-        assert_eq!((plain.transform.as_ref(), plain.damaged), (None, Damaged::Stop));
-        assert_eq!(plain.fed()["x"], (&[12][..], InputType::U8));
-        let spec = parse("transform = \"augment\"\nmakes = { x = { shape = [1, 2, 2] } }\ndamaged = \"skip\"").unwrap();
-        assert_eq!(spec.damaged, Damaged::Skip);
-        assert_eq!(spec.fed()["x"], (&[1, 2, 2][..], InputType::F32));
-        assert_eq!(spec.fed()["labels"], (&[][..], InputType::I64), "others pass by");
-    }
-
-    #[test]
-    fn halves_and_sizes_without_end_are_refused() {
-        for (lines, wanted) in [
-            ("transform = \"augment\"", "without `makes`"),
-            ("makes = { x = { shape = [4] } }", "without `transform`"),
-            ("transform = \"a\"\nmakes = {}", "at least one input"),
-            ("transform = \"a\"\nmakes = { x = {} }", "shape"),
-            ("transform = \"a\"\nmakes = { x = { shape = [0] } }", "from 1"),
-            (
-                "transform = \"a\"\nmakes = { x = { shape = [4096, 4096, 2] } }",
-                "at most",
-            ),
-            (
-                "transform = \"a\"\nmakes = { x = { shape = [4], dtype = \"u8\" } }",
-                "f32, i64",
-            ),
-            (
-                "transform = \"a b\"\nmakes = { x = { shape = [4] } }",
-                "a name has letters",
-            ),
-            ("damaged = \"hide\"", "one of stop, skip is wanted"),
-        ] {
-            let error = parse(lines).unwrap_err().to_string();
-            assert!(error.contains(wanted), "{lines}: {error}");
-        }
-    }
-}
-
-#[cfg(test)]
 mod properties {
     use proptest::prelude::*;
 

@@ -14,8 +14,9 @@ use crate::bindings::transform::TransformPre;
 use crate::bindings::transform::exports::cloister::federation::transforming::{Array, Batch as WitBatch, Elements};
 use crate::error::{ModuleErrorKind, Refusal, bounded};
 use crate::guest::Guest;
+use crate::module::{End, Program, cut};
 use crate::rows::{AHEAD_BATCHES, Drawn, PassOrder, RowBatches, Rows, RowsError, ahead, batch_bytes};
-use crate::sandbox::{End, Program, cut};
+
 use crate::ticker::Deadline;
 use crate::training::wit_dimensions;
 use crate::{CallLimits, Module, ModuleError, Sandbox, SettingValue};
