@@ -235,8 +235,16 @@ fn a_known_good_quote_drafts_a_section_and_a_patched_kernel_needs_reference_valu
     let text = fs::read_to_string(bench.path("references.toml")).unwrap();
     fs::write(bench.path("references.toml"), text.replace("2099", "2098")).unwrap();
     let changed = judged("DIR/patched.quote", &references);
-    assert_eq!(changed.code, 4);
+    assert_eq!(changed.code, 2, "no input that a verdict could rest on");
     assert!(changed.stderr.contains("changed after signing"), "{}", changed.stderr);
+    // Whoever is to sign it reads it before.
+    let unsigned = bench.run(&check);
+    assert_eq!(unsigned.code, 4);
+    assert!(
+        unsigned.stdout.contains("\"patched\" are let in before 2099-"),
+        "{}",
+        unsigned.stdout
+    );
 }
 
 fn fetching(text: &str, pccs: &Pccs, cache: &Path) -> String {

@@ -202,12 +202,11 @@ fn peer_says_who_answers_and_why_it_is_refused() {
         (&"aggregator".into(), &"aggregator".into())
     );
     let entries = json["entries"].as_array().unwrap();
-    assert!(
-        entries
-            .iter()
-            .any(|entry| entry["role"] == "policy" && entry["in_policy"] == true),
-        "{entries:?}"
-    );
+    for role in ["policy", "host"] {
+        let listed = |entry: &serde_json::Value| entry["role"] == role && entry["in_policy"] == true;
+        assert!(entries.iter().any(listed), "{role}: {entries:?}");
+    }
+    assert_eq!(json["intercepted"], serde_json::Value::Null);
     // What the node runs was extended into RTMR3, and its log explains the register.
     let log = &json["event_log"];
     assert_eq!(log["explains"], serde_json::json!(["rtmr3"]), "{log}");

@@ -59,6 +59,9 @@ enum Command {
     Seal(commands::seal::SealArgs),
     Unseal(commands::seal::UnsealArgs),
     /// Print shell completions.
+    #[command(
+        after_help = "Example:\n  cloister completions bash > ~/.local/share/bash-completion/completions/cloister"
+    )]
     Completions {
         /// For which shell.
         shell: clap_complete::Shell,

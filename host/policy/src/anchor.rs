@@ -76,7 +76,13 @@ impl Workload {
         };
         let digest = image.rsplit_once("@sha256:");
         let hex = |text: &str| text.len() == 64 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
-        if !digest.is_some_and(|(repository, digest)| !repository.is_empty() && hex(digest)) {
+        if digest.is_some_and(|(repository, _)| repository.is_empty()) {
+            return Err(wrong(
+                "image",
+                "has no repository before its digest, as registry.example/cloister is one",
+            ));
+        }
+        if !digest.is_some_and(|(_, digest)| hex(digest)) {
             return Err(wrong(
                 "image",
                 "names no digest (REPOSITORY@sha256:64 digits): a tag may come to mean another image",
@@ -90,6 +96,18 @@ impl Workload {
             return Err(wrong(
                 "image",
                 "has a repository with other characters than a-z, 0-9 and ._-/:",
+            ));
+        }
+        // Of a reference's parts, only the first may have a colon: the registry's port.
+        let mut parts = repository.split('/');
+        let registry = parts.next().unwrap_or_default();
+        let port = registry.rsplit_once(':').map(|(_, port)| port);
+        let port_fits = port.is_none_or(|port| repository.contains('/') && port.parse::<u16>().is_ok());
+        let named = |part: &str| !part.is_empty() && part != "." && part != "..";
+        if !port_fits || !named(registry) || !parts.all(|part| named(part) && !part.contains(':')) {
+            return Err(wrong(
+                "image",
+                "has no repository of the form REGISTRY[:PORT]/NAME/... : no scheme, no tag, no empty part, no . and no ..",
             ));
         }
         if arguments.is_empty() {
@@ -173,6 +191,27 @@ struct Files {
 }
 
 impl Anchor {
+    /// What a pod with this initdata may run, in words.
+    pub(crate) fn in_words(&self) -> String {
+        let Workload {
+            arguments,
+            environment,
+            image,
+        } = &self.workload;
+        let environment = match environment.as_slice() {
+            [] => "no environment".to_owned(),
+            variables => format!("the environment {}", variables.join(" ")),
+        };
+        let mrconfigid: String = self.mrconfigid()[..8]
+            .iter()
+            .map(|byte| format!("{byte:02x}"))
+            .collect();
+        format!(
+            "MRCONFIGID {mrconfigid}...: the pod's agent starts the image {image} with the command line {arguments:?} and {environment}, \
+             and no other container, command, file or console."
+        )
+    }
+
     /// Puts a workload and the texts of `aa.toml` and `cdh.toml` together.
     ///
     /// # Errors

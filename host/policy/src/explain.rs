@@ -212,6 +212,7 @@ fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
     if !pinned.is_empty() {
         lines.push(format!("Accepted values are listed for {}.", pinned.join(", ")));
     }
+    lines.extend(rules.anchors.iter().map(crate::anchor::Anchor::in_words));
     for status in &rules.tcb_statuses {
         if let Some(until) = status.until_unix_s {
             let until = crate::reader::date_before(until);

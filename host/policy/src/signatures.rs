@@ -50,7 +50,7 @@ pub enum SignatureError {
     },
     /// A participant signed with another key than the policy's.
     #[error(
-        "{participant:?} signed with the key {seen}, but the policy says {wanted}; sign with that one and remove this signature"
+        "{participant:?} signed with the key {seen}, but the policy says {wanted}; sign with the key that the policy has"
     )]
     OtherKey {
         /// The participant.

@@ -68,7 +68,7 @@ enum ManagerCommand {
 #[derive(Args, Debug)]
 pub(super) struct AsParticipant {
     /// The manager.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
     to: String,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
@@ -102,7 +102,7 @@ impl AsParticipant {
   cloister manager status --to manager.example.org:7800 --policy wards.toml --keep wards.mark -o json")]
 struct StatusArgs {
     /// The manager.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
     to: String,
     #[command(flatten)]
     trust: TrustArgs,

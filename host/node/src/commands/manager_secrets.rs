@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use cloister_attestation::identity::Credential;
 use cloister_manager::{NewSecret, SecretId, SecretInfo, SecretKind, SecretValue};
 use cloister_policy::Policy;
 use cloister_tensor::Digest;
@@ -174,14 +175,36 @@ fn secret(args: &PutArgs, policy: &Policy) -> Result<NewSecret, miette::Report> 
         VaultKey::load(&args.from).map_err(ui::unreadable)?;
         new.kind = SecretKind::Vault { node: node.clone() };
     } else if let (Some(node), Some(credential)) = (&args.credential, &args.credential_file) {
-        files::read_key(&args.from)?;
+        let text = files::read(credential, MAX_SECRET_BYTES)?;
+        fits(node, &args.from, credential, &text)?;
         let mut both = new.value.expose().to_vec();
         both.push(b'\n');
-        both.extend_from_slice(&files::read(credential, MAX_SECRET_BYTES)?);
+        both.extend_from_slice(&text);
         new.value = SecretValue::new(Zeroizing::new(both));
         new.kind = SecretKind::Credential { node: node.clone() };
     }
     Ok(new)
+}
+
+/// Refuses a credential that is none, of another node, or over another key: the node that got it could not start.
+fn fits(node: &str, key: &Path, file: &Path, credential: &[u8]) -> Result<(), miette::Report> {
+    let public = files::read_key(key)?.public();
+    let text = std::str::from_utf8(credential).map_err(ui::unreadable)?;
+    let fields = Credential::parse(text).map_err(ui::unreadable)?.fields;
+    let wrong = |problem: String| ui::failed(Exit::Usage, format!("{}: {problem}", file.display()), None);
+    if fields.node != node {
+        let seen = fields.node;
+        return Err(wrong(format!("a credential of the node {seen}, wanted one of {node}")));
+    }
+    if fields.node_key != public {
+        let (seen, key) = (public.to_hex(), key.display());
+        let problem = format!(
+            "a credential for the node key {}, {key} holds {seen}",
+            fields.node_key.to_hex()
+        );
+        return Err(wrong(problem));
+    }
+    Ok(())
 }
 
 /// Without the line end that editors and commands leave.

@@ -42,7 +42,7 @@ pub enum ContentCommand {
 #[derive(clap::Args, Debug)]
 pub struct StoreArgs {
     /// The aggregator.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
     to: String,
     #[command(flatten)]
     trust: TrustArgs,

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cloister_attestation::claims::NodeClaims;
 use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::Role;
-use cloister_attestation::measurement::Entry;
+use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{Collateral, FailedRule, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
 use cloister_exchange::ExchangeError;
@@ -37,7 +37,7 @@ const MAX_FILE_BYTES: u64 = 4 * 1024 * 1024;
   cloister peer aggregator.example:8443 --policy digits.toml --proxy http://proxy.example:3128 -o json")]
 pub struct PeerArgs {
     /// The node.
-    #[arg(value_name = "HOST:PORT")]
+    #[arg(value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
     address: String,
     #[command(flatten)]
     trust: TrustArgs,
@@ -208,7 +208,10 @@ pub fn run(args: PeerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let wanted = answer
         .node
         .and_then(|node| local.policy.expected_entries(&node.node, node.state));
-    let wanted = wanted.unwrap_or_default();
+    let mut wanted = wanted.unwrap_or_default();
+    // An accepted host has all files that the policy lists, at most others beside them.
+    let hosts = local.policy.attestation.hosts.iter();
+    wanted.extend(hosts.map(|host| Entry::new(EntryRole::Host, host.name.as_str(), host.sha256)));
     if args.output.json() {
         out.json(&answer.as_json(&wanted));
     } else {
@@ -229,6 +232,8 @@ struct Answer<'a> {
     by_peer: bool,
     /// Whether the root, or if nothing verified the policy's, is a simulated one.
     simulated: bool,
+    /// Somebody who ends TLS in between, in words.
+    intercepted: Option<String>,
 }
 
 impl<'a> Answer<'a> {
@@ -239,6 +244,7 @@ impl<'a> Answer<'a> {
             reasons: &[],
             by_peer: false,
             simulated: evidence.simulated(),
+            intercepted: None,
         }
     }
 
@@ -254,6 +260,7 @@ impl<'a> Answer<'a> {
             reasons: error.refusal().map_or(&[], |refusal| &refusal.failed),
             by_peer: matches!(error, SessionError::RefusedByPeer { .. }),
             simulated,
+            intercepted: matches!(error, SessionError::Intercepted { .. }).then(|| error.to_string()),
         }
     }
 
@@ -276,6 +283,7 @@ impl<'a> Answer<'a> {
             },
             "claims_verified": self.evidence.is_some(),
             "simulated": self.simulated,
+            "intercepted": self.intercepted,
         });
         if let Some(node) = self.node {
             let entries = node.measurement.entries().iter().map(|entry| {
@@ -312,8 +320,17 @@ impl<'a> Answer<'a> {
     }
 
     fn as_text(&self, wanted: &[Entry], out: &mut Ui) {
-        if self.simulated {
-            out.data("SIMULATED: a simulated root vouches for this TD; nothing is proven by hardware");
+        match (self.simulated, self.evidence) {
+            (true, Some(_)) => {
+                out.data("SIMULATED: a simulated root vouches for this TD; nothing is proven by hardware")
+            }
+            (true, None) => {
+                out.data("SIMULATED: this policy trusts a simulated root; it vouches for nothing that answered here")
+            }
+            (false, _) => {}
+        }
+        if let Some(intercepted) = &self.intercepted {
+            out.data(intercepted);
         }
         if let Some(node) = self.node {
             if self.evidence.is_none() {

@@ -117,12 +117,13 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let beside = signatures_path(&args.file);
     let sigs = args.sigs.clone().or_else(|| beside.exists().then_some(beside));
     let signatures = sigs.as_deref().map(read_signatures).transpose()?.unwrap_or_default();
-    let missing = match SignedPolicy::new(policy.clone(), &signatures) {
-        Ok(_) => Vec::new(),
+    // What a policy says comes first, whatever its signatures: whoever is to sign reads it before.
+    let (missing, wrong) = match SignedPolicy::new(policy.clone(), &signatures) {
+        Ok(_) => (Vec::new(), None),
         // Drafts and templates are there to be read before they can run.
-        Err(SignatureError::Missing { missing, .. }) => missing,
-        Err(SignatureError::Placeholder { .. }) => Vec::new(),
-        Err(error) => return Err(ui::fail(Exit::Denied, error)),
+        Err(SignatureError::Missing { missing, .. }) => (missing, None),
+        Err(SignatureError::Placeholder { .. }) => (Vec::new(), None),
+        Err(error) => (Vec::new(), Some(ui::fail(Exit::Denied, error))),
     };
     let signers: Vec<_> = signatures
         .iter()
@@ -141,15 +142,17 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             "explanation": explain(&policy),
             "warnings": warnings,
             "signed_by": signers,
+            "signatures_valid": wrong.is_none(),
             "signatures_wanted": missing,
         }));
-        return Ok(Exit::Done);
+        return wrong.map_or(Ok(Exit::Done), Err);
     }
     for line in explain(&policy) {
         out.data(line);
     }
     out.data(match signers.as_slice() {
         [] => "Signed by nobody yet.".to_owned(),
+        signers if wrong.is_some() => format!("Signatures that do not all hold are there by {}.", signers.join(", ")),
         signers => format!("Signed by {}.", signers.join(", ")),
     });
     if !missing.is_empty() {
@@ -162,7 +165,7 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     for warning in warnings(&policy) {
         out.data(format_args!("WARNING: {warning}."));
     }
-    Ok(Exit::Done)
+    wrong.map_or(Ok(Exit::Done), Err)
 }
 
 fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {

@@ -25,7 +25,7 @@ pub(super) struct PublishArgs {
     /// The policy; its signatures are in FILE.sigs.
     file: PathBuf,
     /// The manager.
-    #[arg(long, value_name = "HOST:PORT")]
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
     to: String,
     #[command(flatten)]
     trust: TrustArgs,

@@ -49,7 +49,9 @@ struct GoodQuote {
     root: String,
 }
 
-/// Draft the section [attestation] of a policy from a known good quote: it takes that TD, and none that differs.
+/// Draft the section [attestation] of a policy from a known good quote: TDs with its launch measurements, on its platform and
+/// with its TCB or better. RTMR3 is left open if the quote has any (choose `rtmr3 = "log"`), MRCONFIGID if it has none; `cloister
+/// policy check` says what is let in.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  cloister policy from-quote td.quote --collateral collateral.json > attestation.toml"
@@ -281,8 +283,11 @@ fn sign(args: &SignArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let policy = read_policy(&args.policy)?;
-    let signed = read_references(&args.file, &policy)?;
-    let values = signed.values();
+    let text = files::read(&args.file, MAX_FILE_BYTES)?;
+    let values = ReferenceValues::parse(&text, &args.file.display().to_string()).map_err(ui::unreadable)?;
+    // Whoever is to sign sees first what it says.
+    let signed = read_references(&args.file, &policy);
+    let signers = signed.as_ref().map(|signed| signed.signers().to_vec()).ok();
     let named = |reference: &Reference| {
         let named = REFERENCE_REGISTERS.iter().zip(&reference.registers);
         let named = named.filter(|(_, values)| !values.is_empty());
@@ -300,17 +305,21 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             "federation": values.federation,
             "version": values.version,
             "sha256": values.digest().to_string(),
-            "signed_by": signed.signers(),
+            "in_force": signers.is_some(),
+            "signed_by": signers,
             "references": references.collect::<Vec<_>>(),
         }));
-        return Ok(Exit::Done);
+        return signed.map(|_| Exit::Done);
     }
     out.data(format_args!(
-        "Reference values for {:?}, version {}, SHA-256 {}, signed by {}.",
+        "Reference values for {:?}, version {}, SHA-256 {}, {}.",
         values.federation,
         values.version,
         values.digest(),
-        signed.signers().join(", ")
+        signers.map_or_else(
+            || "which nobody takes yet (below)".to_owned(),
+            |signers| format!("signed by {}", signers.join(", "))
+        )
     ));
     for reference in &values.references {
         out.data(format_args!(
@@ -320,5 +329,5 @@ fn check(args: &CheckArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             named(reference).join(", ")
         ));
     }
-    Ok(Exit::Done)
+    signed.map(|_| Exit::Done)
 }

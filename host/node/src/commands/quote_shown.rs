@@ -99,6 +99,7 @@ pub fn event_log_json(log: &EventLog, td: Option<&TdReport>) -> Value {
         .map(|event| json!({ "digest": hex(event.digest()), "text": event.text() }));
     json!({
         "events": log.events().len(),
+        "untold": runtime.events().iter().filter(|event| event.text().is_none()).count(),
         "explains": explains,
         "rtmr3": events.collect::<Vec<_>>(),
     })
@@ -109,7 +110,10 @@ pub fn event_lines(log: &EventLog) -> Vec<String> {
     let runtime = log.of_register(3);
     let shown = |event: &cloister_attestation::event_log::Event| match event.text() {
         Some(text) => format!("    {text}"),
-        None => format!("    the digest {}, of which the log says nothing", hex(event.digest())),
+        None => format!(
+            "    the digest {}, to which nothing in the log hashes: what was extended is not explained",
+            hex(event.digest())
+        ),
     };
     runtime.events().iter().map(shown).collect()
 }

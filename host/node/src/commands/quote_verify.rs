@@ -67,7 +67,14 @@ pub fn run(args: &VerifyArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let collateral = Collateral::from_file(&args.collateral).map_err(ui::unreadable)?;
     let policy = match (args.policy.as_deref().map(read_policy).transpose()?, &args.references) {
         (Some(policy), Some(path)) => {
-            let references = read_references(path, &policy)?;
+            // Values that nobody has agreed to are no input; a refusal is a verdict about the quote.
+            let references = read_references(path, &policy).map_err(|error| {
+                ui::failed(
+                    Exit::Usage,
+                    error.to_string(),
+                    error.help().map(|help| help.to_string()),
+                )
+            })?;
             Some(policy.with_references(references))
         }
         (policy, _) => policy,

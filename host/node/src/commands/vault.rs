@@ -31,16 +31,21 @@ pub struct VaultArgs {
 #[derive(clap::Subcommand, Debug)]
 enum VaultCommand {
     /// Make a new random vault key in a file that only its owner can read.
+    #[command(after_help = "Example:\n  cloister vault keygen vault.key")]
     Keygen {
         /// The new key file.
         path: PathBuf,
     },
     /// Make a new, empty vault.
+    #[command(after_help = "Example:\n  cloister vault init vault --key-file vault.key --last-seen vault.last-seen")]
     Init {
         #[command(flatten)]
         place: Place,
     },
     /// List the files, their versions and sizes.
+    #[command(
+        after_help = "Example:\n  cloister vault ls vault --key-file vault.key --last-seen vault.last-seen -o json"
+    )]
     Ls {
         #[command(flatten)]
         place: Place,
@@ -48,6 +53,9 @@ enum VaultCommand {
         output: OutputArgs,
     },
     /// Seal a file into the vault.
+    #[command(
+        after_help = "Example:\n  cloister vault put vault model.safetensors --from ./model.safetensors --key-file vault.key --last-seen vault.last-seen"
+    )]
     Put {
         #[command(flatten)]
         place: Place,
@@ -58,6 +66,9 @@ enum VaultCommand {
         from: PathBuf,
     },
     /// Open one file of the vault.
+    #[command(
+        after_help = "Example:\n  cloister vault get vault model.safetensors -o ./model.safetensors --key-file vault.key --last-seen vault.last-seen"
+    )]
     Get {
         #[command(flatten)]
         place: Place,
@@ -68,6 +79,7 @@ enum VaultCommand {
         output: Option<PathBuf>,
     },
     /// Read and authenticate every file, with a second implementation of the cipher.
+    #[command(after_help = "Example:\n  cloister vault verify vault --key-file vault.key --last-seen vault.last-seen")]
     Verify {
         #[command(flatten)]
         place: Place,
@@ -75,6 +87,9 @@ enum VaultCommand {
         output: OutputArgs,
     },
     /// Open all files of the vault into a folder.
+    #[command(
+        after_help = "Example:\n  cloister vault export vault --to ./opened --key-file vault.key --last-seen vault.last-seen"
+    )]
     Export {
         #[command(flatten)]
         place: Place,

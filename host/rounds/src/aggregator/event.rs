@@ -263,6 +263,13 @@ impl fmt::Display for Waiting {
             self.present.len(),
             self.needed
         )?;
+        if self.present.len() >= self.needed && !self.missing.is_empty() {
+            let missing = self.missing.join(", ");
+            return write!(
+                f,
+                "; {missing} may still come, and those that are here verify each other before a round"
+            );
+        }
         if !self.missing.is_empty() {
             write!(f, "; missing {}", self.missing.join(", "))?;
         }

@@ -448,6 +448,18 @@ impl NodeConfig {
     }
 }
 
+/// An argument that is HOST:PORT.
+///
+/// # Errors
+/// What is wanted.
+pub fn address(text: &str) -> Result<String, String> {
+    if has_port(text) {
+        Ok(text.to_owned())
+    } else {
+        Err("HOST:PORT is wanted, such as aggregator.example.org:7700".to_owned())
+    }
+}
+
 /// Whether a text is HOST:PORT.
 fn has_port(address: &str) -> bool {
     let parts = address.rsplit_once(':');
