@@ -79,7 +79,8 @@ pub enum SessionError {
     },
     /// It knows no policies of that federation.
     #[error(
-        "{address} has no policy in force of the federation with the anchor {anchor}; until the founders have signed the first one          there is none (`cloister manager status`)"
+        "{address} has no policy in force of the federation with the anchor {anchor}; until the founders have signed the first one \
+         there is none (`cloister manager status`)"
     )]
     NoPolicies {
         /// Who.

@@ -67,7 +67,8 @@ pub fn at_hand(keeper: &Keeper, wanted: &[Wanted]) -> Result<(Contents, Vec<Want
             failed(
                 Exit::Denied,
                 format!(
-                    "the module {} is sealed ({}), and this node has no key for it: the sealed file is not in its folders, or the                      manager does not grant it",
+                    "the module {} is sealed ({}), and this node has no key for it: the sealed file is not in its folders, or the \
+                     manager does not grant it",
                     item.name,
                     ciphertext.short()
                 ),
