@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cloister_attestation::simulated::SimulatedTd;
 use cloister_attestation::{EventLog, ProviderError, QuoteProvider, RuntimeEvent};
@@ -35,6 +35,27 @@ impl Progress for Remembered {
     }
 }
 
+/// Something that a progress shows so many times.
+#[derive(Clone, Debug)]
+pub struct Shown {
+    /// Where.
+    pub progress: Remembered,
+    /// What, as a part of a line.
+    pub words: &'static str,
+    /// How often.
+    pub times: usize,
+}
+
+impl Shown {
+    /// Blocks until it was shown, at most a minute.
+    fn wait(&self) {
+        let until = Instant::now() + Duration::from_secs(60);
+        while self.progress.lines().matches(self.words).count() < self.times && Instant::now() < until {
+            std::thread::sleep(Duration::from_millis(5));
+        }
+    }
+}
+
 /// A worker whose training adds a number to every value.
 #[derive(Clone, Debug)]
 pub struct AddingWork {
@@ -44,6 +65,8 @@ pub struct AddingWork {
     pub rows: u64,
     /// How long it takes, by round.
     pub delay: BTreeMap<u64, Duration>,
+    /// What it waits for, by round.
+    pub waits: BTreeMap<u64, Shown>,
     /// In which rounds its module fails.
     pub fails: Vec<u64>,
     /// Puts a NaN into every update.
@@ -59,6 +82,7 @@ impl AddingWork {
             delta,
             rows,
             delay: BTreeMap::new(),
+            waits: BTreeMap::new(),
             fails: Vec::new(),
             nan: false,
             receipts: Arc::default(),
@@ -85,6 +109,9 @@ impl WorkerWork for AddingWork {
     fn train(&mut self, round: &RoundInfo, model: TensorMap) -> Result<LocalUpdate, ModuleFailure> {
         if let Some(delay) = self.delay.get(&round.round) {
             std::thread::sleep(*delay);
+        }
+        if let Some(shown) = self.waits.get(&round.round) {
+            shown.wait();
         }
         if self.fails.contains(&round.round) && round.attempt == 1 {
             let message = "unreachable executed".to_owned();

@@ -57,7 +57,7 @@ impl Default for WorldOptions {
             workers: 2,
             rounds: 3,
             quorum: 2,
-            deadline_s: 5,
+            deadline_s: 60,
             attestation: String::new(),
         }
     }
@@ -360,7 +360,7 @@ impl World {
                 next_round: 1,
                 previous: None,
             },
-            gather_ms: None,
+            gather_ms: Some(60_000),
             update_slots: 2,
             sink: Arc::clone(&self.sink),
             progress,

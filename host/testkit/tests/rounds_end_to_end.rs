@@ -11,7 +11,7 @@ use cloister_exchange::progress::{Happening, Progress};
 use cloister_exchange::worker::{self, WorkerEnd};
 use cloister_session::Proxy;
 use cloister_tensor::{Tensor, TensorMap};
-use cloister_testkit::fakes::{AddingWork, AveragingWork, Remembered, add};
+use cloister_testkit::fakes::{AddingWork, AveragingWork, Remembered, Shown, add};
 use cloister_testkit::link::{Faults, Link};
 use cloister_testkit::world::{RunningAggregator, World, WorldOptions, small_model};
 
@@ -169,17 +169,22 @@ async fn a_late_worker_is_dropped_and_comes_back() {
         workers: 3,
         quorum: 2,
         rounds: 4,
-        deadline_s: 1,
+        deadline_s: 5,
         ..WorldOptions::default()
     });
     let progress = Remembered::default();
     let mut aggregator = start(&world, small_model(0.0), &progress).await;
     let driver = aggregator.driver.take().unwrap();
+    let shown = |words, times| Shown {
+        progress: progress.clone(),
+        words,
+        times,
+    };
     let mut late = AddingWork::new(1.0, 10);
-    late.delay = BTreeMap::from([(1, Duration::from_millis(1500))]);
+    late.waits = BTreeMap::from([(1, shown("dropped worker-a", 1))]);
     let steady = || {
         let mut work = AddingWork::new(1.0, 10);
-        work.delay = (2..=4).map(|round| (round, Duration::from_millis(600))).collect();
+        work.waits = BTreeMap::from([(2, shown("worker-a joined", 2))]);
         work
     };
     let workers = [
@@ -195,7 +200,7 @@ async fn a_late_worker_is_dropped_and_comes_back() {
     assert!(
         progress
             .lines()
-            .contains("dropped worker-a: late: no update after 1.0 s"),
+            .contains("dropped worker-a: late: no update after 5.0 s"),
         "{}",
         progress.lines()
     );
@@ -236,7 +241,7 @@ async fn a_worker_that_dies_amid_its_upload_is_dropped_and_the_round_goes_on() {
     let end = driver.run(Box::new(AveragingWork::default())).await.unwrap();
     assert!(close(&end.model, &add(&model, 2.0)));
     assert_eq!(end.records[0].receipt.updates.len(), 2, "{}", progress.lines());
-    assert_eq!(end.records[0].receipt.drops[0].code, "gone");
+    assert_eq!(end.records[0].receipt.drops[0].code, "gone", "{}", progress.lines());
     for worker in workers {
         let _ = worker.await.unwrap();
     }
