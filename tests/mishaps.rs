@@ -297,3 +297,21 @@ fn data_that_stdout_does_not_take_are_a_failure_and_a_closed_pipe_is_none() {
         assert_eq!(seen.status.code(), Some(0), "{arguments:?}: {said}");
     }
 }
+
+#[test]
+fn a_model_that_is_no_number_is_not_trained_from() {
+    let (_folder, at) = folder();
+    let mut model = std::fs::read(at("m.onnx")).unwrap();
+    // The field of a tensor's raw bytes (9, a length of 48): the 4 x 3 weights.
+    let weights = model.windows(2).position(|field| field == [0x4a, 48]).unwrap() + 2;
+    model[weights + 8..weights + 12].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(at("nan.onnx"), model).unwrap();
+    let train = run(&["graph", "train", &at("nan.onnx"), "--batch", "4", "-o", &at("t.onnx")]);
+    assert_eq!(train.code, 2, "{}", train.stderr);
+    assert!(
+        words(&train.stderr).contains("is not finite at element 2"),
+        "{}",
+        train.stderr
+    );
+    assert!(!std::path::Path::new(&at("t.onnx")).exists());
+}

@@ -260,6 +260,20 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
     }
     let about = |error: GraphError| refused(&args.model, &error);
     let model = Model::parse(&file, &Limits::default()).map_err(about)?;
+    let weights = model.initial_weights();
+    let broken = weights
+        .iter()
+        .find_map(|(name, tensor)| tensor.first_not_finite().map(|at| (name, at)));
+    if let Some((name, at)) = broken {
+        return Err(failed(
+            Exit::Usage,
+            format!(
+                "{}: the initial `{name}` is not finite at element {at}: no step from there gives numbers",
+                args.model.display()
+            ),
+            Some("initialise the model anew and export it again".into()),
+        ));
+    }
     let graphs = train(&model, &args.options()).map_err(about)?;
     files::write(&args.out, graphs.training.bytes())?;
     out.note(format_args!(

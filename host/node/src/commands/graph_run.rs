@@ -42,9 +42,9 @@ pub struct GraphRunArgs {
     feed: Vec<PathBuf>,
     /// Parameters and statistics: an ONNX model's own, or a .safetensors or .npz file; names that the graph does not have
     /// are left out. The outputs of an earlier run do as well: `next/NAME` becomes NAME. Optimizer state that nothing gives starts with
-    /// zeros
+    /// zeros. May be given more than once: of a name that several have, the last one counts
     #[arg(long, value_name = "FILE")]
-    weights: Option<PathBuf>,
+    weights: Vec<PathBuf>,
     /// The engine; without this, OpenVINO if its folder is known, else tract
     #[arg(long, value_enum)]
     backend: Option<BackendName>,
@@ -90,12 +90,10 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
             }
         }
     }
-    let weights = args
-        .weights
-        .as_deref()
-        .map(read_weights)
-        .transpose()?
-        .unwrap_or_default();
+    let mut weights = TensorMap::new();
+    for path in &args.weights {
+        weights.extend(read_weights(path)?);
+    }
     let graph = load_graph(&args.graph, &feed)?;
     let weights = carried_on(graph.inputs(), &feed, weights);
     let inputs = assemble(graph.inputs(), feed, weights).map_err(|(problems, help)| {

@@ -207,7 +207,18 @@ fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             None,
         )
     })?;
+    let until_unix_s = day.saturating_add(86_400);
     let now = args.good.at.unwrap_or_else(ui::now_unix_s);
+    if until_unix_s <= now {
+        return Err(ui::failed(
+            Exit::Usage,
+            format!(
+                "--not-after: {} is over: no TD would be taken by this reference",
+                args.not_after
+            ),
+            Some(format!("today is {}", &time::format(now)[..10])),
+        ));
+    }
     let previous = args.previous.as_deref().map(read_values).transpose()?;
     let version = previous.as_ref().map_or(0, |previous| previous.version) + 1;
     let (mut references, mut anchors) =
@@ -215,7 +226,7 @@ fn draft(args: &DraftArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     references.retain(|reference| reference.until_unix_s > now && reference.name != args.name);
     references.push(Reference {
         name: args.name.clone(),
-        until_unix_s: day.saturating_add(86_400),
+        until_unix_s,
         registers,
     });
     for path in &args.anchors {

@@ -77,7 +77,23 @@ pub fn at_hand(keeper: &Keeper, wanted: &[Wanted]) -> Result<(Contents, Vec<Want
         })?;
         found.insert(item, content);
     }
+    if !still.is_empty() {
+        writable(&keeper.config.content.dir)?;
+    }
     Ok((found, still))
+}
+
+/// Whether what is missing could be kept once it comes: said now rather than after it came.
+fn writable(dir: &Path) -> Result<(), miette::Report> {
+    std::fs::create_dir_all(dir)
+        .and_then(|()| tempfile::NamedTempFile::new_in(dir).map(drop))
+        .map_err(|error| {
+            failed(
+                Exit::Failed,
+                format!("content cannot be kept in {}: {error}", dir.display()),
+                Some("name a folder that this node may write to: [content] dir".into()),
+            )
+        })
 }
 
 /// What one node needs to be a member: what it runs, and the weights that round 1 starts from. The aggregator sends them,

@@ -131,6 +131,8 @@ impl Keeper {
                     None,
                 )
             })?;
+            // Before its salt, which is looked for beside it.
+            let open = self.provisions.dataset(name, &file.path)?;
             let salt = match file.salt_place() {
                 Place::File(path) => salt::read(&path).map_err(unreadable)?,
                 Place::Secret(secret) => salt::parse(self.provisions.value(&secret)?.trim()).ok_or_else(|| {
@@ -141,7 +143,6 @@ impl Keeper {
                     )
                 })?,
             };
-            let open = self.provisions.dataset(name, &file.path)?;
             let info = runner
                 .open_dataset(&shown, open, format, &dataset.spec, &salt)
                 .map_err(|error| fail(Exit::Usage, error))?;
