@@ -15,8 +15,10 @@ use std::process::ExitCode;
 use std::time::Duration;
 
 use cloister_benches::{Table, guest, timed};
-use cloister_runner::{AggregateRequest, BackendChoice, Runner, RunnerOptions, SharedTensors, WorkerUpdate};
-use cloister_sandbox::{CallLimits, RoundInfo};
+use cloister_runner::{
+    AggregateRequest, BackendChoice, Runner, RunnerOptions, SharedSlots, SharedTensors, WorkerUpdate,
+};
+use cloister_sandbox::{CallLimits, RoundInfo, UpdateKind};
 use cloister_tensor::{Tensor, TensorMap};
 use criterion::Criterion;
 
@@ -92,7 +94,10 @@ fn aggregation(criterion: &mut Criterion, table: &mut Table, module: &[u8]) {
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
+        slots: SharedSlots::default(),
         limits: CallLimits::default(),
         timeout: Duration::from_secs(600),
     };

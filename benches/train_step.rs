@@ -18,7 +18,7 @@ use cloister_engine::{Backend, CompileOptions, openvino, tract};
 use cloister_graph::{EngineGraph, Model, Optimizer, TrainOptions, samples, train};
 use cloister_policy::DatasetSpec;
 use cloister_runner::{BackendChoice, Runner, RunnerOptions, SharedTensors, TrainRequest};
-use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue};
+use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue, UpdateKind};
 use criterion::Criterion;
 
 const INPUTS: usize = 256;
@@ -146,7 +146,9 @@ fn request(model: &Model) -> TrainRequest {
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
         limits: CallLimits::default(),
         timeout: Duration::from_secs(600),
     }

@@ -45,14 +45,14 @@ pub mod vector;
 
 pub use failure::{Failure, FailureKind, Result, log_panics};
 
-/// The round that a call belongs to.
-pub use bindings::trainer::cloister::federation::types::Round;
+/// The round that a call belongs to, and what updates hold.
+pub use bindings::trainer::cloister::federation::types::{Round, UpdateKind};
 
 /// What most trainers and aggregators use.
 pub mod prelude {
-    pub use crate::aggregator::{FlatModel, Update, updates};
+    pub use crate::aggregator::{FlatModel, Slot, Update, updates};
     pub use crate::trainer::{Batch, Dataset, Graph, Model, Outputs};
-    pub use crate::{Failure, Result, Round, log, metrics, vector};
+    pub use crate::{Failure, Result, Round, UpdateKind, log, metrics, vector};
 }
 
 /// What most transforms use.

@@ -1,13 +1,13 @@
 //! What a trainer works with: the model, the dataset, the graphs.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use crate::bindings::trainer::cloister::federation::{dataset, handles, model, ports};
 use crate::bindings::trainer::wasi::nn::graph::load_by_name;
 use crate::bindings::trainer::wasi::nn::inference::GraphExecutionContext;
 pub use crate::bindings::trainer::wasi::nn::tensor::{Tensor, TensorType};
 use crate::failure::log_panics;
-use crate::{Failure, Result, Round};
+use crate::{Failure, Result, Round, UpdateKind};
 
 pub use ports::{Port, PortKind};
 
@@ -19,7 +19,7 @@ pub fn call(round: Round, train: impl FnOnce(Round, &mut Model) -> Result<()>) -
     log_panics();
     let mut model = Model::current();
     train(round, &mut model)?;
-    Ok(model.tensors.into_iter().collect())
+    Ok(model.into_update())
 }
 
 /// The model while it is trained: parameters, running statistics, and the optimizer's state of this call.
@@ -28,6 +28,11 @@ pub struct Model {
     state: BTreeMap<String, Tensor>,
     /// The model as the round started, once a graph has wanted it.
     start: BTreeMap<String, Tensor>,
+    wanted: UpdateKind,
+    /// Where gradients are wanted: those of the last step.
+    gradients: BTreeMap<String, Tensor>,
+    /// Names among the tensors that a graph gave as running statistics.
+    statistics: BTreeSet<String>,
     steps: u64,
 }
 
@@ -38,20 +43,43 @@ impl Model {
             tensors: model::current().into_iter().collect(),
             state: BTreeMap::new(),
             start: BTreeMap::new(),
+            wanted: model::wanted(),
+            gradients: BTreeMap::new(),
+            statistics: BTreeSet::new(),
             steps: 0,
         }
     }
 
-    /// Takes over what a graph computed for the model: next parameters, next statistics, next optimizer state.
+    /// Takes over what a graph computed for the model: next parameters, next statistics, next optimizer state, and gradients where
+    /// the policy wants them.
     pub fn update(&mut self, outputs: Outputs) {
         for (kind, tensor) in outputs.tensors.into_values() {
             match kind {
-                PortKind::NextParameter(name) | PortKind::NextStatistic(name) => self.tensors.insert(name, tensor),
+                PortKind::NextParameter(name) => self.tensors.insert(name, tensor),
+                PortKind::NextStatistic(name) => {
+                    self.statistics.insert(name.clone());
+                    self.tensors.insert(name, tensor)
+                }
                 PortKind::NextState(port) => self.state.insert(port, tensor),
+                PortKind::Gradient(name) if self.wanted == UpdateKind::Gradients => self.gradients.insert(name, tensor),
                 _ => None,
             };
         }
         self.steps += 1;
+    }
+
+    /// What the policy has updates hold.
+    pub fn wanted(&self) -> UpdateKind {
+        self.wanted
+    }
+
+    /// What goes back to the host: the model, or the gradients of the last step and the running statistics.
+    fn into_update(mut self) -> NamedTensors {
+        if self.wanted == UpdateKind::Models {
+            return self.tensors.into_iter().collect();
+        }
+        self.tensors.retain(|name, _| self.statistics.contains(name));
+        self.gradients.into_iter().chain(self.tensors).collect()
     }
 
     /// Steps taken in this call.
@@ -241,6 +269,8 @@ pub struct Dataset {
     name: String,
     seed: Option<u64>,
     drop_last: bool,
+    first: u32,
+    most: Option<u32>,
 }
 
 impl Dataset {
@@ -250,6 +280,8 @@ impl Dataset {
             name: name.to_owned(),
             seed: None,
             drop_last: false,
+            first: 0,
+            most: None,
         }
     }
 
@@ -262,6 +294,18 @@ impl Dataset {
     /// Leaves out a last batch that is not full.
     pub fn drop_last(mut self) -> Self {
         self.drop_last = true;
+        self
+    }
+
+    /// Leaves out that many batches at the beginning of the pass; the host jumps over them.
+    pub fn first(mut self, batches: u32) -> Self {
+        self.first = batches;
+        self
+    }
+
+    /// That many batches at most, so that the host draws no more of them ahead.
+    pub fn most(mut self, batches: u32) -> Self {
+        self.most = Some(batches);
         self
     }
 
@@ -282,6 +326,8 @@ impl Dataset {
             seed: self.seed,
             batch,
             drop_last: self.drop_last,
+            first: self.first,
+            most: self.most,
         };
         dataset::open(&self.name, order).map(Batches)
     }

@@ -19,6 +19,23 @@ pub struct BatchOrder {
     pub batch: usize,
     /// Whether the rows that fill no batch at the end are left out.
     pub drop_last: bool,
+    /// Batches at the beginning that are left out, at no cost.
+    pub first: usize,
+    /// Batches at most, after those; `None`: all that are left.
+    pub most: Option<usize>,
+}
+
+impl BatchOrder {
+    /// All rows as the file has them, in batches of `batch`.
+    pub fn of(batch: usize) -> Self {
+        Self {
+            seed: None,
+            batch,
+            drop_last: false,
+            first: 0,
+            most: None,
+        }
+    }
 }
 
 /// Some rows as tensors, one an input, of shape `[rows, ...]`.
@@ -37,7 +54,7 @@ pub struct Batches {
     /// `None`: file order.
     order: Option<Vec<u32>>,
     batch: usize,
-    /// Rows handed out so far, and where to stop.
+    /// The row that comes next in the order, and where to stop.
     next: usize,
     end: usize,
 }
@@ -56,12 +73,17 @@ impl Batches {
         } else {
             count
         };
-        let order = wanted.seed.map(|seed| order::shuffled(rows.count, seed));
+        let next = wanted.first.saturating_mul(wanted.batch).min(end);
+        let most = wanted.most.map_or(end, |most| most.saturating_mul(wanted.batch));
+        let end = next.saturating_add(most).min(end);
+        // An order takes as long as its rows are many: none for nothing.
+        let seed = wanted.seed.filter(|_| next < end);
+        let order = seed.map(|seed| order::shuffled(rows.count, seed));
         Ok(Self {
             rows,
             order,
             batch: wanted.batch,
-            next: 0,
+            next,
             end,
         })
     }

@@ -104,9 +104,8 @@ fn cifar_records_become_planes_and_labels() {
     // Green, row 1, column 2 of the last image.
     assert_eq!(pixels[2 * 3072 + 1024 + 32 + 2], f64::from((1024 + 32 + 2) % 251));
     let batch = dataset.batches(cloister_data::BatchOrder {
-        seed: None,
-        batch: 2,
         drop_last: true,
+        ..cloister_data::BatchOrder::of(2)
     });
     let batch = batch.unwrap().next().unwrap().unwrap();
     assert_eq!(support::dims(&batch.tensors["x"]), [2, 3, 32, 32]);

@@ -23,8 +23,8 @@ fn the_last_batch_holds_what_is_left_or_is_dropped() {
         let batches = dataset
             .batches(BatchOrder {
                 seed: Some(1),
-                batch,
                 drop_last,
+                ..BatchOrder::of(batch)
             })
             .unwrap();
         let promised = batches.len();
@@ -37,15 +37,51 @@ fn the_last_batch_holds_what_is_left_or_is_dropped() {
     assert_eq!(sizes(5, false), [5, 5]);
     assert_eq!(sizes(100, false), [10]);
     assert_eq!(sizes(100, true), [0_usize; 0]);
-    assert!(
-        dataset
-            .batches(BatchOrder {
-                seed: None,
-                batch: 0,
-                drop_last: false
-            })
-            .is_err()
-    );
+    assert!(dataset.batches(BatchOrder::of(0)).is_err());
+}
+
+#[test]
+fn a_jump_gives_the_batches_that_a_whole_pass_gives_there() {
+    let dataset = open_csv(numbered(23), &small()).unwrap();
+    let labels = |order: BatchOrder| -> Vec<Vec<f64>> {
+        let batches = dataset.batches(order).unwrap();
+        let promised = batches.len();
+        let labels: Vec<_> = batches
+            .map(|batch| batch.unwrap().tensors["labels"].to_f64_vec())
+            .collect();
+        assert_eq!(labels.len(), promised);
+        labels
+    };
+    for seed in [None, Some(7)] {
+        for drop_last in [false, true] {
+            let pass = BatchOrder {
+                seed,
+                drop_last,
+                ..BatchOrder::of(4)
+            };
+            let whole = labels(pass);
+            for (first, most) in [
+                (0, Some(0)),
+                (0, Some(2)),
+                (2, None),
+                (3, Some(1)),
+                (5, Some(1)),
+                (4, Some(9)),
+                (6, Some(1)),
+                (usize::MAX, Some(usize::MAX)),
+                (1, Some(usize::MAX)),
+            ] {
+                let seen = labels(BatchOrder { first, most, ..pass });
+                let wanted: Vec<_> = whole
+                    .iter()
+                    .skip(first)
+                    .take(most.unwrap_or(usize::MAX))
+                    .cloned()
+                    .collect();
+                assert_eq!(seen, wanted, "{seed:?} {drop_last} {first} {most:?}");
+            }
+        }
+    }
 }
 
 #[test]
@@ -72,16 +108,7 @@ fn shapes_are_rows_then_the_input() {
         &spec(&format!("{image}\nlabel = {{ column = \"label\", dtype = \"i64\" }}")),
     )
     .unwrap();
-    let batch = dataset
-        .batches(BatchOrder {
-            seed: None,
-            batch: 2,
-            drop_last: false,
-        })
-        .unwrap()
-        .next()
-        .unwrap()
-        .unwrap();
+    let batch = dataset.batches(BatchOrder::of(2)).unwrap().next().unwrap().unwrap();
     assert_eq!(dims(&batch.tensors["image"]), [2, 1, 2, 1]);
     assert_eq!(dims(&batch.tensors["label"]), [2]);
     assert_eq!(batch.tensors["image"].to_f32_vec().unwrap(), [1.0, 498.0, 1.5, 498.5]);

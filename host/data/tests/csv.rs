@@ -216,7 +216,7 @@ proptest! {
             writer.write_record([format!("{a:e}"), note.clone(), b.to_string(), label.to_string()]).unwrap();
         }
         let dataset = open_csv(writer.into_inner().unwrap(), &small()).unwrap();
-        let mut batches = dataset.batches(cloister_data::BatchOrder { seed: None, batch: rows.len(), drop_last: false }).unwrap();
+        let mut batches = dataset.batches(cloister_data::BatchOrder::of(rows.len())).unwrap();
         let batch = batches.next().unwrap().unwrap();
         let x: Vec<f32> = rows.iter().flat_map(|row| [row.0, row.1]).collect();
         prop_assert_eq!(batch.tensors["x"].to_f32_vec().unwrap(), x);

@@ -94,13 +94,7 @@ fn numpy_arrays_one_after_another_are_rows_and_labels() {
     let inputs = "x = { columns = \"p0..p3\", shape = [1, 2, 2], dtype = \"u8\" }\nlabels = { column = \"label\", dtype = \"i64\" }";
     let dataset = open("rows.npy", both.clone(), &spec(inputs)).unwrap();
     assert_eq!(all(&dataset, "labels", None, 3), [4.0, 5.0, 6.0]);
-    let mut batches = dataset
-        .batches(BatchOrder {
-            seed: None,
-            batch: 3,
-            drop_last: false,
-        })
-        .unwrap();
+    let mut batches = dataset.batches(BatchOrder::of(3)).unwrap();
     let x = batches.next().unwrap().unwrap().tensors["x"].clone();
     assert_eq!(
         (x.dtype().name(), x.shape().dims(), x.bytes()[11]),

@@ -107,6 +107,13 @@ pub enum Event {
         /// What happened; it stays on this node.
         reason: String,
     },
+    /// A worker's rows can't be trained on.
+    DatasetFailed {
+        /// The dataset's name in the policy.
+        dataset: String,
+        /// Which row, what was seen and what was wanted; it stays on this node.
+        reason: String,
+    },
     /// A worker no longer takes part.
     Ended {
         /// Whether the federation has come to its end.
@@ -237,6 +244,7 @@ pub fn words(event: &Event) -> String {
             line
         }
         Event::ModuleFailed { module, code, reason } => format!("module {module} failed ({code}): {reason}"),
+        Event::DatasetFailed { dataset, reason } => format!("dataset {dataset} cannot be trained on: {reason}"),
         Event::Ended { finished, rounds } => {
             let how = if *finished {
                 "the federation has come to its end"

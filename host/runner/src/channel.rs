@@ -25,8 +25,8 @@ use crate::blob::{BlobError, SealedBlob, SharedBlob};
 pub(crate) const MAX_PACKET_BYTES: usize = 32 << 10;
 /// Bytes of a message at most.
 pub(crate) const MAX_MESSAGE_BYTES: u64 = 32 << 20;
-/// Descriptors beside a message at most, the message's own among them.
-pub(crate) const MAX_DESCRIPTORS: usize = 4;
+/// Descriptors beside a message at most: the message's own, a model's, and those of an aggregator's slots.
+pub(crate) const MAX_DESCRIPTORS: usize = 2 + cloister_sandbox::MAX_SLOTS;
 
 const INLINE: u8 = 0;
 const IN_MEMORY: u8 = 1;

@@ -13,6 +13,7 @@
 //!   train          ── model, sealed ───────▶ sandbox: a trainer
 //!                  ◀─ update, sealed ──────
 //!   aggregate      ── updates, one by one ─▶ sandbox: an aggregator
+//!                  ◀─ model and slots ─────
 //!   evaluate       ── model, sealed ───────▶ the host's own loop over the evaluation graph
 //! ```
 //!
@@ -35,6 +36,7 @@ mod message;
 mod options;
 mod process;
 mod requests;
+mod slots;
 mod spec;
 mod tensors;
 
@@ -48,4 +50,5 @@ pub use requests::{
     AggregateReply, AggregateRequest, DatasetInfo, EvaluateReply, EvaluateRequest, GraphInfo, ModuleInfo, TrainReply,
     TrainRequest, WorkerUpdate,
 };
+pub use slots::SharedSlots;
 pub use tensors::{ALIGNMENT_BYTES, MAX_TENSORS, SharedTensorBuffer, SharedTensors, SharedTensorsError, TensorLayout};

@@ -1,6 +1,6 @@
 //! What keeper and runner say to each other. Each request is answered by one reply; `Aggregate` alone has a talk in between.
 
-use cloister_sandbox::{CallLimits, Grants, ModuleError, RoundInfo, SandboxLimits, SettingValue};
+use cloister_sandbox::{CallLimits, Grants, ModuleError, RoundInfo, SandboxLimits, SettingValue, UpdateKind};
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
@@ -9,7 +9,7 @@ use crate::options::{BackendChoice, Confinement, RunnerLimits};
 use crate::tensors::WireLayout;
 
 /// Version of these messages; keeper and runner are one binary, so it only guards against a mix of two.
-pub(crate) const PROTOCOL: u32 = 3;
+pub(crate) const PROTOCOL: u32 = 4;
 
 /// Settings of the transforms that datasets go through, by the names of the modules.
 pub(crate) type TransformSettings = BTreeMap<String, BTreeMap<String, SettingValue>>;
@@ -43,7 +43,7 @@ pub(crate) enum Request {
     Train(TrainOrder),
     /// Beside it: the model, sealed.
     Evaluate(EvaluateOrder),
-    /// Beside it: the model, sealed.
+    /// Beside it: the model and the slots, sealed.
     Aggregate(AggregateOrder),
     /// Answers [`Reply::NextUpdate`]. Beside it: the update, sealed.
     Update {
@@ -66,6 +66,7 @@ pub(crate) struct TrainOrder {
     pub(crate) datasets: BTreeSet<String>,
     pub(crate) transforms: TransformSettings,
     pub(crate) round: RoundInfo,
+    pub(crate) update: UpdateKind,
     pub(crate) limits: CallLimits,
     pub(crate) model: WireLayout,
 }
@@ -85,8 +86,11 @@ pub(crate) struct AggregateOrder {
     pub(crate) settings: BTreeMap<String, SettingValue>,
     pub(crate) statistics: BTreeSet<String>,
     pub(crate) round: RoundInfo,
+    pub(crate) update: UpdateKind,
     pub(crate) limits: CallLimits,
     pub(crate) model: WireLayout,
+    /// Names of the slots, whose memories come behind the model's.
+    pub(crate) slots: BTreeSet<String>,
 }
 
 /// From runner to keeper.
@@ -130,9 +134,10 @@ pub(crate) enum Reply {
     },
     /// The aggregator asks for the next update.
     NextUpdate,
-    /// Beside it: the next model, sealed.
+    /// Beside it: the next model and the slots, sealed.
     Aggregated {
         layout: WireLayout,
+        slots: BTreeSet<String>,
         metrics: Vec<(String, f64)>,
         log: Vec<String>,
     },

@@ -4,9 +4,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use cloister_data::Skipped;
-use cloister_sandbox::{CallLimits, Grants, RoundInfo, SettingValue};
+use cloister_sandbox::{CallLimits, Grants, RoundInfo, SettingValue, UpdateKind};
 use cloister_tensor::Digest;
 
+use crate::slots::SharedSlots;
 use crate::tensors::SharedTensors;
 
 /// A module that is loaded.
@@ -59,6 +60,8 @@ pub struct TrainRequest {
     pub model: SharedTensors,
     /// The round.
     pub round: RoundInfo,
+    /// What the update has to hold.
+    pub update: UpdateKind,
     /// How much the call may take; the sandbox ends it at [`CallLimits::call`].
     pub limits: CallLimits,
     /// When the keeper ends a runner that has not answered.
@@ -68,7 +71,7 @@ pub struct TrainRequest {
 /// A trainer's accepted update.
 #[derive(Clone, Debug)]
 pub struct TrainReply {
-    /// The same tensors as the model's.
+    /// The same tensors as the model's: what [`TrainRequest::update`] asked for.
     pub tensors: SharedTensors,
     /// Rows that the host counted.
     pub rows: u64,
@@ -133,6 +136,10 @@ pub struct AggregateRequest {
     pub statistics: BTreeSet<String>,
     /// The round.
     pub round: RoundInfo,
+    /// What the updates hold.
+    pub update: UpdateKind,
+    /// [`AggregateReply::slots`] of the call before; none in the first.
+    pub slots: SharedSlots,
     /// How much the call may take.
     pub limits: CallLimits,
     /// When the keeper ends a runner that has not answered; time that the keeper spends on bringing updates does not count.
@@ -155,6 +162,8 @@ pub struct WorkerUpdate {
 pub struct AggregateReply {
     /// The next model: the same tensors.
     pub tensors: SharedTensors,
+    /// What the module keeps for the next call: to be handed over with it, and sealed with the model.
+    pub slots: SharedSlots,
     /// The last value of each metric that the module reported.
     pub metrics: Vec<(String, f64)>,
     /// The module's log.

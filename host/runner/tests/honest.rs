@@ -15,8 +15,8 @@ use std::time::Duration;
 
 use cloister_data::{DataLimits, Dataset, Format, Source};
 use cloister_graph::{Optimizer, TrainOptions};
-use cloister_runner::{AggregateRequest, BackendChoice, Runner, RunnerError, SharedTensors, WorkerUpdate};
-use cloister_sandbox::{ModuleErrorKind, RoundInfo, SettingValue};
+use cloister_runner::{AggregateRequest, BackendChoice, Runner, RunnerError, SharedSlots, SharedTensors, WorkerUpdate};
+use cloister_sandbox::{ModuleErrorKind, RoundInfo, SettingValue, UpdateKind};
 use cloister_tensor::{Digest, Tensor, TensorMap};
 use common::*;
 
@@ -356,7 +356,10 @@ fn aggregate_request() -> AggregateRequest {
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
+        slots: SharedSlots::default(),
         limits: train.limits,
         timeout: Duration::from_secs(60),
     }

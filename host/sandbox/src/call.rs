@@ -22,6 +22,19 @@ pub struct RoundInfo {
     pub count: u32,
     /// Seed of everything that looks random in the call.
     pub seed: u64,
+    /// Calls of this node's module that came to an end before in this federation.
+    pub step: u64,
+}
+
+/// What the updates of a federation hold. Both have the model's names, types and shapes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum UpdateKind {
+    /// The model as a worker trained it.
+    #[default]
+    Model,
+    /// For each parameter its gradient, zeros where no graph trains it; for each running statistic its next value.
+    Gradient,
 }
 
 /// A call of a trainer.
@@ -40,6 +53,8 @@ pub struct TrainCall {
     pub datasets: BTreeMap<String, Arc<dyn Rows>>,
     /// The round.
     pub round: RoundInfo,
+    /// What the update has to hold.
+    pub update: UpdateKind,
     /// How much the call may take.
     pub limits: CallLimits,
 }
@@ -47,7 +62,7 @@ pub struct TrainCall {
 /// What a trainer's call gave: an accepted update.
 #[derive(Clone, Debug)]
 pub struct TrainOutcome {
-    /// Every parameter and running statistic of the model; all finite.
+    /// The names, types and shapes of the model, and what the call was asked for; all finite.
     pub tensors: TensorMap,
     /// Rows of the datasets that training graphs were fed, each dataset counted once at most. The host counts.
     pub rows: u64,
@@ -69,6 +84,11 @@ pub struct AggregateCall {
     pub statistics: BTreeSet<String>,
     /// The round.
     pub round: RoundInfo,
+    /// What the updates hold.
+    pub update: UpdateKind,
+    /// What the module keeps from call to call, as the call before gave it: vectors of f32, each as long as the model. Empty in
+    /// the first.
+    pub slots: TensorMap,
     /// How much the call may take.
     pub limits: CallLimits,
 }
@@ -89,6 +109,8 @@ pub struct WorkerUpdate {
 pub struct AggregateOutcome {
     /// The next model: the same names and shapes; all finite.
     pub tensors: TensorMap,
+    /// What the next call gets as [`AggregateCall::slots`]; all finite.
+    pub slots: TensorMap,
     /// As in [`TrainOutcome`].
     pub metrics: Vec<(String, f64)>,
     /// The guest's log.

@@ -9,7 +9,7 @@ use wasmtime::component::Resource;
 use crate::bindings::trainer::cloister::federation::dataset;
 use crate::bindings::trainer::cloister::federation::types::{Failure, FailureKind};
 use crate::budget::Charge;
-use crate::error::ModuleErrorKind;
+use crate::error::{MAX_MESSAGE_BYTES, ModuleErrorKind, TrainError, bounded};
 use crate::guest::Guest;
 use crate::label::{GuestTensor, Label};
 use crate::rows::{PassOrder, PassSeed, RowBatches, RowsError};
@@ -42,6 +42,18 @@ impl Guest<Training> {
     }
 }
 
+/// What ends a call whose rows are not to be had. It is not the trainer's doing, and what a transform says may come out of rows:
+/// the trainer is not told.
+fn failed(dataset: &str, error: RowsError) -> TrainError {
+    match error {
+        RowsError::Transform(error) => TrainError::Module(*error),
+        RowsError::Unreadable(message) => TrainError::Dataset {
+            name: dataset.to_owned(),
+            message: bounded(&message, MAX_MESSAGE_BYTES),
+        },
+    }
+}
+
 impl dataset::Host for Guest<Training> {
     fn rows(&mut self, name: String) -> Result<Result<u64, Failure>> {
         match self.world.datasets.get(&name) {
@@ -62,11 +74,11 @@ impl dataset::Host for Guest<Training> {
             seed: order.seed,
             batch: order.batch as usize,
             drop_last: order.drop_last,
+            first: order.first as usize,
+            most: order.most.map(|most| most as usize),
         };
         let dataset: Arc<str> = Arc::from(name);
-        let charge = self
-            .budget
-            .charge(rows.ahead_bytes(order.batch), "batches drawn ahead")?;
+        let charge = self.budget.charge(rows.ahead_bytes(order), "batches drawn ahead")?;
         let begun = self.world.passes.entry(Arc::clone(&dataset)).or_default();
         let seed = PassSeed {
             round: self.world.seed,
@@ -80,16 +92,13 @@ impl dataset::Host for Guest<Training> {
             end: Some(self.deadline.end()),
             ahead: true,
         };
-        match rows.batches(&pass) {
-            Ok(batches) => self
-                .push(Pass {
-                    dataset,
-                    batches,
-                    _ahead: charge,
-                })
-                .map(Ok),
-            Err(error) => Ok(Err(self.fail(ModuleErrorKind::Dataset, error.to_string()))),
-        }
+        let batches = rows.batches(&pass).map_err(|error| failed(&dataset, error))?;
+        self.push(Pass {
+            dataset,
+            batches,
+            _ahead: charge,
+        })
+        .map(Ok)
     }
 }
 
@@ -100,9 +109,7 @@ impl dataset::HostBatches for Guest<Training> {
         let dataset = Arc::clone(&pass.dataset);
         let drawn = match pass.batches.next() {
             None => return Ok(Ok(None)),
-            Some(Err(RowsError::Unreadable(message))) => return Ok(Err(self.fail(ModuleErrorKind::Dataset, message))),
-            // What a transform says may come out of rows: the trainer is not told.
-            Some(Err(RowsError::Transform(error))) => return Err((*error).into()),
+            Some(Err(error)) => return Err(failed(&dataset, error).into()),
             Some(Ok(drawn)) => drawn,
         };
         for line in drawn.log {

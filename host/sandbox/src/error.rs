@@ -51,7 +51,7 @@ pub enum ModuleErrorKind {
     Argument,
     /// The engine could not run a graph.
     Engine,
-    /// A row of the dataset could not be read.
+    /// A dataset is not what the guest expects; the guest says so.
     Dataset,
     /// The updates of a round could not be brought.
     Updates,
@@ -128,6 +128,23 @@ impl ModuleError {
             log: Vec::new(),
         }
     }
+}
+
+/// Why a trainer's call gave no update.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum TrainError {
+    /// The trainer's doing, or that of the transform that its rows go through.
+    #[error(transparent)]
+    Module(#[from] ModuleError),
+    /// Rows could not be had, which is no module's doing.
+    #[error("dataset {name}: {message}")]
+    Dataset {
+        /// The dataset's name in the policy.
+        name: String,
+        /// Which row, what was seen and what was wanted; at most [`MAX_MESSAGE_BYTES`].
+        message: String,
+    },
 }
 
 /// A refusal on its way through wasmtime: becomes a [`ModuleError`] where the call ends.

@@ -1,6 +1,7 @@
 //! A model as one vector of f32, read and written by ranges: `flat-model` and `updates` of the world `aggregator`.
 
 use std::collections::BTreeSet;
+use std::ops::Range;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, SyncSender};
 use std::time::Instant;
@@ -9,13 +10,15 @@ use cloister_tensor::{Dtype, Tensor, TensorMap};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
-use crate::WorkerUpdate;
 use crate::accept::fits;
 use crate::bindings::aggregator::cloister::federation::{flat_model, updates};
+use crate::bindings::trainer::cloister::federation::types;
 use crate::budget::Charge;
 use crate::error::{ModuleErrorKind, Refusal};
-use crate::guest::Guest;
+use crate::guest::{Guest, wit_update};
+use crate::slots::Slots;
 use crate::training::wit_dimensions;
+use crate::{UpdateKind, WorkerUpdate};
 
 /// Elements that one call reads or writes at most (64 MiB).
 const MAX_RANGE_ELEMENTS: usize = 16 << 20;
@@ -61,20 +64,7 @@ impl Layout {
 
     /// The pieces that make up `count` elements from `offset` on.
     fn pieces(&self, what: &str, offset: u64, count: usize) -> Result<Vec<Piece>, Refusal> {
-        let end = usize::try_from(offset)
-            .ok()
-            .and_then(|offset| offset.checked_add(count));
-        let (Some(end), Ok(mut at)) = (end.filter(|&end| end <= self.length()), usize::try_from(offset)) else {
-            let message = format!(
-                "{what}: seen elements {offset} to {offset} + {count}, wanted at most {}",
-                self.length()
-            );
-            return Err(Refusal::new(ModuleErrorKind::WrongShape, message));
-        };
-        if count > MAX_RANGE_ELEMENTS {
-            let message = format!("{what}: seen {count} elements in one call, wanted at most {MAX_RANGE_ELEMENTS}");
-            return Err(Refusal::new(ModuleErrorKind::Argument, message));
-        }
+        let Range { start: mut at, end } = range(what, offset, count, self.length())?;
         let mut pieces = Vec::new();
         let mut tensor = self.starts.partition_point(|&start| start <= at).saturating_sub(1);
         while at < end {
@@ -94,8 +84,23 @@ impl Layout {
     }
 }
 
+/// `count` elements from `offset` on of a vector of `length`.
+pub(crate) fn range(what: &str, offset: u64, count: usize, length: usize) -> Result<Range<usize>, Refusal> {
+    let start = usize::try_from(offset).ok();
+    let end = start.and_then(|start| start.checked_add(count));
+    let (Some(start), Some(end)) = (start, end.filter(|&end| end <= length)) else {
+        let message = format!("{what}: seen elements {offset} to {offset} + {count}, wanted at most {length}");
+        return Err(Refusal::new(ModuleErrorKind::WrongShape, message));
+    };
+    if count > MAX_RANGE_ELEMENTS {
+        let message = format!("{what}: seen {count} elements in one call, wanted at most {MAX_RANGE_ELEMENTS}");
+        return Err(Refusal::new(ModuleErrorKind::Argument, message));
+    }
+    Ok(start..end)
+}
+
 /// Appends elements `from..to` of an f32 tensor.
-fn copy_elements(tensor: &Tensor, from: usize, to: usize, out: &mut Vec<f32>) {
+pub(crate) fn copy_elements(tensor: &Tensor, from: usize, to: usize, out: &mut Vec<f32>) {
     match tensor.as_f32() {
         Some(elements) => out.extend_from_slice(&elements[from..to]),
         // Bytes out of a mapping may stand at any address.
@@ -117,6 +122,8 @@ pub(crate) struct UpdateLine {
 pub(crate) struct Aggregating {
     layout: Arc<Layout>,
     statistics: BTreeSet<String>,
+    update: UpdateKind,
+    pub(crate) slots: Slots,
     previous: Vec<Tensor>,
     /// The result, by tensor; nothing where nothing is written yet.
     written: Vec<Option<Vec<f32>>>,
@@ -136,13 +143,22 @@ pub struct Update {
 }
 
 impl Aggregating {
-    pub(crate) fn new(model: &TensorMap, statistics: BTreeSet<String>, line: UpdateLine) -> Result<Self, Refusal> {
+    pub(crate) fn new(
+        model: &TensorMap,
+        statistics: BTreeSet<String>,
+        update: UpdateKind,
+        slots: TensorMap,
+        line: UpdateLine,
+    ) -> Result<Self, Refusal> {
         let layout = Arc::new(Layout::of(model)?);
+        let slots = Slots::new(slots, layout.length())?;
         let previous: Vec<_> = model.values().cloned().collect();
         let written = previous.iter().map(|_| None).collect();
         Ok(Self {
             layout,
             statistics,
+            update,
+            slots,
             previous,
             written,
             line: Some(line),
@@ -160,8 +176,8 @@ impl Aggregating {
         self.written.iter().any(Option::is_some)
     }
 
-    /// The next model.
-    pub(crate) fn into_result(self) -> Result<TensorMap, Refusal> {
+    /// The next model, and the slots.
+    pub(crate) fn into_result(self) -> Result<(TensorMap, TensorMap), Refusal> {
         let mut result = TensorMap::new();
         for ((name, previous), written) in self.layout.names.iter().zip(self.previous).zip(self.written) {
             let tensor = match written {
@@ -175,18 +191,19 @@ impl Aggregating {
             }
             result.insert(name.clone(), tensor);
         }
-        Ok(result)
+        Ok((result, self.slots.into_tensors()?))
     }
 }
 
 impl Guest<Aggregating> {
-    /// Charges the model and the result.
+    /// Charges the model, the result, and the slots that are there.
     pub(crate) fn hold_model(&mut self) -> Result<(), Refusal> {
         let bytes = self.world.layout.length() as u64 * 4;
         self.world.charges = vec![
             self.budget.charge(bytes, "the model")?,
             self.budget.charge(bytes, "the result")?,
         ];
+        self.world.slots.hold(&self.budget)?;
         Ok(())
     }
 }
@@ -257,6 +274,10 @@ impl flat_model::Host for Guest<Aggregating> {
 }
 
 impl updates::Host for Guest<Aggregating> {
+    fn kind(&mut self) -> Result<types::UpdateKind> {
+        Ok(wit_update(self.world.update))
+    }
+
     fn next(&mut self) -> Result<Option<Resource<Update>>> {
         self.deadline.left()?;
         let asked = Instant::now();

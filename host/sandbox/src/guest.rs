@@ -9,7 +9,7 @@ use crate::bindings::trainer::cloister::federation::{log, metrics, settings, typ
 use crate::budget::Budget;
 use crate::error::{ModuleErrorKind, Refusal, bounded};
 use crate::ticker::Deadline;
-use crate::{CallLimits, RoundInfo, SettingValue};
+use crate::{CallLimits, RoundInfo, SettingValue, UpdateKind};
 
 /// Bytes of a log line at most.
 const MAX_LINE_BYTES: usize = 1024;
@@ -17,8 +17,8 @@ const MAX_LINE_BYTES: usize = 1024;
 const LINE_COST_BYTES: usize = 16;
 /// Metrics of a call at most.
 const MAX_METRICS: usize = 32;
-/// Bytes of a metric's name at most.
-const MAX_METRIC_NAME_BYTES: usize = 64;
+/// Bytes of a name at most that a guest gives to what it reports or keeps.
+const MAX_GUEST_NAME_BYTES: usize = 64;
 
 /// A guest's side in the host; `W` is what its world adds.
 pub(crate) struct Guest<W> {
@@ -83,12 +83,33 @@ impl<W> Guest<W> {
     }
 }
 
+/// Refuses a name of another alphabet or length than guests give.
+pub(crate) fn check_name(what: &str, name: &str) -> Result<(), Refusal> {
+    let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte);
+    if !name.is_empty() && name.len() <= MAX_GUEST_NAME_BYTES && name.bytes().all(allowed) {
+        return Ok(());
+    }
+    let seen = bounded(name, MAX_GUEST_NAME_BYTES);
+    let message =
+        format!("{what} `{seen}`: wanted a name of 1 to {MAX_GUEST_NAME_BYTES} characters out of a-z 0-9 . _ - /");
+    Err(Refusal::new(ModuleErrorKind::Argument, message))
+}
+
 /// The round as the worlds write it.
 pub(crate) fn wit_round(round: RoundInfo) -> types::Round {
     types::Round {
         index: round.index,
         count: round.count,
         seed: round.seed,
+        step: round.step,
+    }
+}
+
+/// What updates hold, as the worlds write it.
+pub(crate) fn wit_update(kind: UpdateKind) -> types::UpdateKind {
+    match kind {
+        UpdateKind::Model => types::UpdateKind::Models,
+        UpdateKind::Gradient => types::UpdateKind::Gradients,
     }
 }
 
@@ -120,12 +141,7 @@ impl<W: Send> log::Host for Guest<W> {
 
 impl<W: Send> metrics::Host for Guest<W> {
     fn report(&mut self, name: String, value: f64) -> Result<()> {
-        let allowed = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || b"._-/".contains(&byte);
-        if name.is_empty() || name.len() > MAX_METRIC_NAME_BYTES || !name.bytes().all(allowed) {
-            let seen = bounded(&name, MAX_METRIC_NAME_BYTES);
-            let message = format!("metric `{seen}`: wanted a name of 1 to 64 characters out of a-z 0-9 . _ - /");
-            return Err(Refusal::new(ModuleErrorKind::Argument, message).into());
-        }
+        check_name("metric", &name)?;
         if !value.is_finite() {
             let message = format!("metric `{name}`: seen {value}, wanted a finite number");
             return Err(Refusal::new(ModuleErrorKind::NotFinite, message).into());

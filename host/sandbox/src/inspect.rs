@@ -42,6 +42,7 @@ const AGGREGATOR_IMPORTS: &[&str] = &[
     "cloister:federation/log@0.1.0",
     "cloister:federation/metrics@0.1.0",
     "cloister:federation/settings@0.1.0",
+    "cloister:federation/slots@0.1.0",
     "cloister:federation/types@0.1.0",
     "cloister:federation/updates@0.1.0",
 ];

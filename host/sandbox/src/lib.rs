@@ -31,12 +31,15 @@ mod nn;
 mod rows;
 mod sandbox;
 pub mod settings;
+mod slots;
 mod ticker;
 mod training;
 mod transform;
 
-pub use call::{AggregateCall, AggregateOutcome, RoundInfo, SharedGraph, TrainCall, TrainOutcome, WorkerUpdate};
-pub use error::{MAX_MESSAGE_BYTES, ModuleError, ModuleErrorKind};
+pub use call::{
+    AggregateCall, AggregateOutcome, RoundInfo, SharedGraph, TrainCall, TrainOutcome, UpdateKind, WorkerUpdate,
+};
+pub use error::{MAX_MESSAGE_BYTES, ModuleError, ModuleErrorKind, TrainError};
 pub use grant::{Grants, ScalarRange, TensorAccess, UnknownTensorAccess};
 pub use inspect::{InspectError, Inspection, PACKAGE, VERSIONS, World, inspect};
 pub use limits::{CallLimits, SandboxLimits};
@@ -44,4 +47,5 @@ pub use module::Module;
 pub use rows::{Drawn, PassOrder, PassSeed, RowBatches, Rows, RowsError};
 pub use sandbox::{Sandbox, SetUpError};
 pub use settings::{SettingDeclaration, SettingError, SettingType, SettingValue, resolve as resolve_settings};
+pub use slots::{MAX_SLOTS, check_slots};
 pub use transform::{Made, Transform, TransformedRows};

@@ -10,7 +10,7 @@ use crate::bindings::aggregator::AggregatorPre;
 use crate::bindings::trainer::TrainerPre;
 use crate::bindings::trainer::cloister::federation::types::{Failure, FailureKind};
 use crate::bindings::transform::TransformPre;
-use crate::error::{ModuleError, ModuleErrorKind, Refusal, bounded};
+use crate::error::{ModuleError, ModuleErrorKind, Refusal, TrainError, bounded};
 use crate::flat::Aggregating;
 use crate::guest::Guest;
 use crate::inspect::World;
@@ -87,7 +87,10 @@ impl Module {
     /// Why a call ended, with the guest's last words.
     pub(crate) fn ended(&self, end: End, log: &[String], answered: Option<&Refusal>) -> ModuleError {
         let (kind, message) = match (end, answered) {
-            (End::Other(error), _) => return *error,
+            (End::Other(error), _) => match *error {
+                TrainError::Module(error) => return error,
+                error @ TrainError::Dataset { .. } => (ModuleErrorKind::Host, error.to_string()),
+            },
             (End::Refused(refusal), _) => (refusal.kind, refusal.message),
             (End::Trapped(message), Some(answered)) => (
                 answered.kind,
@@ -114,8 +117,8 @@ impl Module {
 
 /// How a call ended without a result.
 pub(crate) enum End {
-    /// Another module failed, which the call stood on.
-    Other(Box<ModuleError>),
+    /// What the call stood on failed: a transform, or the rows themselves.
+    Other(Box<TrainError>),
     Refused(Refusal),
     Trapped(String),
     GaveUp(Failure),
@@ -141,7 +144,7 @@ impl From<wasmtime::Error> for End {
         if let Some(refusal) = error.downcast_ref::<Refusal>() {
             return Self::Refused(refusal.clone());
         }
-        if let Some(error) = error.downcast_ref::<ModuleError>() {
+        if let Some(error) = error.downcast_ref::<TrainError>() {
             return Self::Other(Box::new(error.clone()));
         }
         match error.downcast_ref::<Trap>() {

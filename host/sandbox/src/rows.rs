@@ -79,7 +79,7 @@ impl From<Batch> for Drawn {
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
 pub enum RowsError {
-    /// Rows cannot be had. The text holds no value of a row: a trainer gets to see it.
+    /// Rows cannot be had, and no module is to blame.
     #[error("{0}")]
     Unreadable(String),
     /// The dataset's transform failed. What it says may come out of rows, so no trainer sees it: the call ends.
@@ -95,14 +95,21 @@ pub trait Rows: Send + Sync {
     /// How many rows there are.
     fn rows(&self) -> u64;
 
-    /// Bytes of the batches that a pass draws ahead, with so many rows each.
-    fn ahead_bytes(&self, batch: usize) -> u64;
+    /// Bytes of the batches that a pass in this order draws ahead.
+    fn ahead_bytes(&self, order: BatchOrder) -> u64;
 
     /// Starts a pass.
     ///
     /// # Errors
     /// The order cannot be had; the text says why.
     fn batches(&self, pass: &PassOrder) -> Result<RowBatches, RowsError>;
+}
+
+/// Batches of a pass that wait or are on their way at a time.
+pub(crate) fn ahead_batches(order: BatchOrder) -> u64 {
+    order
+        .most
+        .map_or(AHEAD_BATCHES + 1, |most| (most as u64).min(AHEAD_BATCHES + 1))
 }
 
 /// Bytes of a batch of a dataset.
@@ -116,10 +123,11 @@ impl Rows for Dataset {
         Self::rows(self)
     }
 
-    fn ahead_bytes(&self, batch: usize) -> u64 {
-        match batch_bytes(self, batch) {
-            bytes if bytes < AHEAD_FROM_BYTES => 0,
-            bytes => bytes.saturating_mul(AHEAD_BATCHES + 1),
+    fn ahead_bytes(&self, order: BatchOrder) -> u64 {
+        match (batch_bytes(self, order.batch), ahead_batches(order)) {
+            // One batch has nothing to be ahead of.
+            (bytes, batches) if bytes < AHEAD_FROM_BYTES || batches < 2 => 0,
+            (bytes, batches) => bytes.saturating_mul(batches),
         }
     }
 
@@ -127,7 +135,7 @@ impl Rows for Dataset {
         let unreadable = |error: cloister_data::DataError| RowsError::Unreadable(error.to_string());
         let batches = Self::batches(self, pass.order).map_err(unreadable)?;
         let batches = batches.map(move |batch| batch.map(Drawn::from).map_err(unreadable));
-        if pass.ahead && self.ahead_bytes(pass.order.batch) > 0 {
+        if pass.ahead && self.ahead_bytes(pass.order) > 0 {
             return ahead(batches, Arc::default());
         }
         Ok(Box::new(batches))

@@ -11,7 +11,7 @@ use crate::bindings::aggregator::{Aggregator, AggregatorPre};
 use crate::bindings::trainer::{Trainer, TrainerPre};
 use crate::bindings::transform::{Transform, TransformPre};
 use crate::call::{AggregateCall, AggregateOutcome, TrainCall, TrainOutcome, WorkerUpdate};
-use crate::error::{ModuleError, ModuleErrorKind, Refusal};
+use crate::error::{ModuleError, ModuleErrorKind, Refusal, TrainError};
 use crate::flat::{Aggregating, UpdateLine};
 use crate::guest::{Guest, wit_round};
 use crate::inspect::{World, examine};
@@ -136,16 +136,17 @@ impl Sandbox {
     /// Calls a trainer and checks its update.
     ///
     /// # Errors
-    /// The module trapped, overstepped a limit or a grant, gave up, or gave an update that is not acceptable.
-    pub fn train(&self, call: TrainCall) -> Result<TrainOutcome, ModuleError> {
+    /// The module trapped, overstepped a limit or a grant, gave up, or gave an update that is not acceptable; or rows could not be
+    /// had.
+    pub fn train(&self, call: TrainCall) -> Result<TrainOutcome, TrainError> {
         let module = call.module;
         let Program::Trainer(program) = &module.inner.program else {
             let message = format!("a module of the world `{}` is asked to train", module.world());
-            return Err(module.error(ModuleErrorKind::World, message));
+            return Err(module.error(ModuleErrorKind::World, message).into());
         };
         let settings = module.resolve_settings(&call.settings)?;
         let access = call.grants.tensor_access;
-        let training = Training::new(call.grants, call.graphs, call.datasets, call.round.seed);
+        let training = Training::new(call.grants, call.graphs, call.datasets, (call.round.seed, call.update));
         let passed_bytes = passed_bytes(access, &call.limits);
         let mut guest = Guest::new(call.limits, settings, training);
         guest
@@ -157,7 +158,10 @@ impl Sandbox {
             train_in(&mut store, program, call.round)
         };
         let guest = store.into_data();
-        let given = given.map_err(|end| module.ended(end, &guest.log, guest.answered.as_ref()))?;
+        let given = given.map_err(|end| match end {
+            End::Other(error) => *error,
+            end => module.ended(end, &guest.log, guest.answered.as_ref()).into(),
+        })?;
         let rows = guest.world.fed.iter().map(|(dataset, &fed)| {
             let there = guest.world.datasets.get(&**dataset).map_or(0, |rows| rows.rows());
             fed.min(there)
@@ -166,6 +170,7 @@ impl Sandbox {
             model: &call.model,
             statistics: &guest.world.statistics,
             trained: &guest.world.trained(),
+            update: call.update,
             access,
             rows: rows.sum(),
         };
@@ -199,7 +204,8 @@ impl Sandbox {
         let settings = module.resolve_settings(&call.settings)?;
         let (ask, asked) = std::sync::mpsc::sync_channel(0);
         let (reply, answer) = std::sync::mpsc::sync_channel(0);
-        let aggregating = Aggregating::new(&call.model, call.statistics, UpdateLine { ask, answer })
+        let line = UpdateLine { ask, answer };
+        let aggregating = Aggregating::new(&call.model, call.statistics, call.update, call.slots, line)
             .map_err(|refusal| module.refused(refusal))?;
         let mut guest = Guest::new(call.limits, settings, aggregating);
         guest.hold_model().map_err(|refusal| module.refused(refusal))?;
@@ -233,11 +239,16 @@ impl Sandbox {
             let refusal = Refusal::new(ModuleErrorKind::NoUpdate, "the module wrote nothing of the next model");
             return Err(module.ended(refusal.into(), &log, None));
         }
-        let tensors = guest
+        let (tensors, slots) = guest
             .world
             .into_result()
             .map_err(|refusal| module.ended(refusal.into(), &log, None))?;
-        Ok(AggregateOutcome { tensors, metrics, log })
+        Ok(AggregateOutcome {
+            tensors,
+            slots,
+            metrics,
+            log,
+        })
     }
 }
 

@@ -8,14 +8,14 @@ use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
 use wasmtime::Result;
 use wasmtime::component::Resource;
 
-use crate::Grants;
-use crate::bindings::trainer::cloister::federation::{handles, model, ports};
+use crate::bindings::trainer::cloister::federation::{handles, model, ports, types};
 use crate::bindings::trainer::wasi::nn::tensor::TensorType;
 use crate::call::SharedGraph;
 use crate::error::{ModuleErrorKind, Refusal};
-use crate::guest::Guest;
+use crate::guest::{Guest, wit_update};
 use crate::label::{GuestTensor, Label};
 use crate::rows::Rows;
+use crate::{Grants, UpdateKind};
 
 /// A graph and its ports.
 pub(crate) struct GraphEntry {
@@ -56,6 +56,8 @@ pub(crate) struct Training {
     pub(crate) statistics: BTreeSet<String>,
     /// The seed of the node's round.
     pub(crate) seed: u64,
+    /// What the update has to hold.
+    pub(crate) update: UpdateKind,
     /// Rows that training graphs were fed, by dataset.
     pub(crate) fed: BTreeMap<Arc<str>, u64>,
     /// Parameters and statistics as the round starts.
@@ -105,7 +107,7 @@ impl Training {
         grants: Grants,
         graphs: BTreeMap<String, SharedGraph>,
         datasets: BTreeMap<String, Arc<dyn Rows>>,
-        seed: u64,
+        (seed, update): (u64, UpdateKind),
     ) -> Self {
         let graphs: BTreeMap<_, _> = graphs
             .into_iter()
@@ -124,16 +126,19 @@ impl Training {
             passes: BTreeMap::new(),
             statistics,
             seed,
+            update,
             fed: BTreeMap::new(),
             model: Vec::new(),
         }
     }
 
-    /// Names of the model's tensors that some graph computes.
+    /// Names of the model's tensors that some graph computes what an update has to hold of.
     pub(crate) fn trained(&self) -> BTreeSet<String> {
         let outputs = self.graphs.values().flat_map(|graph| &graph.outputs);
-        let names = outputs.filter_map(|port| match &port.kind {
-            PortKind::NextParameter(name) | PortKind::NextStatistic(name) => Some(name.clone()),
+        let names = outputs.filter_map(|port| match (&port.kind, self.update) {
+            (PortKind::NextStatistic(name), _)
+            | (PortKind::NextParameter(name), UpdateKind::Model)
+            | (PortKind::Gradient(name), UpdateKind::Gradient) => Some(name.clone()),
             _ => None,
         });
         names.collect()
@@ -144,6 +149,10 @@ impl model::Host for Guest<Training> {
     fn current(&mut self) -> Result<Vec<(String, Resource<GuestTensor>)>> {
         let model = self.world.model.clone();
         self.hand_over(model)
+    }
+
+    fn wanted(&mut self) -> Result<types::UpdateKind> {
+        Ok(wit_update(self.world.update))
     }
 }
 

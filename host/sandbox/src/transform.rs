@@ -6,7 +6,7 @@ use std::sync::atomic::AtomicBool;
 use std::time::Instant;
 
 use bytes::Bytes;
-use cloister_data::{Batch, Dataset};
+use cloister_data::{Batch, BatchOrder, Dataset};
 use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
 use wasmtime::Store;
 
@@ -15,7 +15,7 @@ use crate::bindings::transform::exports::cloister::federation::transforming::{Ar
 use crate::error::{ModuleErrorKind, Refusal, bounded};
 use crate::guest::Guest;
 use crate::module::{End, Program, cut};
-use crate::rows::{AHEAD_BATCHES, Drawn, PassOrder, RowBatches, Rows, RowsError, ahead, batch_bytes};
+use crate::rows::{Drawn, PassOrder, RowBatches, Rows, RowsError, ahead, ahead_batches, batch_bytes};
 
 use crate::ticker::Deadline;
 use crate::training::wit_dimensions;
@@ -279,12 +279,12 @@ impl Rows for TransformedRows {
         self.rows.rows()
     }
 
-    fn ahead_bytes(&self, batch: usize) -> u64 {
-        let rows = usize::try_from(self.rows.rows()).unwrap_or(usize::MAX).min(batch);
-        let read = batch_bytes(&self.rows, batch);
+    fn ahead_bytes(&self, order: BatchOrder) -> u64 {
+        let rows = usize::try_from(self.rows.rows()).unwrap_or(usize::MAX).min(order.batch);
+        let read = batch_bytes(&self.rows, order.batch);
         // Those that wait hold what passed by the transform as well; one more is being read.
         let waiting = read.saturating_add(self.transform.made_bytes(rows));
-        waiting.saturating_mul(AHEAD_BATCHES + 1).saturating_add(read)
+        waiting.saturating_mul(ahead_batches(order)).saturating_add(read)
     }
 
     fn batches(&self, pass: &PassOrder) -> Result<RowBatches, RowsError> {
@@ -296,7 +296,8 @@ impl Rows for TransformedRows {
         let stop = Arc::<AtomicBool>::default();
         let (sandbox, transform) = (self.sandbox.clone(), Arc::clone(&self.transform));
         let (seed, end, stopped) = (pass.seed.clone(), pass.end, Arc::clone(&stop));
-        let batches = read.zip(0_u64..).map(move |(drawn, at)| {
+        // A batch has the same seed wherever the pass began.
+        let batches = read.zip(pass.order.first as u64..).map(move |(drawn, at)| {
             let batch = drawn?.batch;
             let made = sandbox.transform_until(&transform, batch, seed.of_batch(at), end, &stopped);
             made.map_err(|error| RowsError::Transform(Box::new(error)))

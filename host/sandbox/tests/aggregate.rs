@@ -13,9 +13,9 @@ mod common;
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
-use cloister_sandbox::{AggregateCall, Module, ModuleErrorKind, RoundInfo, Sandbox, WorkerUpdate};
+use cloister_sandbox::{AggregateCall, Module, ModuleErrorKind, RoundInfo, Sandbox, UpdateKind, WorkerUpdate};
 use cloister_tensor::{Tensor, TensorMap};
-use common::{limits, loaded, settings, text, train_call};
+use common::{limits, loaded, settings, text, train, train_call};
 
 /// More than one chunk of the SDK, and tensors that end within one.
 const LARGE: usize = 150_001;
@@ -43,7 +43,10 @@ fn call(module: &Module) -> AggregateCall {
             index: 1,
             count: 2,
             seed: 3,
+            step: 0,
         },
+        update: UpdateKind::Model,
+        slots: TensorMap::new(),
         limits: limits(),
     }
 }
@@ -191,7 +194,7 @@ fn a_module_does_the_work_of_its_own_world() {
         return;
     };
     assert_eq!(
-        sandbox.train(train_call(&module)).unwrap_err().kind,
+        train(&sandbox, train_call(&module)).unwrap_err().kind,
         ModuleErrorKind::World
     );
 }

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use cloister_sandbox::{
     Module, ModuleError, ModuleErrorKind, Sandbox, SettingValue, TensorAccess, TrainCall, TrainOutcome,
 };
-use common::{loaded, settings, text, train_call};
+use common::{loaded, settings, text, train, train_call};
 
 fn run(
     sandbox: &Sandbox,
@@ -26,7 +26,7 @@ fn run(
     let mut call = train_call(module);
     call.settings = settings(&[("attack", text(attack))]);
     change(&mut call);
-    sandbox.train(call)
+    train(sandbox, call)
 }
 
 /// The kind of error and a part of its message.

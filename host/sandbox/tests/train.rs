@@ -13,7 +13,7 @@ mod common;
 use std::collections::BTreeMap;
 
 use cloister_sandbox::{ModuleErrorKind, SettingValue};
-use common::{ROWS, loaded, settings, text, train_call};
+use common::{ROWS, loaded, settings, text, train, train_call};
 
 #[test]
 fn trains_with_handles_only() {
@@ -26,7 +26,7 @@ fn trains_with_handles_only() {
         ("learning_rate", SettingValue::Number(0.1)),
     ]);
     let start = call.model.clone();
-    let outcome = sandbox.train(call).unwrap();
+    let outcome = train(&sandbox, call).unwrap();
     assert_eq!(outcome.rows, ROWS);
     assert_eq!(
         outcome.tensors.keys().collect::<Vec<_>>(),
@@ -48,7 +48,7 @@ fn loss_after(epochs: i64) -> f64 {
     let (sandbox, module) = loaded("train-sgd").unwrap();
     let mut call = train_call(&module);
     call.settings = settings(&[("epochs", SettingValue::Integer(epochs))]);
-    sandbox.train(call).unwrap().metrics[0].1
+    train(&sandbox, call).unwrap().metrics[0].1
 }
 
 #[test]
@@ -56,12 +56,12 @@ fn the_same_round_gives_the_same_bytes() {
     let Some((sandbox, module)) = loaded("train-sgd") else {
         return;
     };
-    let one = sandbox.train(train_call(&module)).unwrap();
-    let two = sandbox.train(train_call(&module)).unwrap();
+    let one = train(&sandbox, train_call(&module)).unwrap();
+    let two = train(&sandbox, train_call(&module)).unwrap();
     assert_eq!(one.tensors, two.tensors);
     let mut other = train_call(&module);
     other.round.seed += 1;
-    assert_ne!(one.tensors, sandbox.train(other).unwrap().tensors);
+    assert_ne!(one.tensors, train(&sandbox, other).unwrap().tensors);
 }
 
 #[test]
@@ -71,10 +71,10 @@ fn remainders_take_their_graph_or_are_dropped() {
     };
     let mut call = train_call(&module);
     call.settings = settings(&[("drop_last", SettingValue::Boolean(true))]);
-    assert_eq!(sandbox.train(call).unwrap().rows, 64);
+    assert_eq!(train(&sandbox, call).unwrap().rows, 64);
     let mut call = train_call(&module);
     call.graphs.remove("train@6");
-    let error = sandbox.train(call).unwrap_err();
+    let error = train(&sandbox, call).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::UnknownGraph);
     assert!(
         error
@@ -89,16 +89,16 @@ fn schedules_change_the_step() {
     let Some((sandbox, module)) = loaded("train-sgd") else {
         return;
     };
-    let train = |schedule: &str, index| {
+    let trained = |schedule: &str, index| {
         let mut call = train_call(&module);
         call.settings = settings(&[("schedule", text(schedule)), ("step_rounds", SettingValue::Integer(2))]);
         call.round.index = index;
-        sandbox.train(call).unwrap().tensors
+        train(&sandbox, call).unwrap().tensors
     };
-    assert_eq!(train("constant", 1), train("constant", 5));
-    assert_eq!(train("step", 1), train("step", 2));
-    assert_ne!(train("step", 2), train("step", 3));
-    assert_ne!(train("cosine", 1), train("cosine", 5));
+    assert_eq!(trained("constant", 1), trained("constant", 5));
+    assert_eq!(trained("step", 1), trained("step", 2));
+    assert_ne!(trained("step", 2), trained("step", 3));
+    assert_ne!(trained("cosine", 1), trained("cosine", 5));
 }
 
 #[test]
@@ -124,12 +124,12 @@ fn settings_are_checked_before_the_first_round() {
         assert!(error.message.contains(wanted), "{error}");
         let mut call = train_call(&module);
         call.settings = settings(&[(name, value)]);
-        assert_eq!(sandbox.train(call).unwrap_err().kind, ModuleErrorKind::Setting);
+        assert_eq!(train(&sandbox, call).unwrap_err().kind, ModuleErrorKind::Setting);
     }
     // What only the module can see: a negative number of epochs.
     let mut call = train_call(&module);
     call.settings = settings(&[("epochs", SettingValue::Integer(-1))]);
-    assert_eq!(sandbox.train(call).unwrap_err().kind, ModuleErrorKind::Setting);
+    assert_eq!(train(&sandbox, call).unwrap_err().kind, ModuleErrorKind::Setting);
 }
 
 #[test]
@@ -139,7 +139,7 @@ fn without_a_range_or_a_read_the_policy_says_what_is_missing() {
     };
     let mut call = train_call(&module);
     call.grants.scalars.remove("learning_rate");
-    let error = sandbox.train(call).unwrap_err();
+    let error = train(&sandbox, call).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::Denied);
     assert!(
         error
@@ -149,13 +149,13 @@ fn without_a_range_or_a_read_the_policy_says_what_is_missing() {
     );
     let mut call = train_call(&module);
     call.grants.reads.clear();
-    let error = sandbox.train(call).unwrap_err();
+    let error = train(&sandbox, call).unwrap_err();
     assert_eq!(error.kind, ModuleErrorKind::Denied);
     assert!(error.message.contains("list `loss` in its `reads`"), "{error}");
     let mut call = train_call(&module);
     call.grants.reads.clear();
     call.settings = settings(&[("report_loss", SettingValue::Boolean(false))]);
-    assert!(sandbox.train(call).unwrap().metrics.is_empty());
+    assert!(train(&sandbox, call).unwrap().metrics.is_empty());
 }
 
 #[test]
@@ -166,5 +166,5 @@ fn a_dataset_of_no_rows_gives_no_update() {
     let mut call = train_call(&module);
     call.datasets
         .insert("train".to_owned(), std::sync::Arc::new(common::Fake(0)));
-    assert_eq!(sandbox.train(call).unwrap_err().kind, ModuleErrorKind::NoUpdate);
+    assert_eq!(train(&sandbox, call).unwrap_err().kind, ModuleErrorKind::NoUpdate);
 }

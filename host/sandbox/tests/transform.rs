@@ -21,7 +21,7 @@ use cloister_sandbox::{
     Transform, TransformedRows,
 };
 use cloister_tensor::{Dtype, Tensor, TensorMap};
-use common::{BATCH, INPUTS, ROWS, loaded, settings, text, train_call};
+use common::{BATCH, INPUTS, ROWS, loaded, settings, text, train, train_call};
 
 fn limits() -> CallLimits {
     CallLimits {
@@ -181,8 +181,7 @@ fn pass(ahead: bool, seed: Option<u64>) -> PassOrder {
     PassOrder {
         order: BatchOrder {
             seed,
-            batch: BATCH,
-            drop_last: false,
+            ..BatchOrder::of(BATCH)
         },
         seed: PassSeed {
             round: 7,
@@ -231,7 +230,7 @@ fn a_trainer_gets_transformed_rows_as_rows_and_its_round_is_the_same_again() {
             let rows: Arc<dyn Rows> = Arc::new(transformed(&sandbox, &module, attack));
             call.datasets = BTreeMap::from([("train".to_owned(), rows)]);
         }
-        sandbox.train(call)
+        train(&sandbox, call)
     };
     let one = train(Some("none")).unwrap();
     assert_eq!(one.rows, ROWS, "the host counts the rows that were read");
@@ -265,7 +264,7 @@ fn a_transform_that_fails_ends_the_call_and_its_words_pass_by_the_trainer() {
         let mut call = train_call(&trainer);
         let rows: Arc<dyn Rows> = Arc::new(transformed(&sandbox, &module, attack));
         call.datasets = BTreeMap::from([("train".to_owned(), rows)]);
-        let error = sandbox.train(call).unwrap_err();
+        let error = train(&sandbox, call).unwrap_err();
         assert_eq!(
             (error.kind, error.module.as_str()),
             (kind, "hostile-transform"),
@@ -289,7 +288,7 @@ fn rows_drawn_ahead_count_and_a_trainers_end_is_their_end() {
         let rows: Arc<dyn Rows> = Arc::new(transformed(&sandbox, &module, attack));
         call.datasets = BTreeMap::from([("train".to_owned(), rows)]);
         change(&mut call);
-        sandbox.train(call).unwrap_err()
+        train(&sandbox, call).unwrap_err()
     };
     // Three batches that wait, and one that is read, are more than is left beside the model.
     let model: u64 = train_call(&trainer)

@@ -41,8 +41,7 @@ pub(crate) fn all(dataset: &Dataset, input: &str, seed: Option<u64>, batch: usiz
     let batches = dataset
         .batches(BatchOrder {
             seed,
-            batch,
-            drop_last: false,
+            ..BatchOrder::of(batch)
         })
         .expect("a batch of at least 1");
     batches

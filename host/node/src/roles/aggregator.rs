@@ -17,8 +17,8 @@ use cloister_graph::PortKind;
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
 use cloister_rounds::Receipt;
-use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, WorkerUpdate};
-use cloister_sandbox::SettingValue;
+use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, SharedSlots, WorkerUpdate};
+use cloister_sandbox::{SettingValue, UpdateKind};
 use cloister_session::{ListenLimits, Listener};
 use cloister_tensor::{Digest, TensorMap};
 use cloister_vault::Vault;
@@ -385,6 +385,8 @@ impl AggregatorWork for Work {
                 .map_err(|error| WorkError::new("sharing the model", error))?,
             statistics: self.statistics.clone(),
             round: call_round(round, &self.keeper.config.name),
+            update: UpdateKind::Model,
+            slots: SharedSlots::default(),
             limits: tools::call_limits(policy),
             timeout: tools::round_timeout(policy),
         };
@@ -482,5 +484,6 @@ pub(super) fn call_round(round: &RoundInfo, node: &str) -> cloister_sandbox::Rou
         seed: u64::from_be_bytes([
             bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
         ]),
+        step: round.round.saturating_sub(1),
     }
 }

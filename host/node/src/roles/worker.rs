@@ -15,7 +15,7 @@ use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
 use cloister_rounds::Layout;
 use cloister_runner::{Runner, RunnerError, TrainRequest};
-use cloister_sandbox::SettingValue;
+use cloister_sandbox::{SettingValue, UpdateKind};
 use cloister_session::{DialOptions, Proxy};
 use cloister_tensor::TensorMap;
 use tokio_util::sync::CancellationToken;
@@ -178,22 +178,34 @@ impl Work {
         if let Some(again) = self.ending.revive(&mut self.runner) {
             tracing::error!("the runner died and did not come back: {again}");
         }
-        // Module and code stand beside it, once. It may be the transform that failed.
-        let (module, digest, reason) = match error {
-            RunnerError::Module(error) => (error.module.clone(), error.digest, error.message.clone()),
-            other => (self.module.name.clone(), self.module.sha256, other.to_string()),
+        let code = code(error);
+        // Module or dataset and code stand beside the reason, once. It may be the transform that failed.
+        let (module, reason, event) = match error {
+            RunnerError::Dataset { name, message } => {
+                let (dataset, reason) = (name.clone(), message.clone());
+                (None, error.to_string(), Event::DatasetFailed { dataset, reason })
+            }
+            other => {
+                let (module, digest, reason) = match other {
+                    RunnerError::Module(error) => (error.module.clone(), error.digest, error.message.clone()),
+                    other => (self.module.name.clone(), self.module.sha256, other.to_string()),
+                };
+                let code = code.clone();
+                let event = Event::ModuleFailed {
+                    module,
+                    code,
+                    reason: reason.clone(),
+                };
+                (Some(digest), reason, event)
+            }
         };
         // A runner that ended with the node is no failure of its module.
         if !self.ending.asked() {
-            self.teller.tell(&Event::ModuleFailed {
-                module,
-                code: code(error),
-                reason: reason.clone(),
-            });
+            self.teller.tell(&event);
         }
         ModuleFailure {
-            code: code(error),
-            module: Some(digest),
+            code,
+            module,
             message: reason,
         }
     }
@@ -203,6 +215,7 @@ impl Work {
 fn code(error: &RunnerError) -> String {
     match error {
         RunnerError::Module(error) => error.kind.code().to_owned(),
+        RunnerError::Dataset { .. } => "dataset".into(),
         RunnerError::Died { .. } => "runner-died".into(),
         _ => "runner".into(),
     }
@@ -234,6 +247,7 @@ impl WorkerWork for Work {
             transforms: tools::transforms(&policy, name),
             model: self.models.share(&model).map_err(|error| own(error.to_string()))?,
             round: call_round(round, name),
+            update: UpdateKind::Model,
             limits: tools::call_limits(&policy),
             timeout: tools::round_timeout(&policy),
         };

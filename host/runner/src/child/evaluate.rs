@@ -45,7 +45,8 @@ pub(super) fn evaluate(
     let Some((&batch, _)) = by_batch.range(..=rows).next_back() else {
         return Err(bad_request(format!("no evaluation graph for {rows} rows is given")));
     };
-    let ahead = dataset.ahead_bytes(batch);
+    let order = BatchOrder::of(batch);
+    let ahead = dataset.ahead_bytes(order);
     if ahead > limits.tensor_memory_bytes {
         return Err(bad_request(format!(
             "batches drawn ahead take {ahead} bytes, wanted at most {}: evaluate on a smaller batch, or raise `tensor_memory_mib`",
@@ -53,11 +54,7 @@ pub(super) fn evaluate(
         )));
     }
     let pass = PassOrder {
-        order: BatchOrder {
-            seed: None,
-            batch,
-            drop_last: false,
-        },
+        order,
         // The same rows for every model, whatever the round.
         seed: PassSeed {
             round: 0,
@@ -69,6 +66,7 @@ pub(super) fn evaluate(
     };
     let mut sums = Evaluation::default();
     let mut log_bytes = limits.log_bytes;
+    let unreadable = |error| unreadable(name, error);
     for rows in dataset.batches(&pass).map_err(unreadable)? {
         let drawn = rows.map_err(unreadable)?;
         for line in drawn.log {
@@ -96,9 +94,13 @@ pub(super) fn evaluate(
     Ok(sums)
 }
 
-fn unreadable(error: RowsError) -> Failure {
+fn unreadable(dataset: &str, error: RowsError) -> Failure {
     match error {
         RowsError::Transform(error) => Failure::Module(*error),
+        RowsError::Unreadable(message) => Failure::Dataset {
+            name: dataset.to_owned(),
+            message,
+        },
         other => bad_request(other.to_string()),
     }
 }

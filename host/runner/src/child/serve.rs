@@ -9,12 +9,14 @@ use cloister_tensor::TensorMap;
 use super::confine;
 use super::engine::Engine;
 use super::workshop::{Workshop, bad_request};
+use crate::blob::SealedBlob;
 use crate::channel::{Channel, ChannelError, Received};
 use crate::message::{AggregateOrder, Failure, PROTOCOL, Reply, Request};
+use crate::slots::SharedSlots;
 use crate::tensors::SharedTensors;
 
-/// A reply and the tensors that go beside it.
-type Answer = (Reply, Option<SharedTensors>);
+/// A reply and the memory that goes beside it.
+type Answer = (Reply, Vec<SealedBlob>);
 
 /// Serves the keeper until it closes the socket.
 pub(super) fn serve(channel: &Channel, confined: impl FnOnce()) -> Result<(), String> {
@@ -77,7 +79,7 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
                 note: engine.note.clone(),
                 unconfined: gaps.words(),
             };
-            reply(channel, Ok((started, None))).map_err(|error| error.to_string())?;
+            reply(channel, Ok((started, Vec::new()))).map_err(|error| error.to_string())?;
             return Ok(Some(Workshop::new(engine, sandbox, limits)));
         }
         Err(message) => Failure::SetUp { message },
@@ -88,8 +90,10 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
 
 fn reply(channel: &Channel, answer: Result<Answer, Failure>) -> Result<(), ChannelError> {
     match answer {
-        Ok((reply, Some(tensors))) => channel.send(&reply, &[tensors.blob().as_fd()], None),
-        Ok((reply, None)) => channel.send(&reply, &[], None),
+        Ok((reply, memory)) => {
+            let beside: Vec<_> = memory.iter().map(SealedBlob::as_fd).collect();
+            channel.send(&reply, &beside, None)
+        }
         Err(failure) => channel.send(&Reply::Failed(failure), &[], None),
     }
 }
@@ -106,7 +110,7 @@ fn handle(
             .next()
             .ok_or_else(|| bad_request("nothing came beside the request"))
     };
-    let plain = |reply: Result<Reply, Failure>| reply.map(|reply| (reply, None));
+    let plain = |reply: Result<Reply, Failure>| reply.map(|reply| (reply, Vec::new()));
     Ok(match received.message {
         Request::LoadModule { name } => plain(beside().and_then(|file| workshop.load_module(name, file))),
         Request::LoadGraph { name } => plain(beside().and_then(|file| workshop.load_graph(name, file))),
@@ -119,12 +123,14 @@ fn handle(
         } => plain(beside().and_then(|opened| workshop.open_dataset(name, (file, opened), &format, &spec, &salt))),
         Request::Train(order) => beside().and_then(|model| {
             let outcome = workshop.train(order, model)?;
-            with_tensors(&outcome.tensors, |layout| Reply::Trained {
-                layout,
+            let tensors = shared(&outcome.tensors)?;
+            let trained = Reply::Trained {
+                layout: tensors.layout().to_wire(),
                 rows: outcome.rows,
                 metrics: outcome.metrics,
                 log: outcome.log,
-            })
+            };
+            Ok((trained, vec![tensors.blob().clone()]))
         }),
         Request::Evaluate(order) => plain(beside().and_then(|model| {
             let sums = workshop.evaluate(&order, model)?;
@@ -136,7 +142,7 @@ fn handle(
             })
         })),
         Request::Aggregate(order) => match beside() {
-            Ok(model) => aggregate(workshop, channel, order, model)?,
+            Ok(model) => aggregate(workshop, channel, order, (model, descriptors.collect()))?,
             Err(failure) => Err(failure),
         },
         Request::Start { .. } | Request::Update { .. } | Request::NoMoreUpdates | Request::NoUpdates { .. } => {
@@ -150,10 +156,10 @@ fn aggregate(
     workshop: &Workshop,
     channel: &Channel,
     order: AggregateOrder,
-    model: OwnedFd,
+    beside: (OwnedFd, Vec<OwnedFd>),
 ) -> Result<Result<Answer, Failure>, String> {
     let mut broken = None;
-    let outcome = workshop.aggregate(order, model, &mut || {
+    let outcome = workshop.aggregate(order, beside, &mut || {
         let next = || -> Result<_, ChannelError> {
             channel.send(&Reply::NextUpdate, &[], None)?;
             channel.receive::<Request>(None)
@@ -190,17 +196,21 @@ fn aggregate(
     match broken {
         Some(problem) => Err(problem),
         None => Ok(outcome.and_then(|outcome| {
-            let (metrics, log) = (outcome.metrics, outcome.log);
-            with_tensors(&outcome.tensors, |layout| Reply::Aggregated { layout, metrics, log })
+            let tensors = shared(&outcome.tensors)?;
+            let slots = SharedSlots::copy_of(&outcome.slots).map_err(|error| bad_request(error.to_string()))?;
+            let aggregated = Reply::Aggregated {
+                layout: tensors.layout().to_wire(),
+                slots: slots.names(),
+                metrics: outcome.metrics,
+                log: outcome.log,
+            };
+            let memory = std::iter::once(tensors.blob()).chain(slots.blobs());
+            Ok((aggregated, memory.cloned().collect()))
         })),
     }
 }
 
 /// Copies tensors into sealed memory for the keeper.
-fn with_tensors(
-    tensors: &TensorMap,
-    reply: impl FnOnce(crate::tensors::WireLayout) -> Reply,
-) -> Result<Answer, Failure> {
-    let shared = SharedTensors::copy_of(tensors).map_err(|error| bad_request(error.to_string()))?;
-    Ok((reply(shared.layout().to_wire()), Some(shared)))
+fn shared(tensors: &TensorMap) -> Result<SharedTensors, Failure> {
+    SharedTensors::copy_of(tensors).map_err(|error| bad_request(error.to_string()))
 }

@@ -9,8 +9,8 @@ use cloister_data::{DataLimits, Dataset, Format, Source};
 use cloister_graph::EngineGraph;
 use cloister_policy::{DatasetSpec, InputType, MadeSpec};
 use cloister_sandbox::{
-    AggregateCall, AggregateOutcome, CallLimits, Made, Module, Rows, Sandbox, SharedGraph, TrainCall, TrainOutcome,
-    Transform, TransformedRows,
+    AggregateCall, AggregateOutcome, CallLimits, Made, Module, Rows, Sandbox, SharedGraph, TrainCall, TrainError,
+    TrainOutcome, Transform, TransformedRows,
 };
 use cloister_tensor::{Dtype, TensorMap};
 
@@ -19,6 +19,7 @@ use super::evaluate::{Evaluation, LABELS, evaluate};
 use crate::blob::SealedBlob;
 use crate::message::{AggregateOrder, EvaluateOrder, Failure, Reply, TrainOrder, TransformSettings};
 use crate::options::RunnerLimits;
+use crate::slots::SharedSlots;
 use crate::tensors::{SharedTensors, WireLayout};
 
 /// How updates come to an aggregator.
@@ -142,23 +143,33 @@ impl Workshop {
             model: self.tensors(model, order.model)?,
             datasets: datasets.collect::<Result<_, _>>()?,
             round: order.round,
+            update: order.update,
             limits: order.limits,
         };
-        self.sandbox.train(call).map_err(Failure::Module)
+        self.sandbox.train(call).map_err(|error| match error {
+            TrainError::Module(error) => Failure::Module(error),
+            TrainError::Dataset { name, message } => Failure::Dataset { name, message },
+            other => bad_request(other.to_string()),
+        })
     }
 
     pub(super) fn aggregate(
         &self,
         order: AggregateOrder,
-        model: OwnedFd,
+        (model, slots): (OwnedFd, Vec<OwnedFd>),
         updates: &mut Updates<'_>,
     ) -> Result<AggregateOutcome, Failure> {
+        let model = self.tensors(model, order.model)?;
+        let bytes = model.values().map(|tensor| tensor.bytes().len() as u64).sum();
+        let slots = SharedSlots::accept(order.slots, slots, bytes).and_then(|slots| slots.to_map());
         let call = AggregateCall {
             module: self.module(&order.module)?,
             settings: order.settings,
-            model: self.tensors(model, order.model)?,
+            model,
             statistics: order.statistics,
             round: order.round,
+            update: order.update,
+            slots: slots.map_err(|error| bad_request(error.to_string()))?,
             limits: order.limits,
         };
         self.sandbox.aggregate(call, updates).map_err(Failure::Module)

@@ -14,6 +14,7 @@ use crate::process::{Process, RunnerKiller};
 use crate::requests::{
     AggregateReply, AggregateRequest, EvaluateReply, EvaluateRequest, TrainReply, TrainRequest, WorkerUpdate,
 };
+use crate::slots::SharedSlots;
 use loading::Load;
 use replies::reported;
 
@@ -108,6 +109,7 @@ impl Runner {
             datasets: request.datasets.clone(),
             transforms: request.transforms.clone(),
             round: request.round,
+            update: request.update,
             limits: request.limits.clone(),
             model: request.model.layout().to_wire(),
         });
@@ -124,7 +126,12 @@ impl Runner {
                 metrics,
                 log,
             } => {
-                let tensors = self.take_tensors(DURING, received.descriptors, layout, request.model.layout())?;
+                let tensors = self.take_tensors(
+                    DURING,
+                    received.descriptors.into_iter().next(),
+                    layout,
+                    request.model.layout(),
+                )?;
                 self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
                 Ok(TrainReply {
                     tensors,
@@ -195,10 +202,14 @@ impl Runner {
             settings: request.settings.clone(),
             statistics: request.statistics.clone(),
             round: request.round,
+            update: request.update,
             limits: request.limits.clone(),
             model: request.model.layout().to_wire(),
+            slots: request.slots.names(),
         });
-        let mut received = self.ask(DURING, &order, &[request.model.blob().as_fd()], deadline);
+        let memory = std::iter::once(request.model.blob()).chain(request.slots.blobs());
+        let beside: Vec<BorrowedFd<'_>> = memory.map(AsFd::as_fd).collect();
+        let mut received = self.ask(DURING, &order, &beside, deadline);
         let mut failed = None;
         loop {
             let reply = match (received, failed.take()) {
@@ -233,11 +244,21 @@ impl Runner {
                     let memory: Vec<BorrowedFd<'_>> = tensors.iter().map(|tensors| tensors.blob().as_fd()).collect();
                     received = self.ask(DURING, &answer, &memory, deadline);
                 }
-                Reply::Aggregated { layout, metrics, log } => {
-                    let tensors = self.take_tensors(DURING, reply.descriptors, layout, request.model.layout())?;
+                Reply::Aggregated {
+                    layout,
+                    slots,
+                    metrics,
+                    log,
+                } => {
+                    let mut descriptors = reply.descriptors.into_iter();
+                    let (model, wanted) = (descriptors.next(), request.model.layout());
+                    let tensors = self.take_tensors(DURING, model, layout, wanted)?;
+                    let slots = SharedSlots::accept(slots, descriptors, wanted.tensor_bytes())
+                        .map_err(|error| self.misbehaved(DURING, error.to_string()))?;
                     self.check_words(DURING, &metrics, &log, request.limits.log_bytes)?;
                     return Ok(AggregateReply {
                         tensors,
+                        slots,
                         metrics,
                         log,
                         elapsed: started.elapsed(),

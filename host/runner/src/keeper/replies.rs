@@ -21,12 +21,12 @@ impl Runner {
     pub(super) fn take_tensors(
         &mut self,
         during: &'static str,
-        descriptors: Vec<OwnedFd>,
+        memory: Option<OwnedFd>,
         wire: WireLayout,
         wanted: &TensorLayout,
     ) -> Result<SharedTensors, RunnerError> {
         let limit = self.limits().tensor_bytes.max(wanted.memory_bytes());
-        let Some(memory) = descriptors.into_iter().next() else {
+        let Some(memory) = memory else {
             return Err(self.misbehaved(during, "tensors without their memory"));
         };
         let tensors = SealedBlob::accept(memory, limit).map_err(SharedTensorsError::from);

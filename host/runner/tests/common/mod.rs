@@ -20,7 +20,7 @@ use cloister_policy::DatasetSpec;
 use cloister_runner::{
     BackendChoice, DatasetInfo, EvaluateRequest, Runner, RunnerOptions, SharedTensors, TrainRequest,
 };
-use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue};
+use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue, UpdateKind};
 
 pub(crate) const INPUTS: usize = 4;
 pub(crate) const CLASSES: usize = 3;
@@ -134,7 +134,9 @@ pub(crate) fn train_request(module: &str) -> TrainRequest {
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
         limits: CallLimits {
             call: Duration::from_secs(60),
             ..CallLimits::default()

@@ -6,12 +6,12 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
-use cloister_data::Batch;
+use cloister_data::{Batch, BatchOrder};
 use cloister_engine::{Backend, CompileOptions, tract::Tract};
 use cloister_graph::{EngineGraph, Limits, Model, Optimizer, TrainOptions, TrainedGraphs, samples};
 use cloister_sandbox::{
-    CallLimits, Grants, Module, PassOrder, RoundInfo, RowBatches, Rows, RowsError, Sandbox, SandboxLimits, ScalarRange,
-    SettingValue, SharedGraph, TrainCall,
+    CallLimits, Grants, Module, ModuleError, PassOrder, RoundInfo, RowBatches, Rows, RowsError, Sandbox, SandboxLimits,
+    ScalarRange, SettingValue, SharedGraph, TrainCall, TrainError, TrainOutcome, UpdateKind,
 };
 use cloister_tensor::{Tensor, TensorMap};
 
@@ -52,7 +52,7 @@ impl Rows for Fake {
         self.0
     }
 
-    fn ahead_bytes(&self, _batch: usize) -> u64 {
+    fn ahead_bytes(&self, _order: BatchOrder) -> u64 {
         0
     }
 
@@ -69,9 +69,9 @@ impl Rows for Fake {
         }
         let batches: Vec<Vec<usize>> = at.chunks(order.batch).map(<[usize]>::to_vec).collect();
         let full = move |batch: &Vec<usize>| !order.drop_last || batch.len() == order.batch;
-        Ok(Box::new(
-            batches.into_iter().filter(full).map(|rows| Ok(batch(&rows).into())),
-        ))
+        let batches = batches.into_iter().filter(full).skip(order.first);
+        let batches = batches.take(order.most.unwrap_or(usize::MAX));
+        Ok(Box::new(batches.map(|rows| Ok(batch(&rows).into()))))
     }
 }
 
@@ -154,9 +154,19 @@ pub fn train_call(module: &Module) -> TrainCall {
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
         limits: limits(),
     }
+}
+
+/// A call in which the rows are there: what fails is a module's doing.
+pub fn train(sandbox: &Sandbox, call: TrainCall) -> Result<TrainOutcome, ModuleError> {
+    sandbox.train(call).map_err(|error| match error {
+        TrainError::Module(error) => error,
+        other => panic!("{other}"),
+    })
 }
 
 pub fn settings(values: &[(&str, SettingValue)]) -> BTreeMap<String, SettingValue> {
