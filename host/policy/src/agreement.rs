@@ -262,19 +262,36 @@ impl Dataset {
     }
 }
 
-/// How a round's updates come together.
+/// How workers' updates come together. A round of the two step modes is one step of the optimizer, on the aggregator.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum RoundMode {
-    /// All workers train on the same model; the round ends when they are done or late.
+    /// Workers train on their own from the same model, for as long as their module does; the models are averaged.
     #[default]
+    Averaging,
+    /// Each worker computes one gradient on the same model; one step goes by all of them.
     Synchronous,
+    /// Each worker computes gradients at its own pace; one step goes by each as it comes.
+    Asynchronous,
 }
 
 impl RoundMode {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::Averaging, Self::Synchronous, Self::Asynchronous];
+
     /// The mode's text in a policy.
     pub fn as_str(self) -> &'static str {
         match self {
+            Self::Averaging => "averaging",
             Self::Synchronous => "synchronous",
+            Self::Asynchronous => "asynchronous",
+        }
+    }
+
+    /// Whether workers send gradients, by which the aggregator steps, and not models.
+    pub fn by_steps(self) -> bool {
+        match self {
+            Self::Averaging => false,
+            Self::Synchronous | Self::Asynchronous => true,
         }
     }
 }
@@ -284,16 +301,44 @@ impl RoundMode {
 pub struct Rounds {
     /// How updates come together.
     pub mode: RoundMode,
-    /// How many rounds.
+    /// How many rounds; in the asynchronous mode, how many updates.
     pub count: u32,
-    /// Fewest workers whose updates make a round.
+    /// Fewest workers whose updates make a round; in the asynchronous mode, fewest that take part at a time.
     pub quorum: u32,
     /// How long a round waits for a worker before it goes on without it, in seconds.
     pub deadline_s: u64,
-    /// Fewest workers in an aggregate that anybody gets to see; below it the host refuses. At least 2.
+    /// Fewest workers in an aggregate that anybody gets to see; below it the host refuses. At least 2, and 1 in the asynchronous mode.
     pub min_workers_per_aggregate: u32,
     /// What the seeds of rounds and of shuffling are derived from.
     pub seed: u64,
+    /// Every how many rounds the model is sealed in the aggregator's vault; the last one always is.
+    pub checkpoint_every: u32,
+    /// Every how many rounds the model is evaluated; the last one always is.
+    pub evaluate_every: u32,
+    /// How many updates may have been applied since the model that an update was computed on; what is staler is left out.
+    /// Of the asynchronous mode alone.
+    pub max_staleness: u32,
+}
+
+impl Rounds {
+    /// What [`Self::checkpoint_every`] and [`Self::evaluate_every`] are unless a policy says otherwise.
+    pub const EVERY: u32 = 1;
+    /// What [`Self::max_staleness`] is unless a policy says otherwise.
+    pub const MAX_STALENESS: u32 = 16;
+
+    /// Whether the model is sealed after this round.
+    pub fn seals(&self, round: u64) -> bool {
+        self.due(round, self.checkpoint_every)
+    }
+
+    /// Whether the model is evaluated after this round.
+    pub fn evaluates(&self, round: u64) -> bool {
+        self.due(round, self.evaluate_every)
+    }
+
+    fn due(&self, round: u64, every: u32) -> bool {
+        round >= u64::from(self.count) || round.is_multiple_of(u64::from(every))
+    }
 }
 
 /// What modules and messages may use up.

@@ -7,7 +7,9 @@ use cloister_attestation::VerifiedQuote;
 use cloister_attestation::encoding::hex;
 use toml_edit::Value;
 
-use crate::agreement::{Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, Rtmr3, TcbStatus};
+use crate::agreement::{
+    Agreement, AttestationRules, Masked, Participant, ReferenceRules, Register, RoundMode, Rtmr3, TcbStatus,
+};
 use crate::dataset::{DatasetSpec, InputSpec, TransformSpec};
 use crate::policy::Policy;
 use crate::reader::{PolicyError, Scalar};
@@ -309,7 +311,11 @@ fn run_length(columns: &[String]) -> usize {
 fn rounds(out: &mut Out, agreement: &Agreement) {
     let rounds = &agreement.rounds;
     out.section("How rounds go.", "[rounds]");
-    out.key("mode", quoted(rounds.mode.as_str()));
+    out.explained(
+        "mode",
+        quoted(rounds.mode.as_str()),
+        "\"averaging\" of models; by steps: \"synchronous\", \"asynchronous\"",
+    );
     out.key("count", rounds.count);
     out.explained("quorum", rounds.quorum, "fewest workers whose updates make a round");
     out.explained(
@@ -320,9 +326,29 @@ fn rounds(out: &mut Out, agreement: &Agreement) {
     out.explained(
         "min_workers_per_aggregate",
         rounds.min_workers_per_aggregate,
-        "with two, each can subtract its own part; 3 or more hides it",
+        match rounds.mode {
+            RoundMode::Asynchronous => "each update is applied alone",
+            _ => "with two, each can subtract its own part; 3 or more hides it",
+        },
     );
     out.explained("seed", rounds.seed, "seeds of rounds and shuffling are derived from it");
+    out.explained(
+        "checkpoint_every",
+        rounds.checkpoint_every,
+        "rounds from one whose model is sealed to the next; the last is",
+    );
+    out.explained(
+        "evaluate_every",
+        rounds.evaluate_every,
+        "rounds from one evaluation to the next; the last is evaluated",
+    );
+    if rounds.mode == RoundMode::Asynchronous {
+        out.explained(
+            "max_staleness",
+            rounds.max_staleness,
+            "an update more steps behind is left out",
+        );
+    }
     let limits = &agreement.limits;
     out.section("What modules and messages may use up.", "[limits]");
     out.explained("guest_memory_mib", limits.guest_memory_mib, "linear memory of a module");

@@ -3,7 +3,7 @@
 use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::Role;
 
-use crate::agreement::{Agreement, AttestationRules, Module, ModuleRole, Rtmr3, TensorAccess};
+use crate::agreement::{Agreement, AttestationRules, Module, ModuleRole, RoundMode, Rtmr3, TensorAccess};
 use crate::dataset::{Damaged, DatasetSpec};
 use crate::policy::Policy;
 
@@ -162,14 +162,37 @@ fn names_running(policy: &Agreement, runs: impl Fn(&str) -> bool) -> String {
 fn rounds_in_words(policy: &Agreement) -> Vec<String> {
     let (rounds, limits) = (&policy.rounds, &policy.limits);
     let workers = policy.nodes_with(Role::Worker).count();
-    vec![
-        format!(
-            "{} {} rounds with at least {} of {workers} workers; a worker later than {} s is left out; nobody sees an aggregate of fewer than {}.",
-            rounds.count,
-            rounds.mode.as_str(),
-            rounds.quorum,
-            rounds.deadline_s,
+    let (count, quorum, late) = (rounds.count, rounds.quorum, rounds.deadline_s);
+    let course = match rounds.mode {
+        RoundMode::Averaging => format!(
+            "{count} rounds of averaging with at least {quorum} of {workers} workers: each trains on its own, then the models are averaged"
+        ),
+        RoundMode::Synchronous => format!(
+            "{count} synchronous steps with at least {quorum} of {workers} workers: each sends one gradient, then the aggregator steps by all"
+        ),
+        RoundMode::Asynchronous => format!(
+            "{count} asynchronous steps while at least {quorum} of {workers} workers take part: the aggregator steps by each gradient as \
+             it comes, ALONE, unless it is more than {} steps behind",
+            rounds.max_staleness
+        ),
+    };
+    let aggregates = match rounds.mode {
+        RoundMode::Asynchronous => String::new(),
+        _ => format!(
+            "; nobody sees an aggregate of fewer than {}",
             rounds.min_workers_per_aggregate
+        ),
+    };
+    let every = |every: u32| match every {
+        1 => "after each".to_owned(),
+        every => format!("after every {every}th, and the last"),
+    };
+    vec![
+        format!("{course}; a worker later than {late} s is left out{aggregates}."),
+        format!(
+            "The model is sealed {} and evaluated {}.",
+            every(rounds.checkpoint_every),
+            every(rounds.evaluate_every)
         ),
         format!(
             "A module gets {} MiB of memory, {} MiB of tensors, {} s a call and {} s a round; an update at most {} MiB.",

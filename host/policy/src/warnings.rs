@@ -23,6 +23,10 @@ pub enum WarningKind {
     Immutable,
     /// Aggregates of two workers.
     TwoWorkerAggregate,
+    /// Each worker's gradient is applied alone.
+    LoneUpdates,
+    /// An aggregator that ends loses rounds that workers have receipts of.
+    UnsealedRounds,
     /// A module may read or write values.
     TensorAccess,
     /// Any TD, whatever it booted.
@@ -92,6 +96,8 @@ impl WarningKind {
             Self::NotAllSign => "not-all-sign",
             Self::Immutable => "immutable",
             Self::TwoWorkerAggregate => "two-worker-aggregate",
+            Self::LoneUpdates => "lone-updates",
+            Self::UnsealedRounds => "unsealed-rounds",
             Self::TensorAccess => "tensor-access",
             Self::AnyPlatform => "any-platform",
             Self::AnyHost => "any-host",
@@ -139,9 +145,27 @@ pub fn warnings(policy: &Policy) -> Vec<Warning> {
         let text = "no successor may follow: a mistake in it, or a host that turns out weak, can only be left with a new federation";
         warn(WarningKind::Immutable, text.to_owned());
     }
-    if policy.rounds.min_workers_per_aggregate < 3 {
-        let text = "an aggregate may come from two workers: each of them can subtract its own part and has the other's";
-        warn(WarningKind::TwoWorkerAggregate, text.to_owned());
+    match policy.rounds.min_workers_per_aggregate {
+        0 | 1 => {
+            let text = "each worker's gradient is applied alone: the aggregation module sees it by itself, and every worker, which gets \
+                        the models before and after, can work out what another one's update did to it";
+            warn(WarningKind::LoneUpdates, text.to_owned());
+        }
+        2 => {
+            let text =
+                "an aggregate may come from two workers: each of them can subtract its own part and has the other's";
+            warn(WarningKind::TwoWorkerAggregate, text.to_owned());
+        }
+        _ => {}
+    }
+    let every = policy.rounds.checkpoint_every;
+    if every > 1 {
+        let text = format!(
+            "the model is sealed every {every} rounds: an aggregator that is ended in between goes on from the last one that was sealed, so whoever \
+             can end it can undo up to {} rounds of which workers have receipts",
+            every.min(policy.rounds.count) - 1
+        );
+        warn(WarningKind::UnsealedRounds, text);
     }
     for module in &policy.modules {
         if let Some(text) = grant_in_words(module) {

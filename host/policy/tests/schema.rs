@@ -10,7 +10,7 @@ use cloister_attestation::identity::{Role, SigningKey};
 use cloister_attestation::measurement::EntryRole;
 use cloister_policy::agreement::{HostFile, Rtmr3, TcbStatus};
 use cloister_policy::{
-    Policy, Signature, SignatureError, Signatures, SignedPolicy, TensorAccess, draft, explain, warnings,
+    Policy, Signature, SignatureError, Signatures, SignedPolicy, TensorAccess, diff, draft, explain, warnings,
 };
 use cloister_tensor::Digest;
 use proptest::prelude::*;
@@ -134,6 +134,22 @@ fn broken_policies_say_where_and_what() {
             "#",
             "below min_workers_per_aggregate = 3",
         ),
+        (
+            "mode = \"averaging\"",
+            "mode = \"asynchron\"",
+            "did you mean \"asynchronous\"?",
+        ),
+        (
+            "mode = \"averaging\"",
+            "mode = \"asynchronous\"",
+            "a policy says so: min_workers_per_aggregate = 1",
+        ),
+        (
+            "mode = \"averaging\"",
+            "mode = \"synchronous\"\nmax_staleness = 3",
+            "has no meaning where mode = \"synchronous\"",
+        ),
+        ("evaluate_every = 1", "evaluate_every = 0", "from 1 to 1000000"),
         (
             "participant = \"beta\"",
             "participant = \"bets\"",
@@ -276,6 +292,55 @@ fn the_templates_parse_and_say_what_they_are() {
         let unsigned = SignedPolicy::new(policy, &Signatures::default());
         assert_eq!(unsigned.is_ok(), file == "simulation.toml");
     }
+}
+
+#[test]
+fn updates_that_are_applied_alone_or_not_sealed_are_said_aloud() {
+    let text = sample()
+        .replace("mode = \"averaging\"", "mode = \"asynchronous\"\nmax_staleness = 5")
+        .replace("min_workers_per_aggregate = 2", "min_workers_per_aggregate = 1")
+        .replace("checkpoint_every = 1", "checkpoint_every = 8");
+    let policy = Policy::parse(text.as_bytes(), "p.toml").unwrap();
+    let found = warnings(&policy);
+    let said = |kind: &str| {
+        found
+            .iter()
+            .find(|warning| warning.kind.as_str() == kind)
+            .unwrap()
+            .text
+            .clone()
+    };
+    assert!(said("lone-updates").contains("applied alone"));
+    assert!(
+        said("unsealed-rounds").contains("undo up to 7 rounds"),
+        "{}",
+        said("unsealed-rounds")
+    );
+    let words = explain(&policy).join("\n");
+    assert!(
+        words.contains("as it comes, ALONE, unless it is more than 5 steps behind"),
+        "{words}"
+    );
+    assert!(
+        words.contains("sealed after every 8th, and the last and evaluated after each"),
+        "{words}"
+    );
+    let rounds = &policy.rounds;
+    let sealed: Vec<_> = (1..=20).filter(|round| rounds.seals(*round)).collect();
+    assert_eq!(sealed, [8, 16, 20]);
+    // It comes back from its own draft, and stands out against the policy that it follows.
+    let again = Policy::parse(draft(policy.agreement()).unwrap().as_bytes(), "again").unwrap();
+    assert_eq!(again.agreement(), policy.agreement());
+    let before = Policy::parse(sample().as_bytes(), "before.toml").unwrap();
+    let grave: Vec<_> = diff(&before, &policy)
+        .into_iter()
+        .filter_map(|change| change.concern)
+        .collect();
+    assert!(grave.iter().any(|concern| concern.contains("gradients")), "{grave:?}");
+    assert!(
+        grave.iter().any(|concern| concern.contains("undo more rounds")),
+        "{grave:?}"
+    );
 }
 
 #[test]

@@ -21,7 +21,7 @@ pub mod roster;
 mod transcript;
 pub mod worker;
 
-pub use aggregator::{Action, Aggregator, Event, RoundsConfig};
+pub use aggregator::{Action, Aggregator, Event, Pace, RoundsConfig};
 pub use layout::{Layout, LayoutError, TensorSpec};
 pub use receipt::{NoReceipt, Receipt};
 pub use reception::Reception;

@@ -4,7 +4,7 @@ use cloister_tensor::Digest;
 
 use crate::transcript::{Transcript, TranscriptReader};
 
-const LABEL: &str = "cloister/receipt/v1";
+const LABEL: &str = "cloister/receipt/v2";
 /// No receipt names more updates, or more nodes that fell out: there are no more members of a roster.
 const MAX_NODES: u64 = 1024;
 /// No receipt carries more numbers.
@@ -19,6 +19,8 @@ pub struct ReceiptUpdate {
     pub rows: u64,
     /// Digest of manifest and bytes.
     pub digest: Digest,
+    /// How many rounds the model that it was computed on had behind it.
+    pub base: u64,
 }
 
 /// One node that took no part to the end.
@@ -49,6 +51,8 @@ pub struct Receipt {
     pub model_before: Digest,
     /// The aggregate.
     pub model_after: Digest,
+    /// What the aggregation keeps from this round to the next (an optimizer's slots), if it does.
+    pub state: Option<Digest>,
     /// What was folded, in this order.
     pub updates: Vec<ReceiptUpdate>,
     /// Who fell out, in ascending order of names.
@@ -84,17 +88,16 @@ impl Receipt {
             round: fields.number()?,
             attempt: fields.number()?.try_into().ok()?,
             roster_digest: fields.digest()?,
-            previous: match fields.bytes()? {
-                [] => None,
-                digest => Some(Digest::from_bytes(digest.try_into().ok()?)),
-            },
+            previous: fields.optional_digest()?,
             model_before: fields.digest()?,
             model_after: fields.digest()?,
+            state: fields.optional_digest()?,
             updates: fields.list(MAX_NODES, |fields| {
                 Some(ReceiptUpdate {
                     node: fields.text()?,
                     rows: fields.number()?,
                     digest: fields.digest()?,
+                    base: fields.number()?,
                 })
             })?,
             drops: fields.list(MAX_NODES, |fields| {
@@ -110,7 +113,7 @@ impl Receipt {
         fields.ended().then_some(receipt)
     }
 
-    /// What is signed: "cloister/receipt/v1" and all fields in the order in which they stand here, text and digests
+    /// What is signed: "cloister/receipt/v2" and all fields in the order in which they stand here, text and digests
     /// behind their lengths, numbers as u64 big-endian, metrics as their IEEE 754 bits, lists behind their counts.
     pub fn signed_bytes(&self) -> Vec<u8> {
         self.transcript().into_bytes()
@@ -129,19 +132,17 @@ impl Receipt {
             .number(self.round)
             .number(u64::from(self.attempt))
             .bytes(self.roster_digest.as_bytes())
-            .bytes(
-                self.previous
-                    .as_ref()
-                    .map_or(&[], |digest| digest.as_bytes().as_slice()),
-            )
+            .optional_digest(self.previous.as_ref())
             .bytes(self.model_before.as_bytes())
             .bytes(self.model_after.as_bytes())
+            .optional_digest(self.state.as_ref())
             .count(self.updates.len());
         for update in &self.updates {
             transcript
                 .text(&update.node)
                 .number(update.rows)
-                .bytes(update.digest.as_bytes());
+                .bytes(update.digest.as_bytes())
+                .number(update.base);
         }
         transcript.count(self.drops.len());
         for drop in &self.drops {
@@ -167,7 +168,7 @@ mod tests {
     }
 
     fn any_receipt() -> impl Strategy<Value = Receipt> {
-        let updates = prop::collection::vec((".{0,9}", any::<u64>(), any_digest()), 0..4);
+        let updates = prop::collection::vec((".{0,9}", any::<u64>(), any_digest(), any::<u64>()), 0..4);
         let drops = prop::collection::vec((".{0,9}", "[a-z-]{0,9}"), 0..4);
         let metrics = prop::collection::vec(("[a-z]{0,9}", any::<f64>()), 0..4);
         let digests = (
@@ -176,6 +177,7 @@ mod tests {
             prop::option::of(any_digest()),
             any_digest(),
             any_digest(),
+            prop::option::of(any_digest()),
         );
         (".{0,9}", any::<(u64, u32)>(), digests, updates, drops, metrics).prop_map(
             |(federation, (round, attempt), digests, updates, drops, metrics)| Receipt {
@@ -187,9 +189,15 @@ mod tests {
                 previous: digests.2,
                 model_before: digests.3,
                 model_after: digests.4,
+                state: digests.5,
                 updates: updates
                     .into_iter()
-                    .map(|(node, rows, digest)| ReceiptUpdate { node, rows, digest })
+                    .map(|(node, rows, digest, base)| ReceiptUpdate {
+                        node,
+                        rows,
+                        digest,
+                        base,
+                    })
                     .collect(),
                 drops: drops
                     .into_iter()
@@ -238,10 +246,12 @@ mod tests {
             previous: Some(digest(3)),
             model_before: digest(4),
             model_after: digest(5),
+            state: Some(digest(7)),
             updates: vec![ReceiptUpdate {
                 node: "ward-a".to_owned(),
                 rows: 599,
                 digest: digest(6),
+                base: 1,
             }],
             drops: vec![ReceiptDrop {
                 node: "ward-b".to_owned(),
@@ -249,7 +259,7 @@ mod tests {
             }],
             metrics: vec![("loss".to_owned(), 0.5)],
         };
-        let wanted = "b54644159961e2047782d229b875857c30b9692b57fa4b16ddf63f98274a88ea";
+        let wanted = "4e661bf83a9f71c96fa3787592ebc6aac99e93c2179c20fcd068b9edf2629d18";
         assert_eq!(receipt.digest().to_string(), wanted);
     }
 
@@ -263,7 +273,7 @@ mod tests {
             .number(1)
             .bytes(&[0; 32])
             .bytes(&[]);
-        bytes.bytes(&[0; 32]).bytes(&[0; 32]).number(u64::MAX);
+        bytes.bytes(&[0; 32]).bytes(&[0; 32]).bytes(&[]).number(u64::MAX);
         assert!(Receipt::parse(&bytes.into_bytes()).is_err());
     }
 }

@@ -103,7 +103,7 @@ impl fmt::Display for RuleSeen {
     }
 }
 
-/// Why a node no longer takes part in a round.
+/// Why a node, or its update, has no part in a round.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum DropReason {
     /// It did not answer in time.
@@ -144,6 +144,18 @@ pub enum DropReason {
         /// On what ground.
         rules: Vec<RuleSeen>,
     },
+    /// Its update was computed on too old a model.
+    Stale {
+        /// How many updates had been applied since.
+        behind: u64,
+        /// How many may be.
+        most: u64,
+    },
+    /// The aggregation failed with its update.
+    NotApplied {
+        /// How.
+        cause: String,
+    },
     /// It accepted another roster than the one that was relayed.
     OtherRoster {
         /// Digest that it named.
@@ -164,6 +176,8 @@ impl DropReason {
             Self::Refused(refusal) => refusal.code(),
             Self::Evidence { .. } => "evidence",
             Self::RefusesMember { .. } => "refuses-member",
+            Self::Stale { .. } => "stale",
+            Self::NotApplied { .. } => "not-applied",
             Self::OtherRoster { .. } => "other-roster",
         }
     }
@@ -171,7 +185,11 @@ impl DropReason {
     /// Whether the node itself did what no honest node does (as opposed to being slow or cut off).
     pub fn misbehaved(&self) -> bool {
         match self {
-            Self::Late { .. } | Self::Gone { .. } | Self::Left { .. } => false,
+            Self::Late { .. }
+            | Self::Gone { .. }
+            | Self::Left { .. }
+            | Self::Stale { .. }
+            | Self::NotApplied { .. } => false,
             Self::ModuleFailed { .. }
             | Self::Refused(_)
             | Self::Evidence { .. }
@@ -202,6 +220,10 @@ impl fmt::Display for DropReason {
                 write!(f, "refuses {node}")?;
                 rules.iter().try_for_each(|rule| write!(f, "; {rule}"))
             }
+            Self::Stale { behind, most } => {
+                write!(f, "its update is {behind} updates behind, at most {most} are taken")
+            }
+            Self::NotApplied { cause } => write!(f, "its update could not be applied: {cause}"),
             Self::OtherRoster { seen, wanted } => write!(f, "accepted the roster {seen}, relayed was {wanted}"),
         }
     }

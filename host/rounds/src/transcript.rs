@@ -19,6 +19,11 @@ impl Transcript {
         self
     }
 
+    /// Appends a digest, or no bytes for none.
+    pub(crate) fn optional_digest(&mut self, digest: Option<&Digest>) -> &mut Self {
+        self.bytes(digest.map_or(&[], |digest| digest.as_bytes().as_slice()))
+    }
+
     /// Appends text behind its length.
     pub(crate) fn text(&mut self, text: &str) -> &mut Self {
         self.bytes(text.as_bytes())
@@ -77,6 +82,14 @@ impl<'a> TranscriptReader<'a> {
     /// A digest.
     pub(crate) fn digest(&mut self) -> Option<Digest> {
         self.bytes()?.try_into().ok().map(Digest::from_bytes)
+    }
+
+    /// A digest, or none for no bytes.
+    pub(crate) fn optional_digest(&mut self) -> Option<Option<Digest>> {
+        match self.bytes()? {
+            [] => Some(None),
+            digest => Some(Some(Digest::from_bytes(digest.try_into().ok()?))),
+        }
     }
 
     /// A number.

@@ -1,11 +1,15 @@
 //! A member's side: in which order it may hear and say things, and what it holds the aggregator to.
 
+mod chain;
 mod fault;
 
 use cloister_tensor::Digest;
 
-use crate::receipt::Receipt;
+use crate::aggregator::Pace;
+use crate::receipt::{Receipt, ReceiptUpdate};
 use crate::roster::{self, RosterEntry};
+use chain::require;
+pub use chain::{Chain, Mark};
 pub use fault::AggregatorFault;
 
 /// What the member knows before it joins.
@@ -21,8 +25,34 @@ pub struct WorkerConfig {
     pub needed: usize,
     /// Number of rounds.
     pub rounds: u64,
+    /// How updates come together.
+    pub pace: Pace,
+    /// Every how many rounds the aggregator seals what it has; the last it always does.
+    pub checkpoint_every: u64,
     /// The digest that the model of round 1 has to have, where the member holds the initial weights.
     pub initial_model: Option<Digest>,
+}
+
+impl WorkerConfig {
+    fn seals(&self, round: u64) -> bool {
+        round >= self.rounds || round.is_multiple_of(self.checkpoint_every.max(1))
+    }
+
+    /// The last round that an aggregator had to seal before it told of `round`.
+    fn sealed_at_least(&self, round: u64) -> u64 {
+        if self.seals(round) {
+            return round;
+        }
+        round - round % self.checkpoint_every.max(1)
+    }
+
+    /// How many rounds back the model of an update may lie.
+    fn most_behind(&self) -> u64 {
+        match self.pace {
+            Pace::Together => 0,
+            Pace::Alone { max_staleness } => max_staleness,
+        }
+    }
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -65,17 +95,6 @@ pub struct RoundHead {
     pub previous: Option<Digest>,
 }
 
-/// The chain that a member holds on to. It outlives a connection: after a reconnect the aggregator still can't go back.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Chain {
-    /// Last round with a receipt.
-    pub round: u64,
-    /// Digest of its receipt.
-    pub receipt: Option<Digest>,
-    /// Model after it.
-    pub model: Option<Digest>,
-}
-
 /// The member's machine for one connection.
 #[derive(Debug)]
 pub struct Worker {
@@ -86,9 +105,13 @@ pub struct Worker {
     challenged: Vec<String>,
     challenge: [u8; 32],
     roster: Option<Digest>,
+    /// Digest of the aggregator's claims.
+    instance: Option<Digest>,
     head: Option<RoundHead>,
     update: Option<Digest>,
     chain: Chain,
+    /// Whether this connection has given a task, since when it tells of every round.
+    told: bool,
 }
 
 impl Worker {
@@ -102,9 +125,11 @@ impl Worker {
             challenged: Vec::new(),
             challenge: [0; 32],
             roster: None,
+            instance: None,
             head: None,
             update: None,
             chain,
+            told: false,
         }
     }
 
@@ -177,26 +202,23 @@ impl Worker {
             }
         })?;
         self.roster = Some(digest);
+        self.instance = Some(aggregator.claims_digest);
         self.state = State::Member;
         Ok(digest)
     }
 
-    /// A round starts. While a round runs, only a later attempt at it may start.
-    pub fn round_start(&mut self, head: RoundHead) -> Result<(), AggregatorFault> {
-        if !matches!(
-            self.state,
-            State::Member | State::Training | State::Ready | State::Uploaded
-        ) {
+    /// A round, or a task of this member, starts. While one runs, only a later attempt at it may start. Gives how many rounds of which
+    /// this member has receipts are undone with it: none, but where the aggregator was started anew.
+    pub fn round_start(&mut self, head: RoundHead) -> Result<u64, AggregatorFault> {
+        let amid = match self.config.pace {
+            Pace::Together => self.state == State::Training,
+            // A task is given after the answer to the one before.
+            Pace::Alone { .. } => false,
+        };
+        if !amid && !matches!(self.state, State::Member | State::Ready | State::Uploaded) {
             return Err(self.out_of_turn("a round's start"));
         }
         let round = head.round;
-        if round <= self.chain.round || round > self.config.rounds {
-            return Err(AggregatorFault::Backwards {
-                what: "round",
-                seen: round,
-                last: self.chain.round,
-            });
-        }
         if let Some(last) = &self.head
             && (round, head.attempt) <= (last.round, last.attempt)
         {
@@ -207,22 +229,22 @@ impl Worker {
             });
         }
         require(round, "the roster", Some(head.roster_digest), self.roster)?;
-        if round == self.chain.round + 1 && self.chain.round > 0 {
-            require(round, "the receipt before", head.previous, self.chain.receipt)?;
-            require(round, "the model", Some(head.model_digest), self.chain.model)?;
-        }
-        if round == 1 && self.config.initial_model.is_some() {
-            require(
-                round,
-                "the initial model",
-                Some(head.model_digest),
-                self.config.initial_model,
-            )?;
+        let undone = self.chain.go_on(&self.config, &head, self.instance)?;
+        if let Pace::Alone { .. } = self.config.pace {
+            // Of every round after the first task of a connection there was a receipt.
+            if self.told && round != self.chain.last.round + 1 {
+                return Err(AggregatorFault::Skipped {
+                    seen: round,
+                    wanted: self.chain.last.round + 1,
+                });
+            }
+            self.told = true;
+            self.chain.anchor(&self.config, &head);
         }
         self.head = Some(head);
         self.update = None;
         self.state = State::Training;
-        Ok(())
+        Ok(undone)
     }
 
     /// The member's own update is computed and announced.
@@ -252,15 +274,6 @@ impl Worker {
     /// A round is done. The caller has checked the receipt's signature against the aggregator's node key.
     pub fn result(&mut self, receipt: &Receipt) -> Result<(), AggregatorFault> {
         let round = receipt.round;
-        let Some(head) = self
-            .head
-            .filter(|head| (head.round, head.attempt) == (round, receipt.attempt))
-        else {
-            return Err(self.out_of_turn("a result of another round"));
-        };
-        if self.state != State::Uploaded {
-            return Err(self.out_of_turn("a round's result"));
-        }
         if receipt.federation != self.config.federation {
             return Err(AggregatorFault::Digest {
                 round,
@@ -275,18 +288,45 @@ impl Worker {
             Some(receipt.policy_digest),
             Some(self.config.policy_digest),
         )?;
-        require(
+        let most = self.config.most_behind();
+        let base = |update: &&ReceiptUpdate| update.base >= round || round - 1 - update.base > most;
+        if let Some(update) = receipt.updates.iter().find(base) {
+            return Err(AggregatorFault::Base {
+                round,
+                node: update.node.clone(),
+                base: update.base,
+                most,
+            });
+        }
+        match self.config.pace {
+            Pace::Together => self.round_result(receipt)?,
+            Pace::Alone { .. } => self.step_result(receipt)?,
+        }
+        let mark = Mark {
             round,
-            "the roster",
-            Some(receipt.roster_digest),
-            Some(head.roster_digest),
-        )?;
-        require(
-            round,
-            "the model before",
-            Some(receipt.model_before),
-            Some(head.model_digest),
-        )?;
+            receipt: Some(receipt.digest()),
+            model: Some(receipt.model_after),
+        };
+        self.chain.done(&self.config, mark);
+        Ok(())
+    }
+
+    /// The round that this member sent its update for.
+    fn round_result(&mut self, receipt: &Receipt) -> Result<(), AggregatorFault> {
+        let round = receipt.round;
+        let Some(head) = self
+            .head
+            .filter(|head| (head.round, head.attempt) == (round, receipt.attempt))
+        else {
+            return Err(self.out_of_turn("a result of another round"));
+        };
+        if self.state != State::Uploaded {
+            return Err(self.out_of_turn("a round's result"));
+        }
+        let roster = Some(receipt.roster_digest);
+        require(round, "the roster", roster, Some(head.roster_digest))?;
+        let before = Some(receipt.model_before);
+        require(round, "the model before", before, Some(head.model_digest))?;
         require(round, "the receipt before", receipt.previous, head.previous)?;
         if receipt.updates.len() < self.config.needed {
             return Err(AggregatorFault::TooFew {
@@ -295,30 +335,73 @@ impl Worker {
                 wanted: self.config.needed,
             });
         }
-        let mine = receipt
-            .updates
-            .iter()
-            .filter(|update| update.node == self.config.node)
-            .map(|update| update.digest);
-        if !mine.eq(self.update) {
+        if !self.own(receipt).eq(self.update) {
             return Err(AggregatorFault::Update { round });
         }
-        self.chain = Chain {
-            round,
-            receipt: Some(receipt.digest()),
-            model: Some(receipt.model_after),
-        };
         self.head = None;
         self.state = State::Member;
         Ok(())
     }
 
+    /// Anybody's update, whatever this member is at: the next in order, on the model before.
+    fn step_result(&mut self, receipt: &Receipt) -> Result<(), AggregatorFault> {
+        let round = receipt.round;
+        if !self.told || self.state == State::Challenged || self.state == State::Finished {
+            return Err(self.out_of_turn("a round's result"));
+        }
+        let last = &self.chain.last;
+        if round != last.round + 1 {
+            return Err(AggregatorFault::Skipped {
+                seen: round,
+                wanted: last.round + 1,
+            });
+        }
+        require(round, "the roster", Some(receipt.roster_digest), self.roster)?;
+        require(round, "the model before", Some(receipt.model_before), last.model)?;
+        require(round, "the receipt before", receipt.previous, last.receipt)?;
+        let [update] = receipt.updates.as_slice() else {
+            return Err(AggregatorFault::NotAlone {
+                round,
+                seen: receipt.updates.len(),
+            });
+        };
+        if update.node != self.config.node {
+            return Ok(());
+        }
+        // One's own is there once, as it was sent, on the model that it was computed on.
+        let base = self.head.map(|head| head.round - 1);
+        if self.state != State::Uploaded || Some(update.digest) != self.update || Some(update.base) != base {
+            return Err(AggregatorFault::Update { round });
+        }
+        self.update = None;
+        self.state = State::Member;
+        Ok(())
+    }
+
+    fn own(&self, receipt: &Receipt) -> impl Iterator<Item = Digest> {
+        let own = receipt.updates.iter().filter(|update| update.node == self.config.node);
+        own.map(|update| update.digest)
+    }
+
     /// All rounds are done.
     pub fn finished(&mut self, receipt: Option<Digest>) -> Result<(), AggregatorFault> {
-        if self.state != State::Member || self.chain.round != self.config.rounds {
+        let here = match self.config.pace {
+            Pace::Together => self.state == State::Member,
+            // What this member is at is of no use any more.
+            Pace::Alone { .. } => matches!(
+                self.state,
+                State::Member | State::Training | State::Ready | State::Uploaded
+            ),
+        };
+        if !here || self.chain.last.round != self.config.rounds {
             return Err(self.out_of_turn("the end"));
         }
-        require(self.chain.round, "the last receipt", receipt, self.chain.receipt)?;
+        require(
+            self.chain.last.round,
+            "the last receipt",
+            receipt,
+            self.chain.last.receipt,
+        )?;
         self.state = State::Finished;
         Ok(())
     }
@@ -329,22 +412,4 @@ impl Worker {
             state: self.state.name(),
         }
     }
-}
-
-fn require(
-    round: u64,
-    what: &'static str,
-    seen: Option<Digest>,
-    wanted: Option<Digest>,
-) -> Result<(), AggregatorFault> {
-    if seen == wanted {
-        return Ok(());
-    }
-    let show = |digest: Option<Digest>| digest.map_or_else(|| "none".to_owned(), |digest| digest.to_string());
-    Err(AggregatorFault::Digest {
-        round,
-        what,
-        seen: show(seen),
-        wanted: show(wanted),
-    })
 }

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use cloister_rounds::{Action, Aggregator, Event, RosterEntry, RoundsConfig, UpdateRefusal};
+use cloister_rounds::{Action, Aggregator, Event, Pace, RosterEntry, RoundsConfig, UpdateRefusal};
 use cloister_tensor::Digest;
 use proptest::prelude::*;
 
@@ -20,6 +20,7 @@ fn entry(node: &str) -> RosterEntry {
 fn config(rounds: u64, needed: usize) -> RoundsConfig {
     RoundsConfig {
         rounds,
+        pace: Pace::Together,
         needed,
         workers: NODES.iter().map(|&n| n.to_owned()).collect(),
         aggregator: entry("agg"),
@@ -82,7 +83,10 @@ impl Observer {
                 }
                 Action::RoundDone(summary) => {
                     let folded = &self.folded[&(summary.round, summary.attempt)];
-                    assert_eq!(&summary.updates.iter().map(|u| u.0.clone()).collect::<Vec<_>>(), folded);
+                    assert_eq!(
+                        &summary.updates.iter().map(|u| u.node.clone()).collect::<Vec<_>>(),
+                        folded
+                    );
                     assert!(folded.len() >= needed);
                     self.done.push(summary.round);
                     self.running = None;

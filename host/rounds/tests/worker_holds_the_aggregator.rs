@@ -8,7 +8,7 @@
 
 use cloister_rounds::receipt::{Receipt, ReceiptUpdate};
 use cloister_rounds::worker::{AggregatorFault, Chain, RoundHead, WorkerConfig};
-use cloister_rounds::{RosterEntry, Worker, roster};
+use cloister_rounds::{Pace, RosterEntry, Worker, roster};
 use cloister_tensor::Digest;
 
 const NONCE: [u8; 32] = [4; 32];
@@ -28,6 +28,8 @@ fn config() -> WorkerConfig {
         policy_digest: Digest::of(b"policy"),
         needed: 2,
         rounds: 2,
+        pace: Pace::Together,
+        checkpoint_every: 1,
         initial_model: Some(Digest::of(b"model 0")),
     }
 }
@@ -61,6 +63,7 @@ fn receipt(head: &RoundHead, own: &[u8]) -> Receipt {
         node: node.to_owned(),
         rows: 5,
         digest: Digest::of(content),
+        base: head.round - 1,
     };
     Receipt {
         federation: "f".to_owned(),
@@ -71,6 +74,7 @@ fn receipt(head: &RoundHead, own: &[u8]) -> Receipt {
         previous: head.previous,
         model_before: head.model_digest,
         model_after: Digest::of(format!("model {}", head.round).as_bytes()),
+        state: None,
         updates: vec![update("a", b"of a"), update("b", own)],
         drops: Vec::new(),
         metrics: vec![("loss".to_owned(), 0.5)],
@@ -107,7 +111,7 @@ fn two_rounds_and_the_end() {
     worker.result(&two).unwrap();
     assert!(worker.finished(Some(one.digest())).is_err());
     worker.finished(Some(two.digest())).unwrap();
-    assert_eq!(worker.chain().round, 2);
+    assert_eq!(worker.chain().last.round, 2);
 }
 
 #[test]
@@ -181,12 +185,10 @@ fn another_model_roster_or_chain_is_refused() {
     ));
     assert!(worker.round_start(head(3, 1, roster)).is_err());
     // After a reconnect the chain still holds.
-    let known = Chain {
-        round: 1,
-        receipt: Some(Digest::of(b"one")),
-        model: Some(Digest::of(b"model 1")),
-    };
-    let (mut worker, roster) = member(known);
+    let (mut before, first) = uploaded();
+    let one = receipt(&first, b"of b");
+    before.result(&one).unwrap();
+    let (mut worker, roster) = member(before.chain().clone());
     assert!(matches!(
         worker.round_start(head(1, 1, roster)),
         Err(AggregatorFault::Backwards { .. })
@@ -199,7 +201,7 @@ fn another_model_roster_or_chain_is_refused() {
         })
     ));
     let right = RoundHead {
-        previous: Some(Digest::of(b"one")),
+        previous: Some(one.digest()),
         ..head(2, 1, roster)
     };
     assert!(
@@ -239,6 +241,9 @@ fn a_receipt_that_changes_anything_is_refused() {
         previous: Some(Digest::of(b"x")),
         ..good.clone()
     });
+    let mut stale = good.clone();
+    stale.updates[0].base = 1;
+    bad.push(stale);
     bad.push(Receipt {
         attempt: 2,
         ..good.clone()

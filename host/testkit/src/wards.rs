@@ -188,7 +188,7 @@ impl Wards {
         let root = hex(self.authority.root().key_id());
         writeln!(
             text,
-            "[rounds]\nmode = \"synchronous\"\ncount = 3\nquorum = 3\ndeadline_s = 5\n\
+            "[rounds]\nmode = \"averaging\"\ncount = 3\nquorum = 3\ndeadline_s = 5\n\
              [attestation]\nsimulated = true\nroot_key_id = \"{root}\"\n\
              [release]\nmodel = \"final\"\nrecipients = [\"alpha\"]"
         )

@@ -490,7 +490,7 @@ fn policy_text(options: &WorldOptions, participants: &BTreeMap<String, SigningKe
     .unwrap();
     write!(
         text,
-        "[rounds]\nmode = \"synchronous\"\ncount = {}\nquorum = {}\ndeadline_s = {}\nmin_workers_per_aggregate = {}\n\
+        "[rounds]\nmode = \"averaging\"\ncount = {}\nquorum = {}\ndeadline_s = {}\nmin_workers_per_aggregate = {}\n\
          [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n{}\n\
          [release]\nmodel = \"final\"\nrecipients = [\"alpha\"]\n",
         options.rounds,

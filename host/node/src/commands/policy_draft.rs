@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::Args;
+use clap::builder::PossibleValuesParser;
 use cloister_attestation::identity::Role;
 use cloister_policy::agreement::{
     Agreement, Consent, Dataset, Limits, Model, Module, Node, Participant, Release, RoundMode, Rounds, ScalarRange,
@@ -32,6 +33,8 @@ const EXAMPLE: &str =
     --scalar train-sgd.step=1..1e9 --reads train-sgd.loss \\
     --dataset worker-a.toml --dataset worker-b.toml --dataset test.toml \\
     --rounds 20 --min-workers 2 --recipient alpha -o digits.toml
+By steps of an optimizer on the aggregator, in place of averaging (graphs give gradients then: --optimizer none):
+    --mode synchronous, or --mode asynchronous --max-staleness 16; --checkpoint-every 50 --evaluate-every 50
 With graphs and weights at hand, instead of --onnx and what belongs to it:
     --weights initial.safetensors --graph train:32=train.onnx --graph train@23:23=train23.onnx \\
     --graph evaluate:32=evaluate.onnx
@@ -96,9 +99,23 @@ pub(super) struct DraftArgs {
     /// How long a round waits for a worker, in seconds.
     #[arg(long, default_value_t = 60)]
     pub(super) deadline_s: u64,
-    /// Fewest workers in an aggregate; with two, each can subtract its own part.
-    #[arg(long, default_value_t = 3)]
-    pub(super) min_workers: u32,
+    /// Fewest workers in an aggregate; with two, each can subtract its own part. By default 3, and 1 in the mode asynchronous, where each
+    /// update is applied alone.
+    #[arg(long)]
+    min_workers: Option<u32>,
+    /// How updates come together: averaging of models, or steps by gradients, of all workers at a time (synchronous) or of each alone
+    /// (asynchronous).
+    #[arg(long, default_value = RoundMode::Averaging.as_str(), value_parser = PossibleValuesParser::new(RoundMode::ALL.map(RoundMode::as_str)))]
+    mode: String,
+    /// Rounds from one whose model is sealed to the next.
+    #[arg(long, value_name = "ROUNDS", default_value_t = Rounds::EVERY)]
+    pub(super) checkpoint_every: u32,
+    /// Rounds from one evaluation to the next.
+    #[arg(long, value_name = "ROUNDS", default_value_t = Rounds::EVERY)]
+    pub(super) evaluate_every: u32,
+    /// In the mode asynchronous: an update that is more steps behind is left out.
+    #[arg(long, value_name = "STEPS")]
+    pub(super) max_staleness: Option<u32>,
     /// What seeds are derived from.
     #[arg(long, default_value_t = 0)]
     pub(super) seed: u64,
@@ -113,6 +130,20 @@ pub(super) struct DraftArgs {
     /// Write over a policy that was signed: its signatures are of no use then.
     #[arg(long)]
     force: bool,
+}
+
+impl DraftArgs {
+    pub(super) fn mode(&self) -> RoundMode {
+        let named = |mode: &RoundMode| mode.as_str() == self.mode;
+        RoundMode::ALL.into_iter().find(named).unwrap_or_default()
+    }
+
+    pub(super) fn min_workers(&self) -> u32 {
+        self.min_workers.unwrap_or(match self.mode() {
+            RoundMode::Asynchronous => 1,
+            RoundMode::Averaging | RoundMode::Synchronous => 3,
+        })
+    }
 }
 
 /// Runs the command.
@@ -220,6 +251,14 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
     let graphs = graphs.into_iter().map(|(graph, _)| graph).collect();
     let workers = nodes.iter().filter(|node| node.role == Role::Worker).count();
     let before = args.predecessor.as_deref().map(read_policy).transpose()?;
+    let mode = args.mode();
+    if args.max_staleness.is_some() && mode != RoundMode::Asynchronous {
+        let text = format!(
+            "--max-staleness has no meaning with --mode {}: no update is stale there",
+            mode.as_str()
+        );
+        return Err(ui::failed(Exit::Usage, text, None));
+    }
     let all = Consent::of_all(participants.len());
     let agreement = Agreement {
         name: args.name.clone(),
@@ -239,12 +278,15 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
         graphs,
         datasets,
         rounds: Rounds {
-            mode: RoundMode::Synchronous,
+            mode,
             count: args.rounds,
             quorum: args.quorum.unwrap_or(u32::try_from(workers).unwrap_or(u32::MAX)),
             deadline_s: args.deadline_s,
-            min_workers_per_aggregate: args.min_workers,
+            min_workers_per_aggregate: args.min_workers(),
             seed: args.seed,
+            checkpoint_every: args.checkpoint_every,
+            evaluate_every: args.evaluate_every,
+            max_staleness: args.max_staleness.unwrap_or(Rounds::MAX_STALENESS),
         },
         limits: Limits::default(),
         attestation,

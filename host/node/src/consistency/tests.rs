@@ -24,7 +24,7 @@ fn agreement(module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
          [[graph]]\nname = \"train\"\nsha256 = \"{digest}\"\nbatch = 16\n\
          [[dataset]]\nname = \"train\"\nnode = \"w\"\ncommitment = \"{zeros}\"\nrows = 32\n{dataset}\n\
          [[dataset]]\nname = \"train\"\nnode = \"v\"\ncommitment = \"{ones}\"\nrows = 32\n{DATASET}\n\
-         [rounds]\nmode = \"synchronous\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
+         [rounds]\nmode = \"averaging\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
          [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"final\"\nrecipients = []\n",
         "00".repeat(48)
     );

@@ -128,10 +128,14 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             node.name, node.role, node.dataset
         ));
     }
-    if plan.rounds.min_workers_per_aggregate < 3 {
-        out.note(
+    match plan.rounds.min_workers_per_aggregate {
+        0 | 1 => out.note(
+            "   note: each worker's update is applied alone; averaging and synchronous steps hide it among others",
+        ),
+        2 => out.note(
             "   note: an aggregate of two workers lets each subtract its own part; real federations take three or more",
-        );
+        ),
+        _ => {}
     }
     let logs = folder.join("logs");
     std::fs::create_dir_all(&logs)

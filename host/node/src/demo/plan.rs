@@ -5,6 +5,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
+use cloister_policy::agreement::{RoundMode, Rounds};
 use serde::Deserialize;
 
 use crate::drafting::OptimizerName;
@@ -141,6 +142,49 @@ pub struct RoundsPlan {
     pub deadline_s: u64,
     /// The fewest updates that may be aggregated.
     pub min_workers_per_aggregate: u32,
+    /// How updates come together.
+    #[serde(default)]
+    pub mode: ModePlan,
+    /// Rounds from one whose model is sealed to the next.
+    #[serde(default = "every")]
+    pub checkpoint_every: u32,
+    /// Rounds from one evaluation to the next.
+    #[serde(default = "every")]
+    pub evaluate_every: u32,
+    /// How many steps an update may be behind, in the mode `asynchronous`.
+    #[serde(default = "max_staleness")]
+    pub max_staleness: u32,
+}
+
+fn every() -> u32 {
+    Rounds::EVERY
+}
+
+fn max_staleness() -> u32 {
+    Rounds::MAX_STALENESS
+}
+
+/// How updates come together, in the policy's words.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ModePlan {
+    /// Averaging of models.
+    #[default]
+    Averaging,
+    /// Steps by gradients of all workers.
+    Synchronous,
+    /// Steps by each gradient alone.
+    Asynchronous,
+}
+
+impl From<ModePlan> for RoundMode {
+    fn from(mode: ModePlan) -> Self {
+        match mode {
+            ModePlan::Averaging => Self::Averaging,
+            ModePlan::Synchronous => Self::Synchronous,
+            ModePlan::Asynchronous => Self::Asynchronous,
+        }
+    }
 }
 
 /// A node of an example.

@@ -13,7 +13,7 @@ use cloister_exchange::content::ContentKind;
 use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
 use cloister_policy::agreement::{
     Agreement, AttestationRules, Consent, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
-    ReleasedModel, RoundMode, Rounds, Rtmr3, ScalarRange,
+    ReleasedModel, Rounds, Rtmr3, ScalarRange,
 };
 use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
 use cloister_tensor::Digest;
@@ -119,12 +119,15 @@ pub fn prepare(
         graphs,
         datasets,
         rounds: Rounds {
-            mode: RoundMode::Synchronous,
+            mode: plan.rounds.mode.into(),
             count: plan.rounds.count,
             quorum: plan.rounds.quorum,
             deadline_s: plan.rounds.deadline_s,
             min_workers_per_aggregate: plan.rounds.min_workers_per_aggregate,
             seed: plan.model.seed,
+            checkpoint_every: plan.rounds.checkpoint_every,
+            evaluate_every: plan.rounds.evaluate_every,
+            max_staleness: plan.rounds.max_staleness,
         },
         limits: Limits::default(),
         attestation: attestation(&root, openvino)?,

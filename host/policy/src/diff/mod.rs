@@ -5,7 +5,7 @@ mod work;
 
 use std::fmt::Display;
 
-use crate::agreement::{Agreement, Limits, Release, Rounds};
+use crate::agreement::{Agreement, Limits, Release, RoundMode, Rounds};
 use crate::policy::Policy;
 
 /// What a change is about.
@@ -227,8 +227,18 @@ fn rounds(out: &mut Changes, old: &Rounds, new: &Rounds) {
         deadline_s,
         min_workers_per_aggregate,
         seed,
+        checkpoint_every,
+        evaluate_every,
+        max_staleness,
     } = new;
-    out.value(Area::Rounds, "mode", (&old.mode.as_str(), &mode.as_str()), None);
+    let other = match (old.mode, mode) {
+        (RoundMode::Averaging, RoundMode::Synchronous | RoundMode::Asynchronous) => {
+            Some("workers send gradients, which tell more of single rows than the models of many steps do")
+        }
+        (RoundMode::Synchronous, RoundMode::Asynchronous) => Some("each worker's gradient is applied alone"),
+        _ => None,
+    };
+    out.value(Area::Rounds, "mode", (&old.mode.as_str(), &mode.as_str()), other);
     out.value(Area::Rounds, "rounds", (&old.count, count), None);
     let fewer = (*quorum < old.quorum).then_some("a round counts with fewer workers in it");
     out.value(Area::Rounds, "workers that make a round", (&old.quorum, quorum), fewer);
@@ -238,6 +248,13 @@ fn rounds(out: &mut Changes, old: &Rounds, new: &Rounds) {
     let fewer = (least.1 < least.0).then_some("an aggregate of fewer hides less of each worker's update");
     out.value(Area::Rounds, "fewest workers in an aggregate", least, fewer);
     out.value(Area::Rounds, "seed", (&old.seed, seed), None);
+    let every = (&old.checkpoint_every, checkpoint_every);
+    let rarer = (every.1 > every.0).then_some("whoever can end the aggregator can undo more rounds");
+    out.value(Area::Rounds, "rounds from one that is sealed to the next", every, rarer);
+    let every = (&old.evaluate_every, evaluate_every);
+    out.value(Area::Rounds, "rounds from one evaluation to the next", every, None);
+    let staleness = (&old.max_staleness, max_staleness);
+    out.value(Area::Rounds, "steps that an update may be behind", staleness, None);
 }
 
 fn limits(out: &mut Changes, old: &Limits, new: &Limits) {

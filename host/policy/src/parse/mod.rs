@@ -4,6 +4,7 @@
 
 mod attestation;
 mod coherence;
+mod rounds;
 mod rtmr3;
 
 use std::collections::BTreeMap;
@@ -13,7 +14,7 @@ use cloister_tensor::Digest;
 
 use crate::agreement::{
     Agreement, Consent, Dataset, Graph, Limits, Model, Module, ModuleRole, Node, Participant, Release, ReleasedModel,
-    RoundMode, Rounds, ScalarRange, TensorAccess,
+    ScalarRange, TensorAccess,
 };
 use crate::dataset::DatasetSpec;
 use crate::reader::{self, Fields, PolicyError, Problem, Scalar, all, read_document};
@@ -69,7 +70,7 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<Agreement, PolicyError> 
         }
         let participants = participants(top)?;
         let nodes = nodes(top, &participants)?;
-        let rounds = rounds(top, &nodes)?;
+        let rounds = rounds::rounds(top, &nodes)?;
         let (version, predecessor) = lineage(top)?;
         let agreement = Agreement {
             name: top.required("name")?.party_name()?,
@@ -317,57 +318,6 @@ impl Dataset {
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
         read_document(bytes, file, &DATASET, |fields| Ok(dataset(fields)?))
     }
-}
-
-fn rounds(top: &Fields<'_>, nodes: &[Node]) -> Result<Rounds, Vec<Problem>> {
-    let section = top.required("rounds")?;
-    let fields = section.fields(&[
-        "mode",
-        "count",
-        "quorum",
-        "deadline_s",
-        "min_workers_per_aggregate",
-        "seed",
-    ])?;
-    let workers = nodes.iter().filter(|node| node.role == Role::Worker).count() as u64;
-    if workers < 2 {
-        let message = format!("lead nowhere with {workers} workers: an aggregate of one worker is its own update");
-        return Err(section.problem(message).into());
-    }
-    let mode = fields.optional("mode");
-    let mode = mode
-        .map(|node| node.one_of(&[RoundMode::Synchronous], RoundMode::as_str))
-        .transpose()?;
-    let least = match fields.optional("min_workers_per_aggregate") {
-        Some(node) => node.integer_u32(2..=1024)?,
-        None => 3,
-    };
-    let quorum_node = fields.optional("quorum");
-    let quorum = match &quorum_node {
-        Some(node) => node.integer_u32(1..=1024)?,
-        None => u32::try_from(workers).unwrap_or(u32::MAX),
-    };
-    let place = quorum_node.as_ref().unwrap_or(&section);
-    if u64::from(quorum) > workers {
-        return Err(place
-            .problem(format_args!("is {quorum}, but the policy has {workers} workers"))
-            .into());
-    }
-    if quorum < least {
-        let message = format!(
-            "is {quorum}, below min_workers_per_aggregate = {least}: the host refuses to aggregate so few. Have more \
-             workers, or set min_workers_per_aggregate (at least 2; with two, each can subtract its own part)"
-        );
-        return Err(place.problem(message).into());
-    }
-    Ok(Rounds {
-        mode: mode.unwrap_or_default(),
-        count: fields.required("count")?.integer_u32(1..=1_000_000)?,
-        quorum,
-        deadline_s: fields.integer("deadline_s", 1..=7 * 86_400, 60)?,
-        min_workers_per_aggregate: least,
-        seed: fields.integer("seed", 0..=i64::MAX as u64, 0)?,
-    })
 }
 
 fn limits(top: &Fields<'_>) -> Result<Limits, Problem> {

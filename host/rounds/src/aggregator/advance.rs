@@ -5,8 +5,10 @@ use std::collections::{BTreeMap, BTreeSet};
 use crate::refusal::DropReason;
 use crate::roster::{self, RosterEntry};
 
+use super::config::Pace;
 use super::event::Action;
 use super::round::Round;
+use super::steps::Steps;
 use super::{Aggregator, Phase};
 
 impl Aggregator {
@@ -33,6 +35,7 @@ impl Aggregator {
                         None => false,
                     }
                 }
+                Phase::Steps(_) => self.step(now_ms, out),
                 Phase::Finished | Phase::Failed => false,
             };
             if !again {
@@ -52,6 +55,7 @@ impl Aggregator {
                 .map(|node| (node.clone(), "answer to the roster"))
                 .collect(),
             Phase::Round(round) => round.late(now_ms, deadline_ms),
+            Phase::Steps(steps) => steps.late(now_ms, deadline_ms),
             _ => Vec::new(),
         };
         for (node, wanted) in late {
@@ -64,6 +68,43 @@ impl Aggregator {
                 out,
             );
         }
+    }
+
+    /// Gives tasks while the roster in force covers enough members, and all of them; else lets what runs come to its end.
+    fn step(&mut self, now_ms: u64, out: &mut Vec<Action>) -> bool {
+        let Pace::Alone { max_staleness } = self.config.pace else {
+            return false;
+        };
+        let Phase::Steps(steps) = &mut self.phase else {
+            return false;
+        };
+        // First what frees members, then their tasks, so that a stale update's node gets one in the same turn.
+        let left_out = steps.advance(now_ms, self.config.update_slots, max_staleness, out);
+        self.fell_out.extend(left_out);
+        let covering = self.roster.as_ref().filter(|(_, accepted)| {
+            self.members.len() >= self.config.needed && self.members.keys().all(|node| accepted.contains(node))
+        });
+        if let Some((digest, _)) = covering {
+            for (node, member) in &mut self.members {
+                if steps.busy(node) {
+                    continue;
+                }
+                let (round, attempt) = steps.start(node, member.started, now_ms);
+                member.started = Some((round, attempt));
+                out.push(Action::StartTask {
+                    node: node.clone(),
+                    round,
+                    attempt,
+                    roster_digest: *digest,
+                });
+            }
+            return false;
+        }
+        if !steps.idle() {
+            return false;
+        }
+        self.next_round = steps.applied() + 1;
+        self.back_to_gathering(now_ms, out)
     }
 
     /// Waits, and says so where members are missing; gives whether there are enough to go on.
@@ -112,6 +153,10 @@ impl Aggregator {
         if let Some((digest, accepted)) = &self.roster
             && self.members.keys().all(|node| accepted.contains(node))
         {
+            if let Pace::Alone { .. } = self.config.pace {
+                self.phase = Phase::Steps(Steps::new(self.next_round.saturating_sub(1)));
+                return true;
+            }
             let (round, attempt, digest) = (self.next_round, self.next_attempt, *digest);
             let participants: Vec<String> = self.members.keys().cloned().collect();
             for member in self.members.values_mut() {

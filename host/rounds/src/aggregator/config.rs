@@ -4,12 +4,27 @@ use std::collections::BTreeSet;
 
 use crate::roster::RosterEntry;
 
+/// How members' updates come together.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Pace {
+    /// Those of all members make a round.
+    Together,
+    /// Each makes a round alone, in the order in which they come.
+    Alone {
+        /// How many updates may have been applied since the model that one was computed on.
+        max_staleness: u64,
+    },
+}
+
 /// What the machine has to know beforehand.
 #[derive(Clone, Debug)]
 pub struct RoundsConfig {
     /// How many rounds make the federation's work.
     pub rounds: u64,
-    /// Fewest updates of an aggregate: the larger of the policy's quorum and `min_workers_per_aggregate`.
+    /// How updates come together.
+    pub pace: Pace,
+    /// Fewest members at work: the larger of the policy's quorum and `min_workers_per_aggregate`. Of [`Pace::Together`]
+    /// also the fewest updates of an aggregate.
     pub needed: usize,
     /// The workers that the policy names; nobody else joins.
     pub workers: BTreeSet<String>,

@@ -4,6 +4,7 @@ use std::fmt;
 
 use cloister_tensor::Digest;
 
+use crate::receipt::ReceiptUpdate;
 use crate::refusal::{DropReason, RuleSeen, UpdateRefusal};
 use crate::roster::RosterEntry;
 
@@ -166,6 +167,39 @@ pub enum Action {
         /// The roster in force.
         roster_digest: Digest,
     },
+    /// Send the newest model to this member, to work on at its own pace.
+    StartTask {
+        /// Who.
+        node: String,
+        /// Number of the update that would come next.
+        round: u64,
+        /// Which attempt of this member at it, from 1.
+        attempt: u32,
+        /// The roster in force.
+        roster_digest: Digest,
+    },
+    /// Let the aggregation apply this update alone.
+    Apply {
+        /// Whose.
+        node: String,
+        /// Rows behind it.
+        rows: u64,
+        /// Which update it makes, from 1.
+        round: u64,
+        /// Which attempt at that, from 1.
+        attempt: u32,
+    },
+    /// Forget this member's update; it gets another task.
+    LeaveOut {
+        /// Whose.
+        node: String,
+        /// Its task.
+        round: u64,
+        /// And attempt.
+        attempt: u32,
+        /// Why.
+        reason: DropReason,
+    },
     /// The worker may send its update now.
     Grant {
         /// Who.
@@ -238,8 +272,8 @@ pub struct RoundSummary {
     pub round: u64,
     /// Which attempt.
     pub attempt: u32,
-    /// Updates in the order in which they were folded: node, rows, digest.
-    pub updates: Vec<(String, u64, Digest)>,
+    /// Updates in the order in which they were folded.
+    pub updates: Vec<ReceiptUpdate>,
     /// Who fell out, in ascending order.
     pub drops: Vec<(String, DropReason)>,
 }

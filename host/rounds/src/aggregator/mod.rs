@@ -8,11 +8,17 @@
 //! Updates are folded in ascending order of node names whatever order they arrive in, so that the aggregate has the same
 //! bytes. Memory stays bounded because an update is sent only into a granted slot; one slot is always kept for the
 //! update that is next in order, so slots can't lock each other.
+//!
+//! Where each update makes a round alone ([`Pace::Alone`]) the members work on tasks of their own in place of a round. A member
+//! that the roster in force does not name waits: no more tasks are given, those that run come to their end, then there is a
+//! new roster, and everybody gets a task under it.
 
 mod advance;
 mod config;
 mod event;
+mod outcome;
 mod round;
+mod steps;
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -21,9 +27,10 @@ use cloister_tensor::Digest;
 use crate::refusal::{DropReason, UpdateRefusal};
 use crate::roster::RosterEntry;
 
-pub use config::RoundsConfig;
+pub use config::{Pace, RoundsConfig};
 pub use event::{Action, Event, RoundSummary, Waiting};
 use round::Round;
+use steps::Steps;
 
 /// What the machine knows about a node that is connected.
 #[derive(Debug)]
@@ -55,6 +62,8 @@ enum Phase {
         since_ms: u64,
     },
     Round(Round),
+    /// Members work each at its own pace.
+    Steps(Steps),
     Finished,
     Failed,
 }
@@ -72,6 +81,8 @@ pub struct Aggregator {
     next_round: u64,
     next_attempt: u32,
     aggregate_failures: u32,
+    /// Who fell out, or was left out, since the last receipt; where updates are applied alone.
+    fell_out: BTreeMap<String, DropReason>,
 }
 
 impl Aggregator {
@@ -89,6 +100,7 @@ impl Aggregator {
             next_round: first_round.max(1),
             next_attempt: 1,
             aggregate_failures: 0,
+            fell_out: BTreeMap::new(),
         }
     }
 
@@ -136,6 +148,7 @@ impl Aggregator {
                 Some(since_ms.saturating_add(self.config.deadline_ms))
             }
             Phase::Round(round) => round.next_deadline_ms(self.config.deadline_ms),
+            Phase::Steps(steps) => steps.next_deadline_ms(self.config.deadline_ms),
             Phase::Finished | Phase::Failed => None,
         }
     }
@@ -180,9 +193,7 @@ impl Aggregator {
                 rows,
                 digest,
             } => {
-                self.answer(&node, (round, attempt), "an update", &mut out, |round| {
-                    round.ready(&node, rows, digest)
-                });
+                self.ready(&node, (round, attempt), rows, digest, &mut out);
             }
             Event::ModuleFailed {
                 node,
@@ -192,15 +203,13 @@ impl Aggregator {
                 module,
             } => {
                 let reason = DropReason::ModuleFailed { code, module };
-                self.answer(&node, (round, attempt), "a module's failure", &mut out, |_| Err(reason));
+                self.module_failed(&node, (round, attempt), reason, &mut out);
             }
-            Event::Received { node, round, attempt } => {
-                if let Phase::Round(current) = &mut self.phase
-                    && current.is(round, attempt)
-                {
-                    current.received(&node);
-                }
-            }
+            Event::Received { node, round, attempt } => match &mut self.phase {
+                Phase::Round(current) if current.is(round, attempt) => current.received(&node),
+                Phase::Steps(steps) => steps.received(&node, (round, attempt)),
+                _ => {}
+            },
             Event::Folded { node } => {
                 if let Phase::Round(current) = &mut self.phase {
                     current.folded(&node);
@@ -268,6 +277,10 @@ impl Aggregator {
                 accepted.remove(node);
             }
             Phase::Round(round) => round.drop_node(node, &reason),
+            Phase::Steps(steps) => {
+                steps.drop_node(node);
+                self.fell_out.insert(node.to_owned(), reason.clone());
+            }
             Phase::Gathering { .. } | Phase::Finished | Phase::Failed => {}
         }
         out.push(Action::Drop {
@@ -328,82 +341,5 @@ impl Aggregator {
             wanted: wanted.to_owned(),
         };
         self.drop_node(&node, DropReason::Refused(refusal), out);
-    }
-
-    /// A member's one answer to a round: its update or its module's failure.
-    fn answer(
-        &mut self,
-        node: &str,
-        at: (u64, u32),
-        what: &str,
-        out: &mut Vec<Action>,
-        take: impl FnOnce(&mut Round) -> Result<(), DropReason>,
-    ) {
-        let finished = self.finished() || self.failed();
-        let Some(member) = self.members.get_mut(node) else {
-            return;
-        };
-        let reason = if member.answered.is_some_and(|answered| at <= answered) {
-            DropReason::Refused(UpdateRefusal::Twice {
-                node: node.to_owned(),
-                round: at.0,
-            })
-        } else if finished {
-            DropReason::Refused(UpdateRefusal::AfterEnd { node: node.to_owned() })
-        } else if member.started.is_none_or(|started| at > started) {
-            return self.out_of_turn(node.to_owned(), what, "an answer to a round that was started", out);
-        } else {
-            member.answered = Some(at);
-            match &mut self.phase {
-                Phase::Round(round) if round.is(at.0, at.1) => match take(round) {
-                    Ok(()) => return,
-                    Err(reason) => reason,
-                },
-                // The attempt was given up while the answer was on its way.
-                _ => return,
-            }
-        };
-        self.drop_node(node, reason, out);
-    }
-
-    fn aggregated(&mut self, round: u64, attempt: u32, now_ms: u64, out: &mut Vec<Action>) {
-        let Phase::Round(current) = &mut self.phase else { return };
-        if !current.is(round, attempt) || !current.closing() {
-            return;
-        }
-        out.push(Action::RoundDone(current.summary()));
-        self.aggregate_failures = 0;
-        self.next_round = round + 1;
-        self.next_attempt = 1;
-        if self.next_round > self.config.rounds {
-            self.phase = Phase::Finished;
-            out.push(Action::Finish);
-        } else {
-            self.back_to_gathering(now_ms, out);
-        }
-    }
-
-    fn aggregate_failed(&mut self, round: u64, attempt: u32, cause: String, now_ms: u64, out: &mut Vec<Action>) {
-        let Phase::Round(current) = &self.phase else { return };
-        if !current.is(round, attempt) {
-            return;
-        }
-        self.aggregate_failures += 1;
-        out.push(Action::Abort {
-            round,
-            attempt,
-            reason: format!("the aggregation failed: {cause}"),
-        });
-        if self.aggregate_failures >= self.config.max_aggregate_failures {
-            self.phase = Phase::Failed;
-            out.push(Action::Fail {
-                round,
-                failures: self.aggregate_failures,
-                cause,
-            });
-        } else {
-            self.next_attempt = attempt.saturating_add(1);
-            self.back_to_gathering(now_ms, out);
-        }
     }
 }

@@ -4,12 +4,23 @@ use std::collections::BTreeMap;
 
 use cloister_tensor::Digest;
 
+use crate::receipt::ReceiptUpdate;
 use crate::refusal::{DropReason, UpdateRefusal};
 
 use super::event::{Action, RoundSummary};
 
 /// Most rows that a worker may count in one round.
 const MAX_ROWS: u64 = 1 << 48;
+
+pub(super) fn require_rows(rows: u64) -> Result<(), DropReason> {
+    if rows == 0 || rows > MAX_ROWS {
+        return Err(DropReason::Refused(UpdateRefusal::WrongRows {
+            seen: rows,
+            wanted: MAX_ROWS,
+        }));
+    }
+    Ok(())
+}
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum State {
@@ -87,12 +98,7 @@ impl Round {
     }
 
     pub(super) fn ready(&mut self, node: &str, rows: u64, digest: Digest) -> Result<(), DropReason> {
-        if rows == 0 || rows > MAX_ROWS {
-            return Err(DropReason::Refused(UpdateRefusal::WrongRows {
-                seen: rows,
-                wanted: MAX_ROWS,
-            }));
-        }
+        require_rows(rows)?;
         // A member that joined while the round ran is no part of it, and was not asked.
         let Some(part) = self.parts.get_mut(node) else {
             return Ok(());
@@ -227,11 +233,16 @@ impl Round {
     }
 
     pub(super) fn summary(&self) -> RoundSummary {
-        let updates = self
-            .parts
-            .iter()
-            .filter_map(|(node, part)| part.update.map(|(rows, digest)| (node.clone(), rows, digest)))
-            .collect();
+        let base = self.index.saturating_sub(1);
+        let line = |(node, part): (&String, &Part)| {
+            part.update.map(|(rows, digest)| ReceiptUpdate {
+                node: node.clone(),
+                rows,
+                digest,
+                base,
+            })
+        };
+        let updates = self.parts.iter().filter_map(line).collect();
         let drops = self
             .drops
             .iter()

@@ -29,6 +29,27 @@ pub enum AggregatorFault {
         /// What was last.
         last: u64,
     },
+    /// Back behind what the aggregator had to seal.
+    #[error(
+        "the aggregator, started anew, went back too far: it begins round {seen} after {last}, and had to seal round {sealed}; its vault may \
+         have been put back"
+    )]
+    WentBack {
+        /// The round that it begins.
+        seen: u64,
+        /// The last one that this member has a receipt of.
+        last: u64,
+        /// The one behind which it may go on at the earliest.
+        sealed: u64,
+    },
+    /// Receipts come one by one.
+    #[error("the aggregator sent the receipt of round {seen} where that of round {wanted} is next")]
+    Skipped {
+        /// What came.
+        seen: u64,
+        /// What was next.
+        wanted: u64,
+    },
     /// Not the members that were challenged.
     #[error("the roster of epoch {epoch} names {node:?}, who was not challenged or stands out of order")]
     Members {
@@ -60,6 +81,29 @@ pub enum AggregatorFault {
     Update {
         /// The round.
         round: u64,
+    },
+    /// An update was applied that was computed on a model of which the policy says that it is too old, or that there was not yet.
+    #[error(
+        "the receipt of round {round} shows an update of {node} on the model after round {base}; the policy wants one of the last {most} \
+         before it"
+    )]
+    Base {
+        /// The round.
+        round: u64,
+        /// Whose update.
+        node: String,
+        /// The round whose model it was computed on.
+        base: u64,
+        /// How far back it may lie.
+        most: u64,
+    },
+    /// Updates that are to be applied alone came together.
+    #[error("the receipt of round {round} shows {seen} updates; where each is applied alone there is one")]
+    NotAlone {
+        /// The round.
+        round: u64,
+        /// How many.
+        seen: usize,
     },
     /// The receipt names too few updates.
     #[error("the receipt of round {round} shows {seen} updates; the policy wants at least {wanted}")]
