@@ -15,7 +15,8 @@ use cloister_benches::{Table, forget_peak_memory, memory_bytes, timed};
 use cloister_exchange::progress::{Happening, Progress, Silent};
 use cloister_exchange::sink::{ModelBuffer, ModelSink, SinkError};
 use cloister_exchange::work::{
-    Aggregate, AggregatorWork, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerWork,
+    Aggregate, AggregatorWork, Ledger, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError,
+    WorkerWork,
 };
 use cloister_exchange::worker;
 use cloister_runner::{BlobError, SharedBlob};
@@ -94,7 +95,13 @@ impl WorkerWork for Nothing {
         })
     }
 
-    fn round_done(&mut self, _record: &RoundRecord) -> Result<(), WorkError> {
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(Self)
+    }
+}
+
+impl Ledger for Nothing {
+    fn round_done(&self, _record: &RoundRecord) -> Result<(), WorkError> {
         Ok(())
     }
 }
@@ -108,6 +115,7 @@ impl AggregatorWork for Nothing {
         Ok(Aggregate {
             model: last,
             metrics: Vec::new(),
+            state: None,
         })
     }
 

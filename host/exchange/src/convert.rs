@@ -155,6 +155,7 @@ pub(crate) fn receipt_message(receipt: &Receipt) -> wire::Receipt {
         node: update.node.clone(),
         rows: update.rows,
         digest: digest_bytes(&update.digest),
+        base: update.base,
     };
     let drop = |drop: &ReceiptDrop| wire::ReceiptDrop {
         node: drop.node.clone(),
@@ -172,6 +173,7 @@ pub(crate) fn receipt_message(receipt: &Receipt) -> wire::Receipt {
         updates: receipt.updates.iter().map(update).collect(),
         drops: receipt.drops.iter().map(drop).collect(),
         metrics: metric_messages(&receipt.metrics),
+        state: receipt.state.as_ref().map(digest_bytes).unwrap_or_default(),
     }
 }
 
@@ -186,6 +188,7 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
                 node: update.node,
                 rows: update.rows,
                 digest: digest(&update.digest, WHAT)?,
+                base: update.base,
             })
         })
         .collect();
@@ -198,6 +201,7 @@ pub(crate) fn receipt(message: wire::Receipt) -> Result<Receipt, ExchangeError> 
         previous: optional_digest(&message.previous, WHAT)?,
         model_before: digest(&message.model_before, WHAT)?,
         model_after: digest(&message.model_after, WHAT)?,
+        state: optional_digest(&message.state, WHAT)?,
         updates: updates?,
         drops: message
             .drops
@@ -268,10 +272,12 @@ mod tests {
             previous: Some(Digest::of(b"before")),
             model_before: Digest::of(b"m2"),
             model_after: Digest::of(b"m3"),
+            state: Some(Digest::of(b"slots")),
             updates: vec![ReceiptUpdate {
                 node: "a".to_owned(),
                 rows: 7,
                 digest: Digest::of(b"u"),
+                base: 1,
             }],
             drops: vec![ReceiptDrop {
                 node: "b".to_owned(),

@@ -69,6 +69,15 @@ pub enum Happening {
     },
     /// A round is done.
     RoundDone(RoundLine),
+    /// A step is done, in a mode of which a round is one.
+    StepDone(StepLine),
+    /// A worker's update was not applied; the worker goes on.
+    LeftOut {
+        /// Whose.
+        node: String,
+        /// Why.
+        reason: DropReason,
+    },
     /// All rounds are done.
     Finished {
         /// How many.
@@ -122,6 +131,38 @@ impl fmt::Display for RoundLine {
     }
 }
 
+/// The figures of a step.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct StepLine {
+    /// Which round it made, from 1.
+    pub round: u64,
+    /// Of how many.
+    pub rounds: u64,
+    /// Mean loss that the trainers report, by rows; at a worker its own.
+    pub loss: Option<f64>,
+    /// Time since the step before, in seconds.
+    pub seconds: f64,
+    /// Whose updates it goes by.
+    pub workers: Vec<String>,
+    /// How many steps went between the model that they were computed on and this one, at most.
+    pub staleness: u64,
+    /// Numbers of an evaluation, `loss` and `accuracy`, where one was due, and those of the aggregation.
+    pub metrics: Vec<(String, f64)>,
+    /// Workers that fell out, or whose update was left out: name and reason's code.
+    pub drops: Vec<(String, String)>,
+}
+
+impl fmt::Display for StepLine {
+    /// Steps are counted from 0, as training loops do.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "step: {}", self.round.saturating_sub(1))?;
+        if let Some(loss) = self.loss {
+            write!(f, ", loss: {loss:.6}")?;
+        }
+        write!(f, ", iter time: {:.4}", self.seconds)
+    }
+}
+
 impl fmt::Display for Happening {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
@@ -156,6 +197,8 @@ impl fmt::Display for Happening {
             }
             Self::RoundAborted { round, reason } => write!(f, "round {round} given up: {reason}"),
             Self::RoundDone(line) => line.fmt(f),
+            Self::StepDone(line) => line.fmt(f),
+            Self::LeftOut { node, reason } => write!(f, "left out an update of {node}: {reason}"),
             Self::Finished { rounds } => write!(f, "all {rounds} rounds are done"),
             Self::Reconnecting { why, after_s } => write!(f, "{why}; dialling again in {after_s:.1} s"),
         }

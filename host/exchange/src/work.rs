@@ -1,5 +1,7 @@
 //! What a round computes: the node's part, called by the drivers on a thread where it may block.
 
+use std::sync::Arc;
+
 use cloister_attestation::identity::PublicKey;
 use cloister_rounds::{NoReceipt, Receipt};
 use cloister_tensor::{Digest, TensorMap};
@@ -48,6 +50,8 @@ pub struct RoundInfo {
     pub attempt: u32,
     /// Seed of the round, the same for all members.
     pub seed: u64,
+    /// How many trainings of this member went before in this federation. At the aggregator, how many rounds.
+    pub step: u64,
 }
 
 /// One worker's update, on its way into the aggregate.
@@ -88,7 +92,7 @@ impl UpdateStream {
         }
     }
 
-    /// A stream over updates at hand, for tests and benches.
+    /// A stream over updates at hand.
     pub fn of(updates: Vec<WorkerUpdate>) -> Self {
         let (sender, receiver) = mpsc::unbounded_channel();
         for update in updates {
@@ -123,6 +127,8 @@ pub struct Aggregate {
     pub model: TensorMap,
     /// Numbers for the receipt, `loss` and `accuracy` first.
     pub metrics: Vec<(String, f64)>,
+    /// Digest of what is kept for the next one (an optimizer's slots), if anything is.
+    pub state: Option<Digest>,
 }
 
 /// A round's record, to be kept before it is announced.
@@ -166,7 +172,8 @@ impl RoundRecord {
 
 /// The aggregator's part.
 pub trait AggregatorWork: Send + 'static {
-    /// Folds the updates into a new model. An error is the aggregation module's: the round is tried again.
+    /// Folds the updates into a new model. An error is the aggregation module's: the round is tried again. What is kept for the next one
+    /// counts from [`Self::keep`] on.
     fn aggregate(
         &mut self,
         round: &RoundInfo,
@@ -174,10 +181,10 @@ pub trait AggregatorWork: Send + 'static {
         updates: &mut UpdateStream,
     ) -> Result<Aggregate, WorkError>;
 
-    /// Evaluates the new model on what the policy grants; gives metrics to put before those of the aggregation.
+    /// Evaluates the new model on what the policy grants, where it is due; gives metrics to put before those of the aggregation.
     fn evaluate(&mut self, round: &RoundInfo, model: &TensorMap) -> Result<Vec<(String, f64)>, WorkError>;
 
-    /// Keeps model and receipt. Called before the receipt goes out; an error stops the federation.
+    /// Keeps model and receipt, sealed where the policy has it. Called before the receipt goes out; an error stops the federation.
     fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError>;
 }
 
@@ -198,6 +205,12 @@ pub trait WorkerWork: Send + 'static {
     /// Trains on the model of this round.
     fn train(&mut self, round: &RoundInfo, model: TensorMap) -> Result<LocalUpdate, ModuleFailure>;
 
-    /// A round is done; its receipt was checked.
-    fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError>;
+    /// Where this worker writes receipts down; asked for once. They may come while it trains.
+    fn ledger(&self) -> Arc<dyn Ledger>;
+}
+
+/// Writes receipts down, on a thread where it may block.
+pub trait Ledger: Send + Sync + 'static {
+    /// A round is done; its receipt was checked. An error ends the worker's part.
+    fn round_done(&self, record: &RoundRecord) -> Result<(), WorkError>;
 }

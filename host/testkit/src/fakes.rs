@@ -9,7 +9,8 @@ use cloister_attestation::simulated::SimulatedTd;
 use cloister_attestation::{EventLog, ProviderError, QuoteProvider, RuntimeEvent};
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_exchange::work::{
-    Aggregate, AggregatorWork, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError, WorkerWork,
+    Aggregate, AggregatorWork, Ledger, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, UpdateStream, WorkError,
+    WorkerWork,
 };
 use cloister_tensor::{Tensor, TensorMap};
 
@@ -48,7 +49,7 @@ pub struct Shown {
 
 impl Shown {
     /// Blocks until it was shown, at most a minute.
-    fn wait(&self) {
+    pub(crate) fn wait(&self) {
         let until = Instant::now() + Duration::from_secs(60);
         while self.progress.lines().matches(self.words).count() < self.times && Instant::now() < until {
             std::thread::sleep(Duration::from_millis(5));
@@ -128,8 +129,18 @@ impl WorkerWork for AddingWork {
         })
     }
 
-    fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
-        self.receipts.lock().unwrap().push(record.clone());
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(Receipts(Arc::clone(&self.receipts)))
+    }
+}
+
+/// A ledger that a test reads.
+#[derive(Clone, Debug, Default)]
+pub struct Receipts(pub Arc<Mutex<Vec<RoundRecord>>>);
+
+impl Ledger for Receipts {
+    fn round_done(&self, record: &RoundRecord) -> Result<(), WorkError> {
+        self.0.lock().unwrap().push(record.clone());
         Ok(())
     }
 }
@@ -179,6 +190,7 @@ impl AggregatorWork for AveragingWork {
         Ok(Aggregate {
             model: model.collect(),
             metrics: vec![("rows".to_owned(), rows as f64)],
+            state: None,
         })
     }
 

@@ -3,6 +3,7 @@
 //! - [`world`]: a whole simulated federation in a temporary folder: authority, participants, policy, nodes.
 //! - [`wards`]: three hospitals' policies, permits and visits, for what decides without a network.
 //! - [`fakes`]: work that needs no runner, and a progress that remembers.
+//! - [`steps`]: such work by gradients.
 //! - [`link`]: links that delay and cut, and a CONNECT proxy.
 //! - [`raw`]: a member that says whatever a test wants it to say.
 //! - [`configfs`]: a file system that behaves as the kernel's configfs-tsm.
@@ -31,5 +32,6 @@ pub mod link;
 pub mod measurements;
 pub mod pccs;
 pub mod raw;
+pub mod steps;
 pub mod wards;
 pub mod world;

@@ -1,7 +1,7 @@
 //! Links that are no good: they delay, they cut, they want CONNECT first.
 
-use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -27,6 +27,7 @@ pub struct Link {
     /// Connections that it took.
     pub connections: Arc<AtomicUsize>,
     frozen: Arc<AtomicUsize>,
+    target: Arc<Mutex<String>>,
     task: tokio::task::JoinHandle<()>,
 }
 
@@ -41,7 +42,8 @@ impl Link {
     pub async fn open(target: &str, faults: Faults) -> Self {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap().to_string();
-        let target = target.to_owned();
+        let target = Arc::new(Mutex::new(target.to_owned()));
+        let to = Arc::clone(&target);
         let connections = Arc::new(AtomicUsize::new(0));
         let counter = Arc::clone(&connections);
         let frozen = Arc::new(AtomicUsize::new(0));
@@ -55,15 +57,22 @@ impl Link {
                     number,
                     frozen: Arc::clone(&below),
                 };
-                tokio::spawn(forward(stream, target.clone(), passing));
+                let target = to.lock().unwrap().clone();
+                tokio::spawn(forward(stream, target, passing));
             }
         });
         Self {
             address,
             connections,
             frozen,
+            target,
             task,
         }
+    }
+
+    /// Connections from now on go there.
+    pub fn redirect(&self, target: &str) {
+        *self.target.lock().unwrap() = target.to_owned();
     }
 
     /// The connections so far stay open, and nothing passes on them any more.

@@ -24,7 +24,7 @@ use cloister_exchange::service::{FederationService, serve};
 use cloister_exchange::sink::{HeapSink, ModelSink};
 use cloister_exchange::worker::{Backoff, WorkerOptions};
 use cloister_policy::Policy;
-use cloister_policy::agreement::Rtmr3;
+use cloister_policy::agreement::{RoundMode, Rounds, Rtmr3};
 use cloister_session::{
     Clock, DialOptions, ListenLimits, Listener, Local, NodeSide, QuoteService, SelfSide, SessionError, SessionMemory,
 };
@@ -47,6 +47,12 @@ pub struct WorldOptions {
     pub quorum: u32,
     /// The policy's deadline, in seconds.
     pub deadline_s: u64,
+    /// How updates come together.
+    pub mode: RoundMode,
+    /// Rounds from one that is sealed to the next.
+    pub checkpoint_every: u32,
+    /// Of the asynchronous mode: how far an update may be behind.
+    pub max_staleness: u32,
     /// Lines added to the policy's `[attestation]`.
     pub attestation: String,
 }
@@ -58,6 +64,9 @@ impl Default for WorldOptions {
             rounds: 3,
             quorum: 2,
             deadline_s: 60,
+            mode: RoundMode::Averaging,
+            checkpoint_every: 1,
+            max_staleness: Rounds::MAX_STALENESS,
             attestation: String::new(),
         }
     }
@@ -347,6 +356,16 @@ impl World {
 
     /// The aggregator, listening, its rounds not yet running: take the driver and run it.
     pub async fn aggregator(&self, model: TensorMap, progress: Arc<dyn Progress>) -> RunningAggregator {
+        let start = StartingPoint {
+            model,
+            next_round: 1,
+            previous: None,
+        };
+        self.aggregator_from(start, progress).await
+    }
+
+    /// The same, as one that was started again goes on.
+    pub async fn aggregator_from(&self, start: StartingPoint, progress: Arc<dyn Progress>) -> RunningAggregator {
         let node = self.node("aggregator");
         let cancel = CancellationToken::new();
         let (handle, driver) = aggregator::prepare(AggregatorOptions {
@@ -355,11 +374,7 @@ impl World {
             identity: Arc::clone(&node.identity),
             verifier: Arc::clone(&self.verifier),
             clock: Self::clock(),
-            start: StartingPoint {
-                model,
-                next_round: 1,
-                previous: None,
-            },
+            start,
             gather_ms: Some(60_000),
             update_slots: 2,
             sink: Arc::clone(&self.sink),
@@ -490,13 +505,22 @@ fn policy_text(options: &WorldOptions, participants: &BTreeMap<String, SigningKe
     .unwrap();
     write!(
         text,
-        "[rounds]\nmode = \"averaging\"\ncount = {}\nquorum = {}\ndeadline_s = {}\nmin_workers_per_aggregate = {}\n\
+        "[rounds]\nmode = \"{}\"\ncount = {}\nquorum = {}\ndeadline_s = {}\nmin_workers_per_aggregate = {}\ncheckpoint_every = {}\n{}\n\
          [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n{}\n\
          [release]\nmodel = \"final\"\nrecipients = [\"alpha\"]\n",
+        options.mode.as_str(),
         options.rounds,
         options.quorum,
         options.deadline_s,
-        options.quorum,
+        match options.mode {
+            RoundMode::Asynchronous => 1,
+            RoundMode::Averaging | RoundMode::Synchronous => options.quorum,
+        },
+        options.checkpoint_every,
+        match options.mode {
+            RoundMode::Asynchronous => format!("max_staleness = {}", options.max_staleness),
+            RoundMode::Averaging | RoundMode::Synchronous => String::new(),
+        },
         hex(root),
         options.attestation,
     )

@@ -90,7 +90,7 @@ async fn two_workers_train_and_the_numbers_add_up() {
         let worker = worker.await.unwrap().unwrap();
         assert!(worker.finished);
         assert_eq!(worker.rounds, 3);
-        assert_eq!(worker.model, Some(end.records[2].receipt.model_after));
+        assert_eq!(worker.model, end.last.as_ref().map(|record| record.receipt.model_after));
     }
     let both = vec!["worker-a".to_owned(), "worker-b".to_owned()];
     assert_eq!(
@@ -155,7 +155,7 @@ async fn a_larger_model_crosses_in_chunks_and_arrival_order_does_not_matter() {
             })
             .collect();
         let end = driver.run(Box::new(AveragingWork::default())).await.unwrap();
-        digests.push(end.records[0].receipt.model_after);
+        digests.push(end.last.unwrap().receipt.model_after);
         for worker in workers {
             worker.await.unwrap().unwrap();
         }
@@ -192,11 +192,13 @@ async fn a_late_worker_is_dropped_and_comes_back() {
         start_worker(&world, "worker-b", &aggregator.address, steady()),
         start_worker(&world, "worker-c", &aggregator.address, steady()),
     ];
-    let end = driver.run(Box::new(AveragingWork::default())).await.unwrap();
-    let takers: Vec<usize> = end.records.iter().map(|record| record.receipt.updates.len()).collect();
+    let work = AveragingWork::default();
+    driver.run(Box::new(work.clone())).await.unwrap();
+    let kept = work.kept.lock().unwrap().clone();
+    let takers: Vec<usize> = kept.iter().map(|record| record.receipt.updates.len()).collect();
     assert_eq!(takers[0], 2, "{}", progress.lines());
     assert_eq!(takers[3], 3, "{}", progress.lines());
-    assert_eq!(end.records[0].receipt.drops[0].code, "late");
+    assert_eq!(kept[0].receipt.drops[0].code, "late");
     assert!(
         progress
             .lines()
@@ -238,10 +240,12 @@ async fn a_worker_that_dies_amid_its_upload_is_dropped_and_the_round_goes_on() {
         start_worker(&world, "worker-b", &aggregator.address, AddingWork::new(1.0, 10)),
         start_worker(&world, "worker-c", &aggregator.address, AddingWork::new(1.0, 10)),
     ];
-    let end = driver.run(Box::new(AveragingWork::default())).await.unwrap();
+    let work = AveragingWork::default();
+    let end = driver.run(Box::new(work.clone())).await.unwrap();
+    let kept = work.kept.lock().unwrap().clone();
     assert!(close(&end.model, &add(&model, 2.0)));
-    assert_eq!(end.records[0].receipt.updates.len(), 2, "{}", progress.lines());
-    assert_eq!(end.records[0].receipt.drops[0].code, "gone", "{}", progress.lines());
+    assert_eq!(kept[0].receipt.updates.len(), 2, "{}", progress.lines());
+    assert_eq!(kept[0].receipt.drops[0].code, "gone", "{}", progress.lines());
     for worker in workers {
         let _ = worker.await.unwrap();
     }
@@ -255,7 +259,7 @@ async fn below_the_quorum_the_aggregator_says_why_it_waits() {
         .shown("waiting for workers: 1 here, 2 needed; missing worker-b")
         .await;
     let second = waiting.worker("worker-b");
-    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().last.unwrap().receipt.round, 1);
     assert!(first.await.unwrap().unwrap().finished && second.await.unwrap().unwrap().finished);
 }
 
@@ -372,7 +376,7 @@ async fn of_two_instances_of_a_node_the_first_stays_and_the_second_is_told() {
     let lines = waiting.progress.lines();
     assert!(!lines.contains("dropped"), "{lines}");
     let other = waiting.worker("worker-b");
-    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().last.unwrap().receipt.round, 1);
     assert!(first.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
 }
 
@@ -388,7 +392,7 @@ async fn a_node_that_comes_back_gets_in_where_its_old_session_is_dead_and_nobody
         .shown("dropped worker-a: gone: its session showed no life")
         .await;
     let other = waiting.worker("worker-b");
-    assert_eq!(waiting.rounds.await.unwrap().unwrap().records.len(), 1);
+    assert_eq!(waiting.rounds.await.unwrap().unwrap().last.unwrap().receipt.round, 1);
     assert!(second.await.unwrap().unwrap().finished && other.await.unwrap().unwrap().finished);
     first.abort();
 }

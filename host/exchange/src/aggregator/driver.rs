@@ -4,9 +4,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
 use std::time::Duration;
 
-use cloister_attestation::identity::Role;
-use cloister_policy::{Appraiser, Expected};
-use cloister_rounds::{Action, Aggregator, DropReason, Event, UpdateRefusal};
+use cloister_policy::agreement::RoundMode;
+use cloister_rounds::{Aggregator, DropReason, Event, UpdateRefusal};
 use cloister_tensor::{Digest, TensorMap};
 use cloister_wire::federation::{self as wire, aggregator_message::Body};
 use tokio::sync::mpsc;
@@ -15,13 +14,13 @@ use tokio::time::Instant;
 use crate::convert;
 use crate::error::ExchangeError;
 use crate::progress::Happening;
-use crate::roster;
-use crate::work::{AggregatorWork, FoldMessage, RoundRecord, WorkError, WorkerUpdate};
+use crate::work::{AggregatorWork, RoundRecord, WorkError};
 
 use super::labour::{self, Order};
-use super::member::{Input, Link, Outgoing, Said, Slot};
+use super::member::{Input, Link, Outgoing, Said};
 use super::running::Running;
 use super::second::{JoinRefused, Joining, Seconds};
+use super::steps::Steps;
 use super::{AggregatorOptions, rounds_config};
 
 /// How long members get to hang up by themselves after the last message.
@@ -32,26 +31,33 @@ const GOODBYE: Duration = Duration::from_secs(5);
 pub struct AggregatorEnd {
     /// The final model.
     pub model: TensorMap,
-    /// The records of the rounds that were run.
-    pub records: Vec<RoundRecord>,
+    /// The record of the last round, if one was run.
+    pub last: Option<RoundRecord>,
 }
 
 /// Runs the rounds.
 pub struct Driver {
     pub(super) options: AggregatorOptions,
-    machine: Aggregator,
+    pub(super) machine: Aggregator,
     inputs: mpsc::Receiver<Input>,
     pub(super) sender: mpsc::Sender<Input>,
     started: Instant,
-    links: HashMap<String, Link>,
-    seconds: Seconds,
-    challenge: [u8; 32],
-    evidence: BTreeMap<String, wire::RosterEvidence>,
+    pub(super) links: HashMap<String, Link>,
+    pub(super) seconds: Seconds,
+    pub(super) challenge: [u8; 32],
+    pub(super) evidence: BTreeMap<String, wire::RosterEvidence>,
     pub(super) model: Arc<TensorMap>,
     pub(super) model_digest: Digest,
     pub(super) previous: Option<Digest>,
+    /// The round that runs, where all members make one together.
     pub(super) round: Option<Running>,
-    pub(super) records: Vec<RoundRecord>,
+    /// What the members are at, where each update is applied alone.
+    pub(super) steps: Steps,
+    /// When the last round was done, or the first one began.
+    pub(super) since: Option<Instant>,
+    pub(super) last: Option<RoundRecord>,
+    /// Members whose queue is full.
+    pub(super) clogged: Vec<String>,
 }
 
 impl Driver {
@@ -75,7 +81,10 @@ impl Driver {
             model_digest,
             previous: options.start.previous,
             round: None,
-            records: Vec::new(),
+            steps: Steps::default(),
+            since: None,
+            last: None,
+            clogged: Vec::new(),
             options,
         }
     }
@@ -109,10 +118,7 @@ impl Driver {
         }
         result?;
         let model = Arc::try_unwrap(self.model).unwrap_or_else(|shared| (*shared).clone());
-        Ok(AggregatorEnd {
-            model,
-            records: self.records,
-        })
+        Ok(AggregatorEnd { model, last: self.last })
     }
 
     async fn work_through(&mut self, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
@@ -138,7 +144,13 @@ impl Driver {
 
     /// After the last round: the members hang up by themselves. What one still sends is refused as too late.
     async fn see_off(&mut self) {
-        let deadline = Instant::now() + GOODBYE;
+        let rounds = &self.options.policy.rounds;
+        let deadline = Instant::now()
+            + match rounds.mode {
+                RoundMode::Averaging | RoundMode::Synchronous => GOODBYE,
+                // Members may still take the model of a task.
+                RoundMode::Asynchronous => GOODBYE.max(Duration::from_secs(rounds.deadline_s)),
+            };
         self.seconds
             .refuse_all(|node| self.machine.may_join(node).err().unwrap_or_default());
         loop {
@@ -168,9 +180,14 @@ impl Driver {
                 if self.links.get(&node).is_none_or(|link| link.connection != connection) {
                     return;
                 }
+                // Where each works at its own pace, one answers while the end is on its way to it.
+                let crossed = matches!(
+                    said,
+                    Said::Ready { .. } | Said::Received { .. } | Said::ModuleFailed { .. }
+                );
                 if matches!(said, Said::Left { .. } | Said::Lost { .. }) {
                     self.links.remove(&node);
-                } else {
+                } else if !(crossed && self.alone()) {
                     let refusal = UpdateRefusal::AfterEnd { node: node.clone() };
                     self.drop_node(&node, DropReason::Refused(refusal));
                 }
@@ -183,341 +200,35 @@ impl Driver {
         u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX)
     }
 
-    async fn input(&mut self, input: Input, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
-        let event = match input {
-            Input::Join(joining) => match self.join(joining) {
-                Some(event) => event,
-                None => return Ok(()),
-            },
-            Input::Said { node, connection, said } => {
-                // A connection that was replaced or dropped has nothing to say any more.
-                if self.links.get(&node).is_none_or(|link| link.connection != connection) {
-                    return Ok(());
-                }
-                match self.said(node, said) {
-                    Some(event) => event,
-                    None => return Ok(()),
-                }
-            }
-            Input::Folded { round, attempt, node } => {
-                if self.running(round, attempt).is_none() {
-                    return Ok(());
-                }
-                Event::Folded { node }
-            }
-            Input::Aggregated { round, attempt, result } => {
-                let Some(running) = self.running(round, attempt) else {
-                    return Ok(());
-                };
-                match result {
-                    Ok(result) => {
-                        running.result = Some(result);
-                        Event::Aggregated { round, attempt }
-                    }
-                    Err(cause) => Event::AggregateFailed { round, attempt, cause },
-                }
-            }
-        };
-        self.handle(event, orders).await
-    }
-
-    /// A node that joins, unless it may not, or another session of it has to be looked at first.
-    fn join(&mut self, joining: Joining) -> Option<Event> {
-        let verdict = self.machine.may_join(&joining.node);
-        if verdict.is_ok()
-            && let Some(first) = self.links.get(&joining.node)
-        {
-            self.seconds.wait(joining, first);
-            return None;
-        }
-        let Joining {
-            node,
-            nonce,
-            link,
-            answer,
-        } = joining;
-        let refused = verdict.is_err();
-        if answer.send(verdict.map_err(JoinRefused::Rules)).is_err() || refused {
-            return None;
-        }
-        self.shows(Happening::Verified {
-            node: node.clone(),
-            role: "worker".to_owned(),
-            measurement: link.measurement.clone(),
-            simulated: link.simulated,
-        });
-        self.shows(Happening::Joined { node: node.clone() });
-        self.links.insert(node.clone(), link);
-        Some(Event::Joined { node, nonce })
-    }
-
-    /// A node whose first session has ended, or showed no life.
-    async fn join_again(
+    pub(super) async fn handle(
         &mut self,
-        joining: Joining,
+        event: Event,
         orders: &mpsc::UnboundedSender<Order>,
     ) -> Result<(), ExchangeError> {
-        if self.links.contains_key(&joining.node) {
-            let cause = "its session showed no life, and the same node opened a new one".to_owned();
-            let node = joining.node.clone();
-            self.handle(Event::Lost { node, cause }, orders).await?;
-        }
-        match self.join(joining) {
-            Some(event) => self.handle(event, orders).await,
-            None => Ok(()),
-        }
-    }
-
-    fn running(&mut self, round: u64, attempt: u32) -> Option<&mut Running> {
-        self.round
-            .as_mut()
-            .filter(|running| (running.info.round, running.info.attempt) == (round, attempt))
-    }
-
-    fn said(&mut self, node: String, said: Said) -> Option<Event> {
-        Some(match said {
-            Said::Evidence(evidence) => self.member_evidence(node, evidence),
-            Said::Accepted { epoch, digest } => Event::Accepted { node, epoch, digest },
-            Said::RefusesMember { node: refused, rules } => Event::RefusesMember { node, refused, rules },
-            Said::Ready {
-                round,
-                attempt,
-                rows,
-                digest,
-                metrics,
-                train_s,
-            } => {
-                if let Some(running) = self.running(round, attempt) {
-                    running.train_s = running.train_s.max(train_s);
-                }
-                for (name, value) in metrics {
-                    tracing::debug!(node, round, name, value, "a worker's metric");
-                }
-                Event::Ready {
-                    node,
-                    round,
-                    attempt,
-                    rows,
-                    digest,
-                }
-            }
-            Said::Received {
-                round,
-                attempt,
-                tensors,
-            } => {
-                self.running(round, attempt)?.received.insert(node.clone(), tensors);
-                Event::Received { node, round, attempt }
-            }
-            Said::Refused(refusal) => Event::Refused { node, refusal },
-            Said::ModuleFailed {
-                round,
-                attempt,
-                code,
-                module,
-            } => Event::ModuleFailed {
-                node,
-                round,
-                attempt,
-                code,
-                module,
-            },
-            Said::Left { reason } => Event::Left { node, reason },
-            Said::Lost { cause } => Event::Lost { node, cause },
-        })
-    }
-
-    /// The aggregator verifies what it relays: a member that shows bad evidence goes, not those who would refuse it.
-    fn member_evidence(&mut self, node: String, evidence: wire::RosterEvidence) -> Event {
-        let expected = Expected {
-            role: Some(Role::Worker),
-            node: Some(node.clone()),
-            ..Expected::default()
-        };
-        let appraiser = Appraiser::new(Arc::clone(&self.options.policy)).expecting(expected);
-        let now = (self.options.clock)();
-        let named = evidence.node == node;
-        let verified = roster::verify(&evidence, &self.challenge, &self.options.verifier, &appraiser, now);
-        match verified {
-            Ok(verified) => {
-                let entry = roster::entry(&verified);
-                if !named || self.links.get(&node).is_none_or(|link| link.entry != entry) {
-                    let seen = format!("roster evidence of {}", convert::tame(&evidence.node));
-                    let wanted = "the evidence of its own session".to_owned();
-                    return Event::Refused {
-                        refusal: UpdateRefusal::OutOfTurn {
-                            node: node.clone(),
-                            seen,
-                            wanted,
-                        },
-                        node,
-                    };
-                }
-                let epoch = evidence.epoch;
-                self.evidence.insert(node.clone(), evidence);
-                Event::Evidence { node, epoch, entry }
-            }
-            Err(refusal) => Event::EvidenceRefused {
-                node,
-                rules: convert::rules_seen(&refusal),
-            },
-        }
-    }
-
-    async fn handle(&mut self, event: Event, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
         let now_ms = self.now_ms();
-        for action in self.machine.handle(now_ms, event) {
-            self.act(action, orders).await?;
+        let mut actions = self.machine.handle(now_ms, event);
+        loop {
+            for action in actions {
+                self.act(action, orders).await?;
+            }
+            let Some(node) = self.clogged.pop() else {
+                return Ok(());
+            };
+            let cause = "it does not take its messages".to_owned();
+            actions = self.machine.handle(now_ms, Event::Lost { node, cause });
         }
-        Ok(())
     }
 
-    async fn act(&mut self, action: Action, orders: &mpsc::UnboundedSender<Order>) -> Result<(), ExchangeError> {
-        match action {
-            Action::Wait(waiting) => {
-                let why = waiting.to_string();
-                for node in waiting.present {
-                    self.send(&node, Body::Waiting(wire::Waiting { reason: why.clone() }));
-                }
-                self.shows(Happening::Waiting { why });
-            }
-            Action::Challenge {
-                epoch,
-                nonces,
-                challenge,
-            } => {
-                self.challenge = challenge;
-                self.evidence.clear();
-                let list: Vec<wire::RosterNonce> = nonces
-                    .iter()
-                    .map(|(node, nonce)| wire::RosterNonce {
-                        node: node.clone(),
-                        nonce: bytes::Bytes::copy_from_slice(nonce),
-                    })
-                    .collect();
-                for (node, _) in &nonces {
-                    let body = wire::RosterChallenge {
-                        epoch,
-                        nonces: list.clone(),
-                    };
-                    self.send(node, Body::RosterChallenge(body));
-                }
-            }
-            Action::Relay { epoch, members, .. } => {
-                let evidence: Vec<wire::RosterEvidence> = members
-                    .iter()
-                    .filter_map(|node| self.evidence.get(node).cloned())
-                    .collect();
-                for node in &members {
-                    self.send(
-                        node,
-                        Body::Roster(wire::Roster {
-                            epoch,
-                            members: evidence.clone(),
-                        }),
-                    );
-                }
-            }
-            Action::StartRound {
-                round,
-                attempt,
-                participants,
-                roster_digest,
-            } => {
-                self.start_round(round, attempt, &participants, roster_digest, orders);
-            }
-            Action::Grant { node, round, attempt } => {
-                if let Some(link) = self.links.get(&node) {
-                    link.set_slot(Slot {
-                        round,
-                        attempt,
-                        live: true,
-                    });
-                }
-                self.send(&node, Body::Grant(wire::Grant { round, attempt }));
-            }
-            Action::Fold { node, rows } => {
-                if let Some(running) = &mut self.round
-                    && let Some(tensors) = running.received.remove(&node)
-                {
-                    // An aggregation that ended early says so by its result.
-                    let _ = running
-                        .updates
-                        .send(FoldMessage::Update(Box::new(WorkerUpdate { node, rows, tensors })));
-                }
-            }
-            Action::Close { .. } => {
-                if let Some(running) = &mut self.round {
-                    running.folded_s = running.started.elapsed().as_secs_f64();
-                    let _ = running.updates.send(FoldMessage::End);
-                }
-            }
-            Action::Abort { round, reason, .. } => {
-                self.round = None;
-                self.links.values().for_each(Link::give_up);
-                self.shows(Happening::RoundAborted { round, reason });
-            }
-            Action::RoundDone(summary) => self.round_done(summary, orders).await?,
-            Action::Drop { node, reason } => self.drop_node(&node, reason),
-            Action::Finish => {
-                let rounds = u64::from(self.options.policy.rounds.count);
-                let finish = wire::Finish {
-                    rounds,
-                    model_digest: convert::digest_bytes(&self.model_digest),
-                    receipt: self.previous.as_ref().map(convert::digest_bytes).unwrap_or_default(),
-                };
-                let nodes: Vec<String> = self.links.keys().cloned().collect();
-                nodes
-                    .iter()
-                    .for_each(|node| self.send(node, Body::Finish(finish.clone())));
-                self.shows(Happening::Finished { rounds });
-            }
-            Action::TooFew {
-                round,
-                barred,
-                strikes,
-                needed,
-            } => {
-                return Err(ExchangeError::TooFew {
-                    round,
-                    barred: barred.join(", "),
-                    strikes,
-                    needed,
-                });
-            }
-            Action::Fail { round, failures, cause } => {
-                return Err(ExchangeError::Aggregation { round, failures, cause });
-            }
-        }
-        Ok(())
-    }
-
-    fn drop_node(&mut self, node: &str, reason: DropReason) {
-        let goodbye = wire::Dropped {
-            code: reason.code().to_owned(),
-            reason: convert::tame(&reason.to_string()),
-            // A module may fail once; what no honest host sends is not sent twice.
-            may_rejoin: (!reason.misbehaved() || matches!(reason, DropReason::ModuleFailed { .. }))
-                && self.machine.may_join(node).is_ok(),
-        };
-        self.send(node, Body::Dropped(goodbye));
-        self.links.remove(node);
-        self.shows(Happening::Dropped {
-            node: node.to_owned(),
-            reason,
-        });
-    }
-
-    pub(super) fn send(&self, node: &str, body: Body) {
+    pub(super) fn send(&mut self, node: &str, body: Body) {
         self.queue(node, Outgoing::Message(body));
     }
 
-    /// A full queue is a member that does not read; its deadline ends it.
-    pub(super) fn queue(&self, node: &str, outgoing: Outgoing) {
+    /// A full queue is a member that does not read, and can't follow any more: it is dropped.
+    pub(super) fn queue(&mut self, node: &str, outgoing: Outgoing) {
         if let Some(link) = self.links.get(node)
-            && link.out.try_send(outgoing).is_err()
+            && let Err(mpsc::error::TrySendError::Full(_)) = link.out.try_send(outgoing)
         {
-            tracing::debug!(node, "the member does not take its messages");
+            self.clogged.push(node.to_owned());
         }
     }
 
@@ -529,9 +240,9 @@ impl Driver {
     async fn say_goodbye(&mut self, goodbye: Option<wire::Dropped>) {
         let nodes: Vec<String> = self.links.keys().cloned().collect();
         if let Some(goodbye) = goodbye {
-            nodes
-                .iter()
-                .for_each(|node| self.send(node, Body::Dropped(goodbye.clone())));
+            for node in &nodes {
+                self.send(node, Body::Dropped(goodbye.clone()));
+            }
         }
         let outs: Vec<mpsc::Sender<Outgoing>> = self.links.drain().map(|(_, link)| link.out).collect();
         // Each member closes its end once it has read the last message; its queue's receiver goes with that.

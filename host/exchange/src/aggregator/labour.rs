@@ -29,6 +29,7 @@ pub(super) struct Aggregated {
     pub(super) model: TensorMap,
     pub(super) digest: Digest,
     pub(super) metrics: Vec<(String, f64)>,
+    pub(super) state: Option<Digest>,
 }
 
 /// Works orders off until there are none.
@@ -81,5 +82,6 @@ fn aggregate(
         model: aggregate.model,
         digest,
         metrics,
+        state: aggregate.state,
     })
 }

@@ -20,8 +20,9 @@ use crate::chunks::Chunks;
 use crate::roster;
 use crate::sink::ModelSink;
 
-/// Messages that wait for a member that reads slowly; one that lets more pile up is dropped.
-const OUT_QUEUE: usize = 64;
+/// Messages that wait for a member that reads slowly, such as the receipts of what others do while it takes a model; one that lets more
+/// pile up is dropped.
+const OUT_QUEUE: usize = 1024;
 /// How long a call may stay silent before its join.
 const JOIN: Duration = Duration::from_secs(10);
 /// Messages encoded ahead.

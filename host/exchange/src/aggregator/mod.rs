@@ -2,18 +2,22 @@
 //!
 //! [`prepare`] gives two halves: the [`AggregatorHandle`] goes into the gRPC service, the [`Driver`] runs the rounds.
 
+mod acting;
 mod driver;
+mod inputs;
 mod labour;
 mod member;
 mod reader;
 mod running;
 mod second;
+mod steps;
 
 use std::sync::Arc;
 
 use cloister_attestation::{NodeIdentity, Verifier};
 use cloister_policy::Policy;
-use cloister_rounds::{Layout, RoundsConfig};
+use cloister_policy::agreement::RoundMode;
+use cloister_rounds::{Layout, Pace, RoundsConfig};
 use cloister_session::{Clock, NodeSide};
 use cloister_tensor::{Digest, TensorMap};
 use tokio::sync::mpsc;
@@ -26,6 +30,7 @@ use crate::sink::ModelSink;
 
 pub use driver::{AggregatorEnd, Driver};
 pub use member::AggregatorHandle;
+pub(crate) use running::loss_of;
 
 /// Events that wait for the driver.
 const INPUT_QUEUE: usize = 64;
@@ -97,6 +102,7 @@ pub(crate) fn rounds_config(options: &AggregatorOptions) -> RoundsConfig {
         .filter(|node| node.role == cloister_attestation::identity::Role::Worker);
     RoundsConfig {
         rounds: u64::from(rounds.count),
+        pace: pace(&options.policy),
         needed: needed(&options.policy),
         workers: workers.map(|node| node.name.clone()).collect(),
         aggregator: roster::own_entry(&options.node.identity),
@@ -105,6 +111,16 @@ pub(crate) fn rounds_config(options: &AggregatorOptions) -> RoundsConfig {
         update_slots: options.update_slots,
         max_strikes: RoundsConfig::MAX_STRIKES,
         max_aggregate_failures: RoundsConfig::MAX_AGGREGATE_FAILURES,
+    }
+}
+
+/// How members' updates come together.
+pub(crate) fn pace(policy: &Policy) -> Pace {
+    match policy.rounds.mode {
+        RoundMode::Averaging | RoundMode::Synchronous => Pace::Together,
+        RoundMode::Asynchronous => Pace::Alone {
+            max_staleness: u64::from(policy.rounds.max_staleness),
+        },
     }
 }
 

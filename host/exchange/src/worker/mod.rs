@@ -1,6 +1,7 @@
 //! A worker: dials the aggregator, takes part, and dials again when the connection ends before the rounds do.
 
 mod bootstrap;
+mod result;
 mod session;
 mod step;
 
@@ -13,11 +14,11 @@ use cloister_tensor::Digest;
 use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
-use crate::aggregator::needed;
+use crate::aggregator::{needed, pace};
 use crate::error::{ExchangeError, RoundFailure};
 use crate::progress::{Happening, Progress};
 use crate::sink::ModelSink;
-use crate::work::{WorkError, WorkerWork};
+use crate::work::{Ledger, WorkError, WorkerWork};
 
 pub use bootstrap::{Fetched, fetch_all};
 
@@ -75,9 +76,10 @@ pub struct WorkerEnd {
 }
 
 /// What outlives a connection.
-#[derive(Default)]
 pub(crate) struct Lasting {
     chain: Chain,
+    /// Where receipts are written down.
+    ledger: Arc<dyn Ledger>,
     /// The last failure of the training here.
     failure: Option<RoundFailure>,
 }
@@ -102,7 +104,11 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
         .into());
     };
     let config = worker_config(&options, &node);
-    let mut state = Lasting::default();
+    let mut state = Lasting {
+        chain: Chain::default(),
+        ledger: work.ledger(),
+        failure: None,
+    };
     let mut work = Some(work);
     let mut backoff = Retry::new(options.backoff);
     loop {
@@ -135,8 +141,8 @@ pub async fn run(options: WorkerOptions, work: Box<dyn WorkerWork>) -> Result<Wo
 
 fn end(chain: &Chain, finished: bool) -> WorkerEnd {
     WorkerEnd {
-        rounds: chain.round,
-        model: chain.model,
+        rounds: chain.last.round,
+        model: chain.last.model,
         finished,
     }
 }
@@ -149,6 +155,8 @@ fn worker_config(options: &WorkerOptions, node: &NodeSide) -> WorkerConfig {
         policy_digest: policy.digest(),
         needed: needed(policy),
         rounds: u64::from(policy.rounds.count),
+        pace: pace(policy),
+        checkpoint_every: u64::from(policy.rounds.checkpoint_every),
         initial_model: options.initial_model,
     }
 }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::{PeerEvidence, State};
+use cloister_policy::agreement::RoundMode;
 use cloister_policy::{Appraiser, Expected};
 use cloister_rounds::worker::{RoundHead, WorkerConfig};
 use cloister_rounds::{Layout, RosterEntry, Worker};
@@ -15,12 +16,13 @@ use cloister_wire::federation::{self as wire, aggregator_message, member_message
 use tokio::sync::mpsc;
 use tonic::Streaming;
 
+use crate::aggregator::loss_of;
 use crate::client::Client;
 use crate::convert;
 use crate::error::{ExchangeError, RoundFailure};
-use crate::progress::{Happening, RoundLine};
+use crate::progress::Happening;
 use crate::roster;
-use crate::work::{RoundInfo, RoundRecord, WorkError, WorkerWork};
+use crate::work::{Ledger, RoundInfo, WorkError, WorkerWork};
 
 use super::step::Trained;
 use super::{Lasting, Retry, SessionEnd, WorkerOptions};
@@ -91,6 +93,8 @@ pub(super) async fn run(
         stash: None,
         layout: None,
         running: None,
+        steps: None,
+        ledger: Arc::clone(&state.ledger),
         failure: state.failure.take(),
     };
     let result = session.work_through(inbound, work).await;
@@ -101,24 +105,30 @@ pub(super) async fn run(
 
 pub(super) struct Session<'a> {
     pub(super) options: &'a WorkerOptions,
-    node: &'a NodeSide,
-    machine: Worker,
+    pub(super) node: &'a NodeSide,
+    pub(super) machine: Worker,
     aggregator: RosterEntry,
-    aggregator_key: PublicKey,
+    pub(super) aggregator_key: PublicKey,
     peer: Peer,
     out: mpsc::Sender<wire::MemberMessage>,
     /// A message that came while the training ran.
     pub(super) stash: Option<aggregator_message::Body>,
     layout: Option<Layout>,
     pub(super) running: Option<Running>,
+    /// How many trainings went before, where each member counts its own.
+    steps: Option<u64>,
+    pub(super) ledger: Arc<dyn Ledger>,
     failure: Option<RoundFailure>,
 }
 
+/// What belongs to the round that this member works on.
 pub(super) struct Running {
-    info: RoundInfo,
+    pub(super) info: RoundInfo,
     pub(super) update: Option<TensorMap>,
-    started: Instant,
-    train_s: f64,
+    /// Loss that the own trainer reports.
+    pub(super) loss: Option<f64>,
+    pub(super) started: Instant,
+    pub(super) train_s: f64,
 }
 
 impl Session<'_> {
@@ -175,17 +185,24 @@ impl Session<'_> {
                 self.machine.granted(grant.round, grant.attempt)?;
                 return self.upload().await;
             }
-            aggregator_message::Body::RoundResult(result) => self.result(result, work).await?,
-            aggregator_message::Body::Finish(finish) => {
-                self.machine
-                    .finished(convert::optional_digest(&finish.receipt, "the end")?)?;
-                self.shows(Happening::Finished { rounds: finish.rounds });
-                self.leave("all rounds are done", inbound).await?;
-                return Ok(Some(SessionEnd::Finished));
-            }
+            aggregator_message::Body::RoundResult(result) => self.result(result).await?,
+            aggregator_message::Body::Finish(finish) => return self.finish(&finish, inbound).await.map(Some),
             aggregator_message::Body::Dropped(dropped) => return dropped_end(&dropped).map(Some),
         }
         Ok(None)
+    }
+
+    /// All rounds are done.
+    pub(super) async fn finish(
+        &mut self,
+        finish: &wire::Finish,
+        inbound: &mut Inbound,
+    ) -> Result<SessionEnd, ExchangeError> {
+        self.machine
+            .finished(convert::optional_digest(&finish.receipt, "the end")?)?;
+        self.shows(Happening::Finished { rounds: finish.rounds });
+        self.leave("all rounds are done", inbound).await?;
+        Ok(SessionEnd::Finished)
     }
 
     async fn challenged(&mut self, challenge: wire::RosterChallenge) -> Result<(), ExchangeError> {
@@ -269,19 +286,31 @@ impl Session<'_> {
             model_digest: convert::digest(&start.model_digest, "a round's start")?,
             previous: convert::optional_digest(&start.previous_receipt, "a round's start")?,
         };
-        self.machine.round_start(head)?;
+        let undone = self.machine.round_start(head)?;
+        if undone > 0 {
+            tracing::warn!(
+                "the aggregator was started anew and goes on with round {}: {undone} rounds of which this node has receipts were not \
+                 sealed yet, and are made anew",
+                start.round
+            );
+        }
+        self.running = None;
         let info = RoundInfo {
             round: start.round,
             rounds: start.rounds,
             attempt: start.attempt,
             seed: start.seed,
+            step: self.next_step(start.round),
         };
-        self.shows(Happening::RoundStarted {
-            round: info.round,
-            rounds: info.rounds,
-            attempt: info.attempt,
-            participants: 0,
-        });
+        // A step shows by its end alone.
+        if !self.options.local.policy.rounds.mode.by_steps() {
+            self.shows(Happening::RoundStarted {
+                round: info.round,
+                rounds: info.rounds,
+                attempt: info.attempt,
+                participants: 0,
+            });
+        }
         let limit = self.options.model_limit_bytes;
         let layout = convert::layout(start.manifest, limit).map_err(|error| out_of_place("a model", error))?;
         if let Some(known) = &self.layout {
@@ -303,6 +332,7 @@ impl Session<'_> {
         self.running = Some(Running {
             info,
             update: None,
+            loss: None,
             started,
             train_s,
         });
@@ -319,6 +349,7 @@ impl Session<'_> {
                 };
                 self.machine.trained(digest);
                 if let Some(running) = &mut self.running {
+                    running.loss = loss_of(&update.metrics);
                     running.update = Some(update.tensors);
                 }
                 self.send(member_message::Body::UpdateReady(ready)).await;
@@ -338,58 +369,6 @@ impl Session<'_> {
             }
         }
         Ok(None)
-    }
-
-    async fn result(
-        &mut self,
-        result: wire::RoundResult,
-        work: &mut Option<Box<dyn WorkerWork>>,
-    ) -> Result<(), ExchangeError> {
-        let receipt = result
-            .receipt
-            .ok_or_else(|| out_of_place("a result", "it has no receipt"))?;
-        let receipt = convert::receipt(receipt)?;
-        if !self.aggregator_key.verify(&receipt.signed_bytes(), &result.signature) {
-            return Err(out_of_place("a receipt", "the aggregator's node key did not sign it"));
-        }
-        let signature: [u8; 64] = result
-            .signature
-            .as_ref()
-            .try_into()
-            .map_err(|_| out_of_place("a receipt", "its signature is cut"))?;
-        self.machine.result(&receipt)?;
-        let running = self.running.take();
-        let record = RoundRecord { receipt, signature };
-        if let Some(running) = running {
-            let receipt = &record.receipt;
-            self.shows(Happening::RoundDone(RoundLine {
-                round: receipt.round,
-                rounds: running.info.rounds,
-                metrics: receipt.metrics.clone(),
-                train_s: running.train_s,
-                exchange_s: if result.exchange_s.is_finite() {
-                    result.exchange_s
-                } else {
-                    0.0
-                },
-                aggregate_s: (running.started.elapsed().as_secs_f64() - running.train_s).max(0.0),
-                updates: receipt.updates.len(),
-                drops: receipt
-                    .drops
-                    .iter()
-                    .map(|drop| (convert::tame(&drop.node), convert::word(&drop.code)))
-                    .collect(),
-            }));
-        }
-        let panicked = || WorkError::new("keeping a receipt", "its thread panicked");
-        let mut worker = work.take().ok_or_else(panicked)?;
-        let keeping = tokio::task::spawn_blocking(move || {
-            let kept = worker.round_done(&record);
-            (worker, kept)
-        });
-        let (worker, kept) = keeping.await.map_err(|_| panicked())?;
-        *work = Some(worker);
-        Ok(kept?)
     }
 
     /// Sends; gives whether the stream still takes messages.
@@ -413,7 +392,25 @@ impl Session<'_> {
         Ok(SessionEnd::Left)
     }
 
-    fn shows(&self, happening: Happening) {
+    /// Whether each update is applied alone.
+    pub(super) fn alone(&self) -> bool {
+        self.options.local.policy.rounds.mode == RoundMode::Asynchronous
+    }
+
+    /// How many trainings of this member went before. Where each counts its own, it begins with its share of all that were applied.
+    fn next_step(&mut self, round: u64) -> u64 {
+        let policy = &self.options.local.policy;
+        let before = round.saturating_sub(1);
+        if !self.alone() {
+            return before;
+        }
+        let workers = policy.nodes_with(Role::Worker).count() as u64;
+        let step = self.steps.unwrap_or(before / workers.max(1));
+        self.steps = Some(step + 1);
+        step
+    }
+
+    pub(super) fn shows(&self, happening: Happening) {
         self.options.progress.happened(&happening);
     }
 }

@@ -52,7 +52,8 @@ impl Session<'_> {
         Ok(Some(tensors))
     }
 
-    /// Trains on another thread. Meanwhile one message of the aggregator is read ahead: if it ends things, they end now.
+    /// Trains on another thread. Meanwhile results are taken as they come, and one other message is read ahead: if it ends things, they
+    /// end now.
     pub(super) async fn train(
         &mut self,
         info: RoundInfo,
@@ -77,6 +78,18 @@ impl Session<'_> {
                 trained = &mut training => break trained.map_err(|_| panicked())?,
                 body = next(inbound), if self.stash.is_none() && end.is_none() => match body {
                     Ok(Some(aggregator_message::Body::Dropped(dropped))) => end = Some(dropped_end(&dropped)),
+                    Ok(Some(aggregator_message::Body::RoundResult(result))) if self.alone() => {
+                        if let Err(error) = self.result(result).await {
+                            // What the aggregator did wrong is said to it as well.
+                            self.leave(&error.to_string(), inbound).await?;
+                            end = Some(Err(error));
+                        }
+                    }
+                    Ok(Some(aggregator_message::Body::Finish(finish))) if self.alone() => {
+                        end = Some(self.finish(&finish, inbound).await);
+                        // What is still computed is of no use: the node may end it.
+                        cancel.cancel();
+                    }
                     Ok(Some(body)) => self.stash = Some(body),
                     Ok(None) => {
                         let why = "the aggregator ended the call during training".to_owned();
