@@ -91,6 +91,34 @@ pub enum Event {
         /// Who was dropped, and why.
         dropped: Vec<String>,
     },
+    /// A step is done, in a mode of which a round is one.
+    Step {
+        /// Which, from 0, as training loops count.
+        step: u64,
+        /// Of how many.
+        steps: u64,
+        /// Mean loss that the trainers report for the batches behind it; at a worker its own.
+        loss: Option<f64>,
+        /// Time since the step before.
+        iter_s: f64,
+        /// Whose gradients it went by.
+        workers: Vec<String>,
+        /// How many steps lay between the model that these were computed on and this one, at most.
+        staleness: u64,
+        /// Whose gradient was left out, and why; who was dropped.
+        dropped: Vec<String>,
+    },
+    /// The model was evaluated, in a mode by steps.
+    Evaluated {
+        /// After which step, counted from 1.
+        round: u64,
+        /// Of how many.
+        rounds: u64,
+        /// Mean loss over the held-out rows.
+        loss: Option<f64>,
+        /// Share of the held-out rows that the model names right.
+        accuracy: f64,
+    },
     /// A node no longer takes part.
     Dropped {
         /// Which.
@@ -242,6 +270,29 @@ pub fn words(event: &Event) -> String {
                 line.push_str(&format!("\n  dropped {reason}"));
             }
             line
+        }
+        Event::Step {
+            step,
+            loss,
+            iter_s,
+            dropped,
+            ..
+        } => {
+            let loss = loss.map_or(String::new(), |loss| format!(", loss: {loss:.6}"));
+            let mut line = format!("step: {step}{loss}, iter time: {iter_s:.4}");
+            for reason in dropped {
+                line.push_str(&format!("\n  without {reason}"));
+            }
+            line
+        }
+        Event::Evaluated {
+            round,
+            rounds,
+            loss,
+            accuracy,
+        } => {
+            let loss = loss.map_or(String::new(), |loss| format!("  loss {loss:.3}"));
+            format!("after {round}/{rounds} steps{loss}  accuracy {accuracy:.3}")
         }
         Event::ModuleFailed { module, code, reason } => format!("module {module} failed ({code}): {reason}"),
         Event::DatasetFailed { dataset, reason } => format!("dataset {dataset} cannot be trained on: {reason}"),

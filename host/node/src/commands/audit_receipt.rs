@@ -7,6 +7,8 @@ use cloister_attestation::identity::{CredentialFields, PublicKey, Role};
 use cloister_exchange::aggregator::needed;
 use cloister_exchange::work::RoundRecord;
 use cloister_policy::Policy;
+use cloister_policy::agreement::RoundMode;
+use cloister_rounds::receipt::ReceiptUpdate;
 use cloister_rounds::{Layout, Receipt};
 use cloister_tensor::{Digest, ReadLimits, safetensors};
 use serde_json::{Value, json};
@@ -116,8 +118,33 @@ fn broken(receipt: &Receipt, policy: &Policy, signer: &CredentialFields) -> Opti
     if receipt.updates.windows(2).any(|pair| pair[0].node >= pair[1].node) {
         return Some("a worker's update went in twice, or updates out of the order of their nodes".to_owned());
     }
-    let (seen, wanted) = (receipt.updates.len(), needed(policy));
-    (seen < wanted).then(|| format!("an aggregate of {seen} updates; fewest are {wanted}"))
+    let rounds = &policy.rounds;
+    let (seen, most_behind) = (
+        receipt.updates.len(),
+        match rounds.mode {
+            RoundMode::Averaging | RoundMode::Synchronous => 0,
+            RoundMode::Asynchronous => u64::from(rounds.max_staleness),
+        },
+    );
+    let before = receipt.round - 1;
+    let off = |update: &&ReceiptUpdate| {
+        before
+            .checked_sub(update.base)
+            .is_none_or(|behind| behind > most_behind)
+    };
+    if let Some(update) = receipt.updates.iter().find(off) {
+        return Some(format!(
+            "an update of {} on the model after round {}; wanted one of the last {most_behind} before round {before}, or that",
+            update.node, update.base
+        ));
+    }
+    match rounds.mode {
+        RoundMode::Asynchronous => (seen != 1).then(|| format!("{seen} updates; each is applied alone")),
+        RoundMode::Averaging | RoundMode::Synchronous => {
+            let wanted = needed(policy);
+            (seen < wanted).then(|| format!("an aggregate of {seen} updates; fewest are {wanted}"))
+        }
+    }
 }
 
 fn model_digest(path: &std::path::Path, policy: &Policy) -> Result<Digest, miette::Report> {
@@ -134,7 +161,9 @@ fn model_digest(path: &std::path::Path, policy: &Policy) -> Result<Digest, miett
 
 fn as_json(receipt: &Receipt, signer: &CredentialFields, simulated: bool, model_compared: bool) -> Value {
     let updates = receipt.updates.iter();
-    let updates = updates.map(|update| json!({ "node": update.node, "rows": update.rows, "digest": update.digest }));
+    let updates = updates.map(
+        |update| json!({ "node": update.node, "rows": update.rows, "digest": update.digest, "base": update.base }),
+    );
     let drops = receipt
         .drops
         .iter()
@@ -154,6 +183,7 @@ fn as_json(receipt: &Receipt, signer: &CredentialFields, simulated: bool, model_
         "roster": receipt.roster_digest,
         "model_before": receipt.model_before,
         "model_after": receipt.model_after,
+        "state": receipt.state,
         "model_compared": model_compared,
         "updates": updates.collect::<Vec<_>>(),
         "dropped": drops.collect::<Vec<_>>(),
@@ -185,9 +215,17 @@ fn as_text(receipt: &Receipt, signer: &CredentialFields, simulated: bool, out: &
     out.data(format_args!("roster        {}", receipt.roster_digest));
     out.data(format_args!("model before  {}", receipt.model_before));
     out.data(format_args!("model after   {}", receipt.model_after));
+    if let Some(state) = &receipt.state {
+        out.data(format_args!("kept state    {state}"));
+    }
     for update in &receipt.updates {
+        let behind = match round.saturating_sub(1).saturating_sub(update.base) {
+            0 => String::new(),
+            1 => ", 1 round behind".to_owned(),
+            behind => format!(", {behind} rounds behind"),
+        };
         out.data(format_args!(
-            "update        {}  {} by {} rows",
+            "update        {}  {} by {} rows{behind}",
             update.digest, update.node, update.rows
         ));
     }

@@ -135,13 +135,15 @@ impl Audit {
         let receipt = &record.receipt;
         let updates = receipt.updates.iter();
         let updates: Vec<_> = updates
-            .map(|update| json!({ "node": update.node, "rows": update.rows, "digest": update.digest }))
+            .map(|update| {
+                json!({ "node": update.node, "rows": update.rows, "digest": update.digest, "base": update.base })
+            })
             .collect();
         let drops = receipt.drops.iter();
         let drops: Vec<_> = drops
             .map(|drop| json!({ "node": drop.node, "code": drop.code }))
             .collect();
-        let what = json!({
+        let mut what = json!({
             "round": receipt.round,
             "attempt": receipt.attempt,
             "receipt": receipt.digest(),
@@ -151,6 +153,9 @@ impl Audit {
             "updates": updates,
             "dropped": drops,
         });
+        if let Some(state) = &receipt.state {
+            what["state"] = json!(state);
+        }
         self.record("round", what)
     }
 }

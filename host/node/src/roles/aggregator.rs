@@ -294,7 +294,7 @@ async fn federate(
         }
         Err(error) => return Err(fail(Exit::Failed, error)),
     };
-    if let Some(record) = end.records.last() {
+    if let Some(record) = &end.last {
         tell_end(&teller, &record.receipt);
     }
     Ok(Exit::Done)
@@ -414,6 +414,7 @@ impl AggregatorWork for Work {
         Ok(Aggregate {
             model,
             metrics: reply.metrics,
+            state: None,
         })
     }
 

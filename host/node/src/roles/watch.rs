@@ -68,6 +68,29 @@ impl Progress for Watch {
                     dropped: line.drops.iter().map(|(node, why)| format!("{node}: {why}")).collect(),
                 });
             }
+            Happening::StepDone(line) => {
+                let metric = |wanted: &str| {
+                    let found = line.metrics.iter().find(|(name, _)| name == wanted);
+                    found.map(|(_, value)| *value)
+                };
+                self.teller.tell(&Event::Step {
+                    step: line.round.saturating_sub(1),
+                    steps: line.rounds,
+                    loss: line.loss,
+                    iter_s: line.seconds,
+                    workers: line.workers.clone(),
+                    staleness: line.staleness,
+                    dropped: line.drops.iter().map(|(node, why)| format!("{node}: {why}")).collect(),
+                });
+                if let Some(accuracy) = metric("accuracy") {
+                    self.teller.tell(&Event::Evaluated {
+                        round: line.round,
+                        rounds: line.rounds,
+                        loss: metric("loss"),
+                        accuracy,
+                    });
+                }
+            }
             Happening::Dropped { node, reason } => {
                 let what = json!({ "node": node, "code": reason.code(), "reason": reason.to_string() });
                 self.audit.note("dropped", what);
@@ -82,6 +105,7 @@ impl Progress for Watch {
                 });
             }
             Happening::Joined { .. }
+            | Happening::LeftOut { .. }
             | Happening::RoundStarted { .. }
             | Happening::RoundAborted { .. }
             | Happening::Finished { .. }

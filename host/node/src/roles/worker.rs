@@ -9,7 +9,7 @@ use cloister_attestation::State;
 use cloister_attestation::identity::Role;
 use cloister_exchange::ExchangeError;
 use cloister_exchange::progress::Progress;
-use cloister_exchange::work::{LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, WorkError, WorkerWork};
+use cloister_exchange::work::{Ledger, LocalUpdate, ModuleFailure, RoundInfo, RoundRecord, WorkError, WorkerWork};
 use cloister_exchange::worker::{Backoff, WorkerOptions, fetch_all, run as take_part};
 use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
@@ -263,9 +263,18 @@ impl WorkerWork for Work {
         })
     }
 
-    fn round_done(&mut self, record: &RoundRecord) -> Result<(), WorkError> {
+    fn ledger(&self) -> Arc<dyn Ledger> {
+        Arc::new(Receipts(Arc::clone(&self.keeper)))
+    }
+}
+
+/// Writes receipts into the node's audit log.
+struct Receipts(Arc<Keeper>);
+
+impl Ledger for Receipts {
+    fn round_done(&self, record: &RoundRecord) -> Result<(), WorkError> {
         tracing::debug!("receipt of round {}: {}", record.receipt.round, record.receipt.digest());
-        let written = self.keeper.audit.round(record);
+        let written = self.0.audit.round(record);
         written.map_err(|error| WorkError::new("writing the round down", error))
     }
 }
