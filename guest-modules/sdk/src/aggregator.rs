@@ -59,7 +59,10 @@ impl FlatModel {
 
     /// One tensor of the vector, cut likewise.
     pub fn parts_of(&self, entry: &Entry) -> impl Iterator<Item = Part> + use<> {
-        cut(entry.offset, entry.dimensions.iter().map(|&dim| u64::from(dim)).product())
+        cut(
+            entry.offset,
+            entry.dimensions.iter().map(|&dim| u64::from(dim)).product(),
+        )
     }
 
     /// Writes the mean of the round's updates, weighted by the rows that the workers' hosts counted, and gives the rows.

@@ -317,6 +317,23 @@ impl Dataset {
         dataset::rows(&self.name)
     }
 
+    /// How many batches of so many rows a whole pass has.
+    ///
+    /// # Errors
+    /// As [`Dataset::rows`], or a batch of no rows.
+    pub fn count(&self, batch: u32) -> Result<u32> {
+        if batch == 0 {
+            return Err(Failure::setting("a batch of no rows"));
+        }
+        let (rows, batch) = (self.rows()?, u64::from(batch));
+        let count = if self.drop_last {
+            rows / batch
+        } else {
+            rows.div_ceil(batch)
+        };
+        u32::try_from(count).map_err(|_| Failure::dataset(format!("{count} batches are more than can be counted")))
+    }
+
     /// A pass over the rows.
     ///
     /// # Errors

@@ -7,12 +7,12 @@
 /// Elements in a turn.
 const TURN: usize = 64;
 
-/// Applies `f` to each element of `y` and its partner in `x`.
+/// Applies `f` to each element of `y` and its partner in `x`: `y = f(y, x)`.
 ///
 /// # Panics
 /// The lengths differ.
 #[inline(always)]
-fn zip(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32) {
+pub fn zip(y: &mut [f32], x: &[f32], f: impl Fn(f32, f32) -> f32) {
     assert_eq!(y.len(), x.len(), "vectors of different lengths");
     let mut turns = y.chunks_exact_mut(TURN);
     let mut partners = x.chunks_exact(TURN);
@@ -47,7 +47,7 @@ pub fn mix(a: f32, x: &[f32], y: &mut [f32]) {
 
 /// Applies `f` to each element of `y`.
 #[inline(always)]
-fn map(y: &mut [f32], f: impl Fn(f32) -> f32) {
+pub fn map(y: &mut [f32], f: impl Fn(f32) -> f32) {
     let mut turns = y.chunks_exact_mut(TURN);
     for y in &mut turns {
         if let Ok(y) = <&mut [f32; TURN]>::try_from(y) {
@@ -99,6 +99,24 @@ pub fn sum_of_squares(x: &[f32]) -> f32 {
     fold(x, |x| x * x)
 }
 
+/// The sum of the squares of all elements in f64, where neither a large vector nor a small gradient loses anything: a norm's.
+pub fn norm_squared(x: &[f32]) -> f64 {
+    let mut sums = [0.0_f64; TURN / 4];
+    let mut turns = x.chunks_exact(TURN / 4);
+    let square = |x: f32| f64::from(x) * f64::from(x);
+    for x in &mut turns {
+        if let Ok(x) = <&[f32; TURN / 4]>::try_from(x) {
+            for at in 0..TURN / 4 {
+                sums[at] += square(x[at]);
+            }
+        }
+    }
+    for (sum, x) in sums.iter_mut().zip(turns.remainder()) {
+        *sum += square(*x);
+    }
+    sums.iter().sum()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -129,6 +147,8 @@ mod tests {
             let squares: f64 = start.iter().map(|&y| f64::from(y) * f64::from(y)).sum();
             assert!((f64::from(sum(&start)) - wanted).abs() < 1e-4);
             assert!((f64::from(sum_of_squares(&start)) - squares).abs() < 1e-4);
+            assert!((norm_squared(&start) - squares).abs() < 1e-9);
+            assert!(length == 0 || norm_squared(&vec![1e-30; length]) > 0.0);
         }
     }
 }

@@ -98,7 +98,7 @@ fn misbehave(how: &str) -> Result<ExitCode, Box<dyn std::error::Error>> {
     }
 }
 
-/// Answers a training with something wrong.
+/// Answers a training or an aggregation with something wrong.
 fn lie(how: &str) -> Result<(), Box<dyn std::error::Error>> {
     let right = slot("w", &[4], 0);
     match how {
@@ -133,6 +133,18 @@ fn lie(how: &str) -> Result<(), Box<dyn std::error::Error>> {
             let memory = sealed_with(&message[1..])?;
             say(&[1], &[memory.as_fd(), sealed(16)?.as_fd()])?;
         }
+        "slots-without-memory" => reply(&aggregated(right, &["m"]), &[sealed(16)?.as_fd()])?,
+        "short-slots" => reply(&aggregated(right, &["m"]), &[sealed(16)?.as_fd(), sealed(15)?.as_fd()])?,
+        "unsealed-slots" => reply(
+            &aggregated(right, &["m"]),
+            &[sealed(16)?.as_fd(), unsealed(16)?.as_fd()],
+        )?,
+        "huge-slots" => reply(
+            &aggregated(right, &["m"]),
+            &[sealed(16)?.as_fd(), sealed(1 << 31)?.as_fd()],
+        )?,
+        "five-slots" => reply(&aggregated(right, &["a", "b", "c", "d", "e"]), &[sealed(16)?.as_fd()])?,
+        "odd-slots" => reply(&aggregated(right, &["M"]), &[sealed(16)?.as_fd(), sealed(16)?.as_fd()])?,
         "other-reply" => reply(&Value::from("NextUpdate"), &[])?,
         "abort" => std::process::abort(),
         other => return Err(format!("no such way to misbehave: {other}").into()),
@@ -147,6 +159,17 @@ fn trained(slots: &[Value]) -> Value {
         ("metrics", Value::Array(vec![])),
         ("log", Value::Array(vec![])),
     ])
+}
+
+fn aggregated(slot: Value, slots: &[&str]) -> Value {
+    let slots = slots.iter().map(|name| Value::from(*name)).collect();
+    let fields = [
+        ("layout", map(&[("slots", Value::Array(vec![slot]))])),
+        ("slots", Value::Array(slots)),
+        ("metrics", Value::Array(vec![])),
+        ("log", Value::Array(vec![])),
+    ];
+    map(&[("Aggregated", map(&fields))])
 }
 
 fn slot(name: &str, dims: &[u64], offset: u64) -> Value {

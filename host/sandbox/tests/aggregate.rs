@@ -74,6 +74,7 @@ fn hostile(
     call.settings = settings(&[("attack", text(attack))]);
     call.limits.call = Duration::from_millis(500);
     call.limits.guest_memory_bytes = 8 << 20;
+    call.limits.tensor_memory_bytes = 8 << 20;
     let updates = (0..updates)
         .map(|at| update(&format!("worker-{at}"), 1, at as f32))
         .collect();
@@ -220,6 +221,25 @@ fn hostile_aggregators_are_told_and_the_sandbox_goes_on() {
         ("hoard_updates", ModuleErrorKind::Memory, "an update takes"),
         ("allocate", ModuleErrorKind::Memory, "wanted at most 8388608"),
         ("give_up", ModuleErrorKind::Failed, "not today"),
+        (
+            "slot_not_finite",
+            ModuleErrorKind::NotFinite,
+            "slot `m` is not finite, first at element 1",
+        ),
+        ("five_slots", ModuleErrorKind::Argument, "keeps at most 4"),
+        ("slot_past_end", ModuleErrorKind::WrongShape, "wanted at most 150005"),
+        (
+            "slot_far_offset",
+            ModuleErrorKind::WrongShape,
+            "seen elements 18446744073709551615",
+        ),
+        ("slot_huge_range", ModuleErrorKind::WrongShape, "wanted at most 150005"),
+        (
+            "slot_odd_name",
+            ModuleErrorKind::Argument,
+            "slot `row 7: 1.5 `: wanted a name",
+        ),
+        ("slots_without_end", ModuleErrorKind::Deadline, "more than 0.500 s"),
     ] {
         let error = hostile(&sandbox, &module, attack, 20).expect_err(attack);
         assert_eq!(error.kind, kind, "{attack}: {error}");
@@ -231,4 +251,55 @@ fn hostile_aggregators_are_told_and_the_sandbox_goes_on() {
     }
     // Asking again after the last update is no offence.
     assert!(hostile(&sandbox, &module, "ask_again", 3).is_ok());
+}
+
+#[test]
+fn slots_go_from_call_to_call_and_a_failed_one_leaves_none() {
+    let Some((sandbox, module)) = loaded("hostile-aggregator") else {
+        return;
+    };
+    let run = |attack: &str, slots: &TensorMap| {
+        let mut call = call(&module);
+        call.settings = settings(&[("attack", text(attack))]);
+        call.slots = slots.clone();
+        sandbox.aggregate(call, &mut feed(vec![update("a", 1, 1.0)]))
+    };
+    let mut slots = TensorMap::new();
+    for calls in 1..4 {
+        let outcome = run("count_calls", &slots).unwrap();
+        assert_eq!(outcome.tensors["a"].first_f64(), Some(f64::from(calls)));
+        slots = outcome.slots;
+        assert_eq!(slots["calls"].shape().dims(), [150_005]);
+    }
+    // Another module's call, or one that keeps nothing, hands them on as they are.
+    assert_eq!(run("none", &slots).unwrap().slots, slots);
+    assert!(run("slot_not_finite", &slots).is_err());
+    let odd = TensorMap::from([("calls".to_owned(), Tensor::scalar_f32(1.0))]);
+    let error = run("none", &odd).unwrap_err();
+    assert_eq!(error.kind, ModuleErrorKind::Host);
+    assert!(error.message.contains("wanted F32 [150005]"), "{error}");
+    // They are charged like everything that the host keeps.
+    let mut call = call(&module);
+    call.settings = settings(&[("attack", text("count_calls"))]);
+    let bytes: u64 = call.model.values().map(|tensor| tensor.bytes().len() as u64).sum();
+    call.slots = slots;
+    call.limits.tensor_memory_bytes = 4 * bytes + 1000;
+    let error = sandbox
+        .aggregate(call, &mut feed(vec![update("a", 1, 1.0)]))
+        .unwrap_err();
+    assert_eq!(error.kind, ModuleErrorKind::Memory);
+    assert!(error.message.contains("a slot that is written takes"), "{error}");
+}
+
+#[test]
+fn the_mean_of_gradients_is_no_model() {
+    let Some((sandbox, module)) = loaded("aggregate-fedavg") else {
+        return;
+    };
+    let mut call = call(&module);
+    call.update = UpdateKind::Gradient;
+    let error = sandbox
+        .aggregate(call, &mut feed(vec![update("a", 1, 1.0)]))
+        .unwrap_err();
+    assert!(error.message.contains("`aggregate-optimizer`"), "{error}");
 }

@@ -194,6 +194,42 @@ fn pass(ahead: bool, seed: Option<u64>) -> PassOrder {
 }
 
 #[test]
+fn a_jump_into_a_pass_transforms_what_it_gives_and_gives_the_same() {
+    let Some((sandbox, module)) = loaded("hostile-transform") else {
+        return;
+    };
+    let rows = transformed(&sandbox, &module, "random");
+    let draw = |order: PassOrder| -> Vec<Batch> {
+        rows.batches(&order)
+            .unwrap()
+            .map(|drawn| drawn.unwrap().batch)
+            .collect()
+    };
+    for ahead in [false, true] {
+        let whole = draw(pass(ahead, Some(3)));
+        assert_ne!(whole[0].tensors["x"], whole[1].tensors["x"]);
+        for at in 0..whole.len() + 1 {
+            let mut jump = pass(ahead, Some(3));
+            (jump.order.first, jump.order.most) = (at, Some(1));
+            let seen = draw(jump);
+            let wanted = whole.get(at).into_iter();
+            assert!(
+                seen.iter()
+                    .map(|batch| &batch.tensors)
+                    .eq(wanted.map(|batch| &batch.tensors)),
+                "batch {at}: the same rows, and the same seed"
+            );
+        }
+    }
+    let order = |most| BatchOrder {
+        most,
+        ..BatchOrder::of(BATCH)
+    };
+    let (all, one) = (rows.ahead_bytes(order(None)), rows.ahead_bytes(order(Some(1))));
+    assert!(one < all / 2, "{one} of {all} bytes are charged for one batch");
+}
+
+#[test]
 fn the_same_bytes_ahead_or_not_and_nothing_is_kept_from_batch_to_batch() {
     let Some((sandbox, module)) = loaded("hostile-transform") else {
         return;

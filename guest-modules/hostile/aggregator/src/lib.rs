@@ -1,6 +1,7 @@
 //! An aggregator that misbehaves, for tests: the setting `attack` says how.
 
 use cloister_guest::aggregator::Part;
+use cloister_guest::bindings::aggregator::cloister::federation::slots as host_slots;
 use cloister_guest::prelude::*;
 
 cloister_guest::settings! {
@@ -8,7 +9,8 @@ cloister_guest::settings! {
         /// What to do.
         attack: String in [
             "none", "loop", "trap", "nothing", "nan", "read_past_end", "write_past_end", "far_offset", "huge_range",
-            "hoard_updates", "allocate", "ask_again", "give_up"
+            "hoard_updates", "allocate", "ask_again", "give_up", "slot_not_finite", "five_slots", "slot_past_end", "slot_far_offset",
+            "slot_huge_range", "slot_odd_name", "slots_without_end", "count_calls"
         ] = "none",
     }
 }
@@ -57,6 +59,30 @@ fn aggregate(_round: Round, model: &mut FlatModel) -> Result<()> {
             while updates().next().is_some() {}
             drop(updates().next());
             model.write(whole, &update.read(whole));
+        }
+        "slot_not_finite" => {
+            host_slots::write("m", 1, &[f32::INFINITY]);
+            model.write(whole, &update.read(whole));
+        }
+        "five_slots" => {
+            for name in ["a", "b", "c", "d", "e"] {
+                host_slots::write(name, 0, &[1.0]);
+            }
+        }
+        "slot_past_end" => host_slots::write("m", 1, &vec![0.0; whole.count as usize]),
+        "slot_far_offset" => drop(host_slots::read("m", u64::MAX, 2)),
+        "slot_huge_range" => drop(host_slots::read("m", 0, u32::MAX)),
+        "slot_odd_name" => host_slots::write("row 7: 1.5\n", 0, &[1.0]),
+        "slots_without_end" => {
+            for at in 0_u64.. {
+                drop(host_slots::read(&at.to_string(), 0, 1));
+            }
+        }
+        // Keeps how often it was called, and writes it into the model.
+        "count_calls" => {
+            let calls = host_slots::read("calls", 0, 1)[0] + 1.0;
+            host_slots::write("calls", 0, &[calls]);
+            model.write(Part { offset: 0, count: 1 }, &[calls]);
         }
         "give_up" => return Err(Failure::new("not today")),
         _ => model.write(whole, &update.read(whole)),

@@ -16,7 +16,9 @@ cloister_guest::settings! {
             "unknown_dataset", "empty_batch", "bring_graph", "rows_to_parameter", "rows_as_update", "swap_parameters",
             "scalar_to_data", "wrong_shape", "wrong_batch", "missing", "duplicate", "unknown_tensor", "nothing", "unchanged",
             "nan_metric", "odd_metric", "nan_parameters", "diverge", "make_tensor", "made_update", "read_parameter", "read_rows",
-            "log_without_end", "rate_out_of_range", "hoard_handles", "hoard_batches", "inflate_rows", "give_up"
+            "log_without_end", "rate_out_of_range", "hoard_handles", "hoard_batches", "inflate_rows", "give_up",
+            "parameter_as_gradient", "moved_as_gradient", "swap_gradients", "rows_as_gradient", "made_gradient",
+            "gradient_as_parameter", "no_attack_on_gradients", "jump_past_end"
         ] = "none",
         /// Rows in a batch.
         batch: u32 = 32,
@@ -95,6 +97,9 @@ fn recurse(depth: u64) -> u64 {
 fn attack(round: Round) -> Result<NamedTensors> {
     cloister_guest::log_panics();
     let settings = Settings::read()?;
+    if let Some(gradients) = attack_with_gradients(&settings)? {
+        return Ok(gradients);
+    }
     let (mut trained, mut batch) = honest(round, &settings)?;
     match settings.attack.as_str() {
         "loop" => loop {
@@ -231,10 +236,83 @@ fn attack(round: Round) -> Result<NamedTensors> {
                 }
             }
         }
+        "jump_past_end" => {
+            let rows = Dataset::named("train").first(u32::MAX).most(u32::MAX);
+            let seen = rows.batches(settings.batch)?.count();
+            metrics::report("seen", seen as f64);
+        }
         "give_up" => return Err(Failure::new(format!("no {}\nmore", "x".repeat(5000)))),
         _ => {}
     }
     Ok(std::mem::take(trained.tensors()).into_iter().collect())
+}
+
+/// Attacks where gradients are wanted; nothing if the setting names none of them. The graph `train` is one that gives gradients.
+fn attack_with_gradients(settings: &Settings) -> Result<Option<NamedTensors>> {
+    let known = [
+        "parameter_as_gradient",
+        "moved_as_gradient",
+        "swap_gradients",
+        "rows_as_gradient",
+        "made_gradient",
+        "gradient_as_parameter",
+        "no_attack_on_gradients",
+    ];
+    if !known.contains(&settings.attack.as_str()) {
+        return Ok(None);
+    }
+    let mut trained = Model::current();
+    let mut batches = Dataset::named("train").batches(settings.batch)?;
+    let mut batch = batches.next().ok_or_else(|| Failure::new("no batch"))??;
+    let graph = Graph::named("train")?;
+    let mut out = graph.run(&mut trained, &batch, &[])?;
+    let names: Vec<String> = model::current().into_iter().map(|(name, _)| name).collect();
+    let mut gradients: NamedTensors = names
+        .iter()
+        .filter_map(|name| Some((name.clone(), out.take(&format!("grad/{name}"))?)))
+        .collect();
+    match settings.attack.as_str() {
+        "parameter_as_gradient" => return Ok(Some(model::current())),
+        "moved_as_gradient" => {
+            let moved = Graph::named("move")?.run(&mut trained, &batch, &[("learning_rate", 0.1)])?;
+            trained.update(moved);
+            return Ok(Some(std::mem::take(trained.tensors()).into_iter().collect()));
+        }
+        "swap_gradients" => {
+            // Two parameters of the same shape: by shape alone it would pass.
+            let like = |one: usize| {
+                (one + 1..gradients.len())
+                    .find(|&other| gradients[one].1.dimensions() == gradients[other].1.dimensions())
+            };
+            let pair = (0..gradients.len()).find_map(|one| Some((one, like(one)?)));
+            let (one, other) = pair.ok_or_else(|| Failure::new("no two parameters of one shape"))?;
+            let name = gradients[one].0.clone();
+            gradients[one].0 = std::mem::replace(&mut gradients[other].0, name);
+        }
+        "rows_as_gradient" => {
+            let rows = batch.tensors().remove("x").ok_or_else(|| Failure::new("no rows"))?;
+            let like = gradients
+                .iter_mut()
+                .find(|(_, tensor)| tensor.dimensions() == rows.dimensions());
+            like.ok_or_else(|| Failure::new("no parameter of the shape of the rows"))?
+                .1 = rows;
+        }
+        "made_gradient" => {
+            for (_, tensor) in &mut gradients {
+                let count: u32 = tensor.dimensions().iter().product();
+                let bytes = 0.5_f32.to_le_bytes().repeat(count as usize);
+                *tensor = Tensor::new(&tensor.dimensions(), TensorType::Fp32, &bytes);
+            }
+        }
+        // A gradient where the graph wants a parameter.
+        "gradient_as_parameter" => {
+            let (name, tensor) = gradients.remove(0);
+            trained.tensors().insert(name, tensor);
+            drop(graph.run(&mut trained, &batch, &[])?);
+        }
+        _ => {}
+    }
+    Ok(Some(gradients))
 }
 
 struct Hostile;

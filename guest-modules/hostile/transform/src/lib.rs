@@ -6,17 +6,18 @@ use cloister_guest::transform_prelude::*;
 
 cloister_guest::settings! {
     struct Settings {
-        /// What to do. Honest is: `x` doubled, and the seed's low byte in `y` where that is wanted.
+        /// What to do. Honest is: `x` doubled.
         attack: String in [
             "none", "loop", "allocate", "trap", "panic", "wrong_shape", "wrong_rows", "wrong_type", "short", "nan", "infinite",
-            "missing", "twice", "unknown", "too_large", "log_rows", "log_without_end", "remember", "labels", "give_up"
+            "missing", "twice", "unknown", "too_large", "log_rows", "log_without_end", "remember", "random", "labels",
+            "give_up"
         ] = "none",
     }
 }
 
 static CALLS: AtomicU32 = AtomicU32::new(0);
 
-fn transform(batch: &Batch, _random: &mut Random) -> Result<Made> {
+fn transform(batch: &Batch, random: &mut Random) -> Result<Made> {
     let settings = Settings::read()?;
     let x = batch.array("x")?;
     let Elements::Floats(values) = &x.elements else {
@@ -68,6 +69,11 @@ fn transform(batch: &Batch, _random: &mut Random) -> Result<Made> {
         },
         "remember" => {
             made.fill(CALLS.fetch_add(1, Ordering::Relaxed) as f32);
+            plain(made)
+        }
+        // Honest, too: what an augmentation does, so that its bytes tell its seed.
+        "random" => {
+            made.fill_with(|| random.unit());
             plain(made)
         }
         "labels" => {
