@@ -1,4 +1,8 @@
 //! Trains by mini-batch gradient descent, with whatever optimizer the training graph holds. Touches handles and scalars only.
+//!
+//! This is the worker's part of federated averaging (McMahan et al., 2017): passes over the rows, or a number of steps, between two
+//! averages. With a graph that has a proximal term (`cloister graph train --proximal`) it is that of FedProx (Li et al., 2020).
+//! The optimizer's state lives as long as the round: each begins with zeros.
 
 use cloister_guest::prelude::*;
 
@@ -6,6 +10,10 @@ cloister_guest::settings! {
     struct Settings {
         /// Passes over the rows in a round.
         epochs: u32 = 1,
+        /// Steps in a round in place of passes, 0 for passes. The next round goes on in the rows where this one stopped.
+        steps: u32 = 0,
+        /// With `steps`: the seed of the order of the first pass over the rows; each further pass takes the next number.
+        seed: u64 = 1,
         /// Rows in a batch; the graph `train` is for so many.
         batch: u32 = 32,
         /// Leaves out the rows that fill no batch, instead of giving them to the graph `train@N`.
@@ -18,7 +26,7 @@ cloister_guest::settings! {
         step_rounds: u32 = 10,
         /// Schedule `step`: the factor.
         decay: f64 = 0.5,
-        /// Reports the mean loss of the last epoch; the policy then lists `loss` in `reads`.
+        /// Reports the mean loss of the last epoch, or of the steps; the policy then lists `loss` in `reads`.
         report_loss: bool = true,
     }
 }
@@ -35,16 +43,55 @@ impl Settings {
     }
 }
 
+/// Batches of one pass over the rows.
+struct Pass {
+    seed: u64,
+    first: u32,
+    most: u32,
+}
+
+/// The passes of a round, of which each has so many batches.
+fn passes(settings: &Settings, round: Round, batches: u32) -> Vec<Pass> {
+    if settings.steps == 0 || batches == 0 {
+        let whole = |epoch| Pass {
+            seed: round.seed.wrapping_add(u64::from(epoch)),
+            first: 0,
+            most: batches,
+        };
+        return (0..settings.epochs).map(whole).collect();
+    }
+    let mut passes = Vec::new();
+    let (mut at, mut left) = (round.step.wrapping_mul(u64::from(settings.steps)), settings.steps);
+    while left > 0 {
+        // Below `batches`, so it fits.
+        let first = (at % u64::from(batches)) as u32;
+        let most = left.min(batches - first);
+        passes.push(Pass {
+            seed: settings.seed.wrapping_add(at / u64::from(batches)),
+            first,
+            most,
+        });
+        at = at.wrapping_add(u64::from(most));
+        left -= most;
+    }
+    passes
+}
+
 fn train(round: Round, model: &mut Model) -> Result<()> {
     let settings = Settings::read()?;
     let rate = settings.learning_rate(round);
     let full = Graph::named("train")?;
-    for epoch in 0..settings.epochs {
-        let mut rows = Dataset::named("train").shuffled(round.seed.wrapping_add(u64::from(epoch)));
-        if settings.drop_last {
-            rows = rows.drop_last();
+    let mut rows = Dataset::named("train");
+    if settings.drop_last {
+        rows = rows.drop_last();
+    }
+    let (mut sum, mut count) = (0.0, 0.0);
+    for pass in passes(&settings, round, rows.count(settings.batch)?) {
+        if settings.steps == 0 {
+            // The loss is that of the last epoch.
+            (sum, count) = (0.0, 0.0);
         }
-        let (mut sum, mut count) = (0.0, 0.0);
+        let rows = rows.clone().shuffled(pass.seed).first(pass.first).most(pass.most);
         for batch in rows.batches(settings.batch)? {
             let batch = batch?;
             let rest = (batch.rows() != settings.batch).then(|| Graph::for_rows("train", settings.batch, batch.rows()));
@@ -59,9 +106,9 @@ fn train(round: Round, model: &mut Model) -> Result<()> {
             }
             model.update(out);
         }
-        if count > 0.0 && epoch + 1 == settings.epochs {
-            metrics::report("loss", sum / count);
-        }
+    }
+    if count > 0.0 {
+        metrics::report("loss", sum / count);
     }
     Ok(())
 }

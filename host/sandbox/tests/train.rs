@@ -12,8 +12,10 @@ mod common;
 
 use std::collections::BTreeMap;
 
+use cloister_graph::{Optimizer, TrainOptions};
 use cloister_sandbox::{ModuleErrorKind, SettingValue};
-use common::{ROWS, loaded, settings, text, train, train_call};
+use cloister_tensor::TensorMap;
+use common::{BATCH, REST, ROWS, compiled, loaded, settings, text, train, train_call};
 
 #[test]
 fn trains_with_handles_only() {
@@ -167,4 +169,39 @@ fn a_dataset_of_no_rows_gives_no_update() {
     call.datasets
         .insert("train".to_owned(), std::sync::Arc::new(common::Fake(0)));
     assert_eq!(train(&sandbox, call).unwrap_err().kind, ModuleErrorKind::NoUpdate);
+}
+
+#[test]
+fn steps_go_on_in_the_rows_from_round_to_round() {
+    let Some((sandbox, module)) = loaded("train-sgd") else {
+        return;
+    };
+    // Without momentum: nothing is kept from step to step but the model.
+    let sgd = |batch| {
+        let options = TrainOptions::new(Optimizer::Sgd, batch);
+        compiled(&cloister_graph::train(&common::model(), &options).unwrap().training)
+    };
+    let run = |steps: i64, step: u64, model: &TensorMap| {
+        let mut call = train_call(&module);
+        call.graphs = BTreeMap::from([("train".to_owned(), sgd(BATCH)), (format!("train@{REST}"), sgd(REST))]);
+        call.settings = settings(&[("steps", SettingValue::Integer(steps))]);
+        call.model = model.clone();
+        call.round.step = step;
+        // Whatever the rounds' seeds are.
+        call.round.seed = step + 100;
+        train(&sandbox, call).unwrap()
+    };
+    let start = common::model().initial_weights();
+    // Three batches are a pass: four steps reach into the second.
+    let whole = run(4, 0, &start);
+    let half = run(2, 0, &start);
+    assert_eq!(half.rows, 2 * BATCH as u64);
+    assert_eq!(run(2, 1, &half.tensors).tensors, whole.tensors);
+    assert_eq!(whole.metrics.len(), 1);
+    assert_eq!(run(1, 2, &start).rows, REST as u64);
+    assert_ne!(
+        run(1, 0, &start).tensors,
+        run(1, 3, &start).tensors,
+        "each pass has an order of its own"
+    );
 }
