@@ -60,6 +60,7 @@ mod port;
 mod roles;
 pub mod samples;
 mod train;
+pub mod tuning;
 
 pub use engine_graph::EngineGraph;
 pub use error::{GraphError, Place};
@@ -68,7 +69,7 @@ pub use ir::Operator;
 pub use limits::Limits;
 pub use loss::Loss;
 pub use model::{Model, ModelInput};
-pub use ops::WeightGradient;
+pub use ops::{ConvLayer, WeightGradient};
 pub use optimizer::Optimizer;
 pub use options::TrainOptions;
 pub use port::{Port, PortKind};

@@ -1,8 +1,10 @@
 //! What kind of training graph is wanted.
 
+use std::collections::BTreeMap;
+
 use crate::error::GraphError;
 use crate::loss::Loss;
-use crate::ops::WeightGradient;
+use crate::ops::{ConvLayer, WeightGradient};
 use crate::optimizer::Optimizer;
 
 /// What kind of training graph is wanted. Parameters are named by their names, or by beginnings of names followed by `*`.
@@ -37,6 +39,8 @@ pub struct TrainOptions {
     pub logits: Option<String>,
     /// Form of the gradients of convolution weights.
     pub weight_gradient: WeightGradient,
+    /// Forms chosen for single layers, by measurement ([`crate::tuning`]); layers that the model does not have are left out.
+    pub weight_gradients: BTreeMap<ConvLayer, WeightGradient>,
     /// Whether dropouts in training form take their masks as inputs `mask/K`, K counting dropouts from 0; else they are left
     /// out. A mask is f32 of the shape of what it drops from, 1 where an element stays and 0 where it goes; the graph scales
     /// what stays by `1 / (1 - ratio)`. The metadata `cloister.dropout` hold the ratios in the order of the masks.
@@ -59,6 +63,7 @@ impl TrainOptions {
             gradients: false,
             logits: None,
             weight_gradient: WeightGradient::default(),
+            weight_gradients: BTreeMap::new(),
             dropout: true,
         }
     }

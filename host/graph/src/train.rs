@@ -11,7 +11,7 @@ use crate::engine_graph::EngineGraph;
 use crate::error::GraphError;
 use crate::ir::ValueId;
 use crate::model::Model;
-use crate::ops::Mode;
+use crate::ops::{ConvLayer, Mode};
 use crate::optimizer::{Optimizer, Update, clipped};
 use crate::options::{TrainOptions, is_named};
 use crate::port::{self, PortKind};
@@ -89,7 +89,8 @@ struct Ports {
 impl Ports {
     fn new(model: &Model, options: &TrainOptions) -> Self {
         let mut builder = Builder::new(model.limits());
-        builder.weight_gradient = options.weight_gradient;
+        builder.forms.default = options.weight_gradient;
+        builder.forms.chosen.clone_from(&options.weight_gradients);
         Self {
             builder,
             inputs: Vec::new(),
@@ -184,6 +185,15 @@ impl Ports {
             if options.proximal > 0.0 {
                 note("proximal", options.proximal.to_string());
             }
+            note("weight_gradient", options.weight_gradient.to_string());
+            let chosen = self.builder.forms.layers.iter().filter_map(|layer| {
+                let form = options.weight_gradients.get(layer)?;
+                Some(format!("{layer} = {form}"))
+            });
+            let chosen: Vec<String> = chosen.collect();
+            if !chosen.is_empty() {
+                note("weight_gradients", chosen.join("; "));
+            }
             let words = |words: Vec<String>| words.join(" ");
             if !bound.masks.is_empty() {
                 note(
@@ -213,7 +223,19 @@ fn trained(options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphE
     Ok(trained)
 }
 
+/// The convolutions whose weights have a gradient.
+pub(crate) fn conv_layers(model: &Model, options: &TrainOptions) -> Result<Vec<ConvLayer>, GraphError> {
+    options.check()?;
+    let bound = model.with_ports(options.batch, options.dropout)?;
+    let ports = written(model, options, &bound)?;
+    Ok(ports.builder.forms.layers.into_iter().collect())
+}
+
 fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<EngineGraph, GraphError> {
+    written(model, options, bound)?.finish(TRAINING, model, options, bound)
+}
+
+fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports, GraphError> {
     let trained = trained(options, bound)?;
     let mut ports = Ports::new(model, options);
     let (inputs, labels) = ports.forward(options, bound, Mode::Training)?;
@@ -310,7 +332,7 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
             ports.output(PortKind::NextStatistic(bound.graph.value(id).name.clone()), next)?;
         }
     }
-    ports.finish(TRAINING, model, options, bound)
+    Ok(ports)
 }
 
 fn evaluation(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<EngineGraph, GraphError> {

@@ -5,6 +5,7 @@ pub mod guests;
 pub mod host;
 pub mod openvino;
 pub mod toolchain;
+pub mod torch;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

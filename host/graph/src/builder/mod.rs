@@ -11,7 +11,7 @@ use crate::error::{GraphError, Place};
 use crate::fold;
 use crate::ir::{Attributes, Graph, Node, Operator, Value, ValueId};
 use crate::limits::Limits;
-use crate::ops::{self, Operands, Type, WeightGradient};
+use crate::ops::{self, Forms, Operands, Type};
 
 pub(crate) use operations::Piece;
 
@@ -27,8 +27,8 @@ pub(crate) struct Builder {
     graph: Graph,
     limits: Limits,
     shared: BTreeMap<(Dtype, Vec<usize>, Bytes), ValueId>,
-    /// Form of the gradients of convolution weights.
-    pub(crate) weight_gradient: WeightGradient,
+    /// Forms of the gradients of convolution weights.
+    pub(crate) forms: Forms,
     place: Place,
     /// Elements of the constants that were computed so far.
     folded: usize,
@@ -45,7 +45,7 @@ impl Builder {
             graph: Graph::default(),
             limits: limits.clone(),
             shared: BTreeMap::new(),
-            weight_gradient: WeightGradient::default(),
+            forms: Forms::default(),
             place: Place::default(),
             folded: 0,
             promised: BTreeSet::new(),

@@ -1,6 +1,7 @@
 //! Convolutions.
 
 use super::bounds::{float, like_first, same_dtype, sizes};
+use super::weight_gradient::weight_gradient;
 use super::window::Window;
 use super::{Derivative, Gradients, Operands, Rule, Step, Type};
 use crate::builder::{Builder, Piece};
@@ -29,21 +30,6 @@ pub(crate) const TRANSPOSED: Rule = Rule {
     derivative: Derivative::Rule(differentiate_transposed),
     ..CONV
 };
-
-/// How the gradient of a convolution's weight is computed. Which is faster depends on the layer and the engine.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum WeightGradient {
-    /// [`Self::Gemm`] for many channels and for 1x1 kernels, else [`Self::Conv`].
-    #[default]
-    Auto,
-    /// A convolution of the input with the gradient, batch and channels swapped.
-    Conv,
-    /// The windows laid out as a matrix, and one matrix product.
-    Gemm,
-}
-
-/// Channels from which on the matrix product is the faster form.
-const MANY_CHANNELS: usize = 64;
 
 fn group(attributes: &Attributes) -> Result<usize, String> {
     let group = attributes.int("group", 1)?;
@@ -197,27 +183,7 @@ fn with_bias(builder: &mut Builder, step: &Step<'_>, mut gradients: Vec<Option<V
     Ok(gradients)
 }
 
-fn weight_gradient(
-    builder: &mut Builder,
-    gradient: ValueId,
-    operand: ValueId,
-    kernel: &[usize],
-    window: &Window,
-    group: usize,
-) -> Result<ValueId, GraphError> {
-    let by_gemm = match builder.weight_gradient {
-        WeightGradient::Auto => kernel[1] >= MANY_CHANNELS || window.kernel.iter().all(|&size| size == 1),
-        WeightGradient::Conv => false,
-        WeightGradient::Gemm => true,
-    };
-    if by_gemm && group == 1 {
-        weight_gradient_by_gemm(builder, gradient, operand, kernel, window)
-    } else {
-        weight_gradient_by_conv(builder, gradient, operand, kernel, window, group)
-    }
-}
-
-fn geometry(strides: &[usize], dilations: &[usize], before: &[usize], after: &[usize]) -> Attributes {
+pub(super) fn geometry(strides: &[usize], dilations: &[usize], before: &[usize], after: &[usize]) -> Attributes {
     Attributes::none()
         .with_ints("dilations", dilations)
         .with_ints("pads", &[before, after].concat())
@@ -249,76 +215,4 @@ fn input_gradient(
         attributes = attributes.with_ints("output_padding", &rest);
     }
     builder.node(Operator::ConvTranspose, &[gradient, weight], attributes)
-}
-
-/// The gradient of a weight is itself a convolution: the input's channels become the batch, the batch becomes the channels,
-/// the gradient becomes the kernel; strides and dilations change places.
-fn weight_gradient_by_conv(
-    builder: &mut Builder,
-    gradient: ValueId,
-    operand: ValueId,
-    kernel: &[usize],
-    window: &Window,
-    group: usize,
-) -> Result<ValueId, GraphError> {
-    let shape = builder.shape(operand).to_vec();
-    let rank = shape.len();
-    let swap: Vec<usize> = [1, 0].into_iter().chain(2..rank).collect();
-    let ground = if group == 1 {
-        builder.transpose(operand, &swap)?
-    } else {
-        // [N, G, C/G, ...] to [C/G, G N, ...]: each group keeps its own batch as channels.
-        let split = builder.reshape(operand, &[&[shape[0], group, kernel[1]], &shape[2..]].concat())?;
-        let order: Vec<usize> = [2, 1, 0].into_iter().chain(3..rank + 1).collect();
-        let turned = builder.transpose(split, &order)?;
-        builder.reshape(turned, &[&[kernel[1], group * shape[0]], &shape[2..]].concat())?
-    };
-    let slider = builder.transpose(gradient, &swap)?;
-    let mut attributes = geometry(&window.dilations, &window.strides, &window.before, &window.after);
-    let slid: Vec<usize> = builder.shape(slider)[2..].to_vec();
-    attributes = attributes.with_ints("kernel_shape", &slid);
-    if group != 1 {
-        attributes = attributes.with_int("group", group as i64);
-    }
-    let swapped = builder.node(Operator::Conv, &[ground, slider], attributes)?;
-    // Where strides leave a rest, there are more positions than the kernel has.
-    let axes: Vec<usize> = (2..rank).collect();
-    let pieces: Vec<Piece> = window
-        .kernel
-        .iter()
-        .map(|&end| Piece { start: 0, end, step: 1 })
-        .collect();
-    let cut = builder.slice(swapped, &axes, &pieces)?;
-    builder.transpose(cut, &swap)
-}
-
-/// The windows as rows of a matrix, channels last, and one product.
-fn weight_gradient_by_gemm(
-    builder: &mut Builder,
-    gradient: ValueId,
-    operand: ValueId,
-    kernel: &[usize],
-    window: &Window,
-) -> Result<ValueId, GraphError> {
-    let rank = kernel.len();
-    let count = builder.shape(gradient)[2..].to_vec();
-    let before = [&[0, 0], &window.before[..]].concat();
-    let after = [&[0, 0], &window.after[..]].concat();
-    let padded = builder.pad(operand, &before, &after, 0.0)?;
-    let last: Vec<usize> = [0].into_iter().chain(2..rank).chain([1]).collect();
-    let ground = builder.transpose(padded, &last)?;
-    let mut columns = Vec::new();
-    for offset in window.offsets().map_err(|problem| builder.error(problem))? {
-        columns.push(window.pick(builder, ground, 1, &offset, &count)?);
-    }
-    let windows = builder.concat(&columns, rank - 1)?;
-    let shape = builder.shape(windows).to_vec();
-    let rows: usize = shape[..rank - 1].iter().product();
-    let windows = builder.reshape(windows, &[rows, shape[rank - 1]])?;
-    let slider = builder.transpose(gradient, &last)?;
-    let slider = builder.reshape(slider, &[rows, kernel[0]])?;
-    let product = builder.gemm(slider, windows, (true, false), 1.0)?;
-    let spread = builder.reshape(product, &[&[kernel[0]], &kernel[2..], &[kernel[1]]].concat())?;
-    let first: Vec<usize> = [0, rank - 1].into_iter().chain(1..rank - 1).collect();
-    builder.transpose(spread, &first)
 }

@@ -4,6 +4,7 @@
 mod activation;
 mod bounds;
 mod composite;
+mod conv_form;
 mod convolution;
 mod elementwise;
 mod logic;
@@ -14,13 +15,16 @@ mod pool;
 mod rearrange;
 mod reduction;
 mod shaping;
+mod weight_gradient;
 mod window;
 
 pub(crate) use bounds::{axis, broadcast};
-pub use convolution::WeightGradient;
+pub(crate) use conv_form::Forms;
+pub use conv_form::{ConvLayer, WeightGradient};
 pub(crate) use normalization::STATISTICS;
 pub(crate) use reduction::reduced_axes;
 pub(crate) use shaping::{flattened, reshaped, squeezed, unsqueezed};
+pub(crate) use weight_gradient::isolated;
 pub(crate) use window::explicit_pads;
 
 use cloister_tensor::Dtype;

@@ -8,7 +8,7 @@ use crate::error::GraphError;
 use crate::ir::{Attribute, Attributes, Operator, ValueId};
 
 /// Largest kernel, stride, dilation or padding along an axis.
-const MOST: usize = 1 << 16;
+pub(super) const MOST: usize = 1 << 16;
 
 /// Most elements of a window that is taken apart.
 const MOST_ELEMENTS: usize = 1 << 10;

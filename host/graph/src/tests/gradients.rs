@@ -8,7 +8,7 @@ use super::interpreter::{Array, run};
 use super::{model, numbers, parameter};
 use crate::builder::{Builder, Piece};
 use crate::ir::{Attribute, Attributes, Operator as O, ValueId};
-use crate::{EngineGraph, Limits, Model, Optimizer, PortKind, TrainOptions, WeightGradient, train};
+use crate::{EngineGraph, Limits, Model, Optimizer, PortKind, TrainOptions, WeightGradient, train, tuning};
 
 const STEP: f64 = 1e-5;
 
@@ -33,8 +33,18 @@ pub(super) fn feeds(graph: &EngineGraph, model: &Model, classes: usize) -> BTree
 
 /// Checks the gradient of every parameter, for every form of weight gradients.
 pub(super) fn check(file: &[u8], batch: usize) {
-    for form in [WeightGradient::Conv, WeightGradient::Gemm] {
-        check_form(file, batch, form);
+    let model = Model::parse(file, &Limits::default()).unwrap();
+    let layers = tuning::layers(&model, &TrainOptions::new(Optimizer::None, batch)).unwrap();
+    check_form(file, batch, WeightGradient::Conv);
+    for form in [
+        WeightGradient::Gemm,
+        WeightGradient::Spatial { parts: 1 },
+        WeightGradient::Spatial { parts: 2 },
+        WeightGradient::Interleaved,
+    ] {
+        if layers.iter().any(|layer| layer.takes(form)) {
+            check_form(file, batch, form);
+        }
     }
 }
 

@@ -1,14 +1,16 @@
 //! `cloister graph`: make, show and run training graphs.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand, ValueEnum};
-use cloister_graph::{GraphError, Limits, Loss, Model, Optimizer, TrainOptions, WeightGradient, train};
+use cloister_graph::{ConvLayer, GraphError, Limits, Loss, Model, Optimizer, TrainOptions, WeightGradient, train};
 use miette::Report;
 
 use super::graph_run::{self, GraphRunArgs};
 use super::graph_sample::{self, SampleArgs};
 use super::graph_show::{self, ShowArgs};
+use super::graph_tune::{self, TuneArgs};
 use crate::files;
 use crate::ui::{Exit, Ui, failed};
 
@@ -27,6 +29,8 @@ enum GraphCommand {
     Show(ShowArgs),
     /// Write a small model with seeded weights to begin with
     Sample(SampleArgs),
+    /// Measure which forms of a training graph's convolutions are fastest here
+    Tune(TuneArgs),
     /// Run a graph on named tensors
     Run(GraphRunArgs),
 }
@@ -37,6 +41,7 @@ pub fn run(args: GraphArgs, out: &mut Ui) -> Result<Exit, Report> {
         GraphCommand::Train(args) => run_train(&args, out),
         GraphCommand::Show(args) => graph_show::run(&args, out),
         GraphCommand::Sample(args) => graph_sample::run(&args, out),
+        GraphCommand::Tune(args) => graph_tune::run(&args, out),
         GraphCommand::Run(args) => graph_run::run(args, out),
     }
 }
@@ -58,7 +63,7 @@ enum OptimizerName {
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum LossName {
+pub(super) enum LossName {
     /// Cross entropy of the softmax of logits [N, C] and labels i64 [N], the mean over the rows
     SoftmaxCrossEntropy,
     /// The same with a share of each class as labels, f32 [N, C]
@@ -70,7 +75,7 @@ enum LossName {
 }
 
 impl LossName {
-    const fn loss(self) -> Loss {
+    pub(super) const fn loss(self) -> Loss {
         match self {
             Self::SoftmaxCrossEntropy => Loss::SoftmaxCrossEntropy,
             Self::SoftCrossEntropy => Loss::SoftCrossEntropy,
@@ -82,12 +87,16 @@ impl LossName {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
 enum ConvGradient {
-    /// By the number of channels
+    /// By a rule: gemm for 1x1 kernels, else spatial
     Auto,
-    /// As a convolution: few channels
+    /// As a convolution with batch and channels swapped
     Conv,
-    /// As a matrix product: many channels
+    /// As a matrix product
     Gemm,
+    /// As a convolution with the channels as one more spatial axis
+    Spatial,
+    /// As a convolution with the channels laid along the last spatial axis
+    Interleaved,
 }
 
 /// Differentiate a forward model and append the optimizer: a step of training as one graph.
@@ -97,7 +106,7 @@ enum ConvGradient {
 /// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout, every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
 /// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first), with `--proximal` also `anchor/PARAM`. Its outputs are `loss` (f32 [1]), `next/PARAM`,
 /// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
-/// The same model and options give the same bytes.
+/// The same model, options and file of forms give the same bytes.
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
@@ -170,6 +179,9 @@ struct TrainArgs {
     /// Form of the gradients of convolution weights
     #[arg(long, value_enum, default_value_t = ConvGradient::Auto)]
     conv_gradient: ConvGradient,
+    /// Forms chosen for single layers by `cloister graph tune`; layers that are not in the file take --conv-gradient
+    #[arg(long, value_name = "FORMS.toml")]
+    forms: Option<PathBuf>,
     /// Where the training graph is written
     #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
     out: PathBuf,
@@ -201,7 +213,7 @@ impl TrainArgs {
         }
     }
 
-    fn options(&self) -> TrainOptions {
+    fn options(&self, weight_gradients: BTreeMap<ConvLayer, WeightGradient>) -> TrainOptions {
         let optimizer = match self.optimizer {
             OptimizerName::None => Optimizer::None,
             OptimizerName::Sgd => Optimizer::Sgd,
@@ -239,7 +251,10 @@ impl TrainArgs {
                 ConvGradient::Auto => WeightGradient::Auto,
                 ConvGradient::Conv => WeightGradient::Conv,
                 ConvGradient::Gemm => WeightGradient::Gemm,
+                ConvGradient::Spatial => WeightGradient::Spatial { parts: 1 },
+                ConvGradient::Interleaved => WeightGradient::Interleaved,
             },
+            weight_gradients,
         }
     }
 }
@@ -247,9 +262,14 @@ impl TrainArgs {
 fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
     args.constants()?;
     let file = read(&args.model)?;
-    files::not_an_input(&args.out, [args.model.as_path()])?;
+    let inputs = || {
+        [Some(args.model.as_path()), args.forms.as_deref()]
+            .into_iter()
+            .flatten()
+    };
+    files::not_an_input(&args.out, inputs())?;
     if let Some(evaluation) = &args.evaluation {
-        files::not_an_input(evaluation, [args.model.as_path()])?;
+        files::not_an_input(evaluation, inputs())?;
         if *evaluation == args.out {
             return Err(failed(
                 Exit::Usage,
@@ -274,7 +294,8 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
             Some("initialise the model anew and export it again".into()),
         ));
     }
-    let graphs = train(&model, &args.options()).map_err(about)?;
+    let forms = args.forms.as_deref().map(graph_tune::read_forms).transpose()?;
+    let graphs = train(&model, &args.options(forms.unwrap_or_default())).map_err(about)?;
     files::write(&args.out, graphs.training.bytes())?;
     out.note(format_args!(
         "training graph    {}  sha256 {}",

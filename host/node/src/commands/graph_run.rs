@@ -103,7 +103,7 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
             help,
         )
     })?;
-    let backend = choose_backend(&args, out)?;
+    let backend = choose_backend(args.backend, args.openvino_dir.as_deref(), out)?;
     out.note(format!("engine: {}", backend.name()));
     if let Some(note) = unused_threads(backend.name(), args.threads.map_or(1, NonZeroUsize::get)) {
         out.note(note);
@@ -196,8 +196,13 @@ fn load_graph(path: &Path, feed: &TensorMap) -> Result<EngineGraph, Report> {
     }
 }
 
-fn choose_backend(args: &GraphRunArgs, out: &mut Ui) -> Result<Box<dyn Backend>, Report> {
-    match (args.backend, &args.openvino_dir) {
+/// The engine that was asked for, or the one that is there.
+pub(super) fn choose_backend(
+    backend: Option<BackendName>,
+    openvino_dir: Option<&Path>,
+    out: &mut Ui,
+) -> Result<Box<dyn Backend>, Report> {
+    match (backend, openvino_dir) {
         (Some(BackendName::Tract), _) => Ok(Box::new(tract::Tract::new())),
         (_, Some(dir)) => Ok(Box::new(openvino::load(dir).map_err(unreadable)?)),
         (Some(BackendName::Openvino), None) => Err(failed(

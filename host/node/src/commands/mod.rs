@@ -7,6 +7,7 @@ pub mod graph;
 pub mod graph_run;
 mod graph_sample;
 mod graph_show;
+mod graph_tune;
 pub mod identity;
 mod image_layout;
 pub mod manager;
