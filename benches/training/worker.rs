@@ -17,7 +17,7 @@ use cloister_engine::{CompileOptions, openvino};
 use cloister_graph::{EngineGraph, Limits, Model, PortKind};
 use cloister_policy::DatasetSpec;
 use cloister_runner::{BackendChoice, Runner, RunnerOptions, SharedTensors, TrainRequest};
-use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue};
+use cloister_sandbox::{CallLimits, Grants, RoundInfo, ScalarRange, SettingValue, UpdateKind};
 
 const CLASSES: usize = 10;
 /// Batches of the dataset that the guest draws from: steps of one epoch.
@@ -210,7 +210,9 @@ fn through_guest(graph: &EngineGraph, model: &Model, threads: NonZeroUsize) -> S
             index: 1,
             count: 10,
             seed: 7,
+            step: 0,
         },
+        update: UpdateKind::Model,
         limits: CallLimits::default(),
         timeout: Duration::from_secs(3600),
     };
