@@ -334,7 +334,9 @@ fn take(array: &Array, wanted: &[(usize, &[Target])], table: &mut Table) -> Resu
             file: file.to_owned(),
             source: error,
         })?;
-        if let Err(error) = take_row(array, &row, at, wanted, table) {
+        if table.takes(at)
+            && let Err(error) = take_row(array, &row, at, wanted, table)
+        {
             table.damage(at, error)?;
         }
     }

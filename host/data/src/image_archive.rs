@@ -39,6 +39,9 @@ pub(crate) fn read(source: &Source, mut table: Table, limits: &DataLimits) -> Re
     for (row, entry) in entries.iter().enumerate() {
         let row = row as u64;
         table.grow(source.name(), row + 1)?;
+        if !table.takes(row) {
+            continue;
+        }
         let file = match unpacked(&mut zip, entry.index) {
             Ok(file) => file,
             Err(seen) => {

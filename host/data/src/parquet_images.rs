@@ -89,7 +89,10 @@ impl ImageJob<'_> {
                 let written = match values.as_slice().first().filter(|_| there) {
                     Some(value) => {
                         values.next();
-                        self.write(done, value.data())
+                        match self.table.takes(self.first_row + done) {
+                            true => self.write(done, value.data()),
+                            false => Ok(()),
+                        }
                     }
                     None => Err(self.refuse(done, "null".to_owned())),
                 };

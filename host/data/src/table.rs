@@ -1,6 +1,6 @@
 //! The inputs of a dataset while and after a file is read: one run of tensor bytes an input, row after row.
 
-use cloister_policy::dataset::{Damaged, DatasetSpec, InputSpec};
+use cloister_policy::dataset::{Damaged, DatasetSpec, InputSpec, Slice};
 use cloister_tensor::Dtype;
 
 use crate::error::{DataError, Place, shown};
@@ -31,11 +31,17 @@ pub(crate) struct Target {
 pub(crate) type Wanted = Vec<(usize, Vec<Target>)>;
 
 /// All inputs of a dataset.
+///
+/// Readers count the rows of their file, from 0; what lies outside of the policy's slice is passed over here.
 #[derive(Debug)]
 pub(crate) struct Table {
     pub(crate) inputs: Vec<Input>,
+    /// Rows that are taken.
     pub(crate) rows: u64,
     pub(crate) skipped: Skipped,
+    /// Rows of the file so far, taken or not.
+    seen: u64,
+    slice: Option<Slice>,
     row_bytes: u64,
     limits: DataLimits,
     damaged: Damaged,
@@ -80,6 +86,8 @@ impl Table {
             inputs,
             rows: 0,
             skipped: Skipped::default(),
+            seen: 0,
+            slice: spec.slice,
             row_bytes,
             limits: *limits,
             damaged: spec.damaged,
@@ -115,8 +123,25 @@ impl Table {
             .collect())
     }
 
-    /// Makes room for rows up to `rows` in all, filled with zeros, within the limits.
+    /// The place in the dataset of a row of the file; `None` if it does not belong to it.
+    fn place(&self, row: u64) -> Option<u64> {
+        match self.slice {
+            None => Some(row),
+            Some(slice) => (slice.first..slice.end).contains(&row).then(|| row - slice.first),
+        }
+    }
+
+    /// Whether a row of the file belongs to the dataset: others need not be decoded.
+    pub(crate) fn takes(&self, row: u64) -> bool {
+        self.place(row).is_some()
+    }
+
+    /// Makes room for the file's rows up to `rows` in all, filled with zeros, within the limits.
     pub(crate) fn grow(&mut self, file: &str, rows: u64) -> Result<(), DataError> {
+        self.seen = self.seen.max(rows);
+        let rows = self
+            .slice
+            .map_or(rows, |slice| rows.clamp(slice.first, slice.end) - slice.first);
         let rows_limit = self.limits.rows.min(u64::from(u32::MAX));
         let too_much = |what, seen, limit| {
             Err(DataError::TooMuch {
@@ -150,6 +175,7 @@ impl Table {
 
     /// Writes a number to one place of a row that [`grow`](Self::grow) made; on refusal says what was wanted.
     pub(crate) fn write(&mut self, row: u64, target: Target, raw: Raw) -> Result<(), String> {
+        let Some(row) = self.place(row) else { return Ok(()) };
         let input = &mut self.inputs[target.input];
         let conversion = input.columns[target.element].1;
         let size = input.dtype.size_bytes();
@@ -165,6 +191,7 @@ impl Table {
 
     /// A row, counted from 0, can't be read: the error, or, where the policy says so, the row is noted and left out in the end.
     pub(crate) fn damage(&mut self, row: u64, error: DataError) -> Result<(), DataError> {
+        let Some(row) = self.place(row) else { return Ok(()) };
         if self.damaged == Damaged::Stop {
             return Err(error);
         }
@@ -210,8 +237,17 @@ impl Table {
         self.inputs[target.input].columns[target.element].1.wanted()
     }
 
-    /// Ends the reading: leaves damaged rows out, gives back spare memory, refuses a file without rows.
+    /// Ends the reading: leaves damaged rows out, gives back spare memory, refuses a file without the rows that are wanted.
     pub(crate) fn finish(mut self, file: &str) -> Result<Self, DataError> {
+        if let Some(slice) = self.slice.filter(|slice| slice.end > self.seen) {
+            return Err(DataError::Malformed {
+                file: file.to_owned(),
+                problem: format!(
+                    "seen {} rows, wanted the rows {slice} of it (counted from 0)",
+                    self.seen
+                ),
+            });
+        }
         self.close_gaps();
         if self.rows == 0 && self.skipped.rows > 0 {
             return Err(DataError::Malformed {

@@ -168,6 +168,22 @@ fn images_become_planes() {
 }
 
 #[test]
+fn images_outside_of_a_slice_are_not_decoded() {
+    let text = "name = \"train\"\nslice = \"1..3\"\n[inputs]\nx = { columns = \"img0..img383\", shape = [3, 8, 16] }\n";
+    let slice = DatasetSpec::parse(text.as_bytes(), "spec.toml").unwrap();
+    let images = [GREY, WARM].map(|block| Some(jpeg([block, block])));
+    let [grey, warm] = images.clone();
+    let first = Some(jpeg([GREY, GREY]));
+    let damaged = Some(b"\xff\xd8 no image".to_vec());
+    let part = open(file(&[first, warm.clone(), grey.clone(), damaged.clone()], 2), &slice).unwrap();
+    let whole = spec("x = { columns = \"img0..img383\", shape = [3, 8, 16] }");
+    let alone = open(file(&[warm, grey], 1), &whole).unwrap();
+    assert_eq!(part.commitment(&[7; 32]), alone.commitment(&[7; 32]));
+    let [grey, warm] = images;
+    assert!(open(file(&[grey, warm, damaged], 2), &slice).is_err(), "inside it is");
+}
+
+#[test]
 fn grey_images_have_one_plane() {
     let dataset = open(
         file(&[Some(jpeg([&[7], &[250]]))], 1),

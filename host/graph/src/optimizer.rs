@@ -223,12 +223,11 @@ fn bias_correction(builder: &mut Builder, beta: f64, step: ValueId) -> Result<Va
 /// Values that are joined by one `Concat`.
 const JOINED: usize = 256;
 
-/// The gradients, all scaled by the same factor where their common L2 norm is above `most`: `most / (norm + 1e-6)`, as in
-/// PyTorch's `clip_grad_norm_`.
-pub(crate) fn clipped(builder: &mut Builder, gradients: &[ValueId], most: f64) -> Result<Vec<ValueId>, GraphError> {
-    let mut sums = Vec::with_capacity(gradients.len());
-    for &gradient in gradients {
-        let squares = builder.mul(gradient, gradient)?;
+/// The sum of the squares of all elements of some values, of shape [1].
+pub(crate) fn sum_of_squares(builder: &mut Builder, values: &[ValueId]) -> Result<ValueId, GraphError> {
+    let mut sums = Vec::with_capacity(values.len());
+    for &value in values {
+        let squares = builder.mul(value, value)?;
         let axes: Vec<usize> = (0..builder.rank(squares)).collect();
         let sum = builder.sum(squares, &axes, true)?;
         sums.push(builder.reshape(sum, &[1])?);
@@ -245,7 +244,13 @@ pub(crate) fn clipped(builder: &mut Builder, gradients: &[ValueId], most: f64) -
         }
         sums = joined;
     }
-    let total = sums.first().copied().ok_or_else(|| builder.error("no gradient"))?;
+    sums.first().copied().ok_or_else(|| builder.error("nothing to sum"))
+}
+
+/// The gradients, all scaled by the same factor where their common L2 norm is above `most`: `most / (norm + 1e-6)`, as in
+/// PyTorch's `clip_grad_norm_`.
+pub(crate) fn clipped(builder: &mut Builder, gradients: &[ValueId], most: f64) -> Result<Vec<ValueId>, GraphError> {
+    let total = sum_of_squares(builder, gradients)?;
     let norm = builder.unary(Operator::Sqrt, total)?;
     let small = builder.scalar(1e-6)?;
     let norm = builder.add(norm, small)?;

@@ -19,6 +19,10 @@ pub struct TrainOptions {
     /// L2: this times the parameter is added to its gradient before the optimizer sees it (AdamW: this times the learning
     /// rate is the share of the parameter that decays). 0 for none.
     pub weight_decay: f64,
+    /// L2 in the loss: half of this times the sum of the squares of the parameters is part of the loss that is an output, and this times
+    /// a parameter of its gradient, before clipping. Unlike weight decay it goes with a graph that gives gradients alone. It spares the
+    /// parameters that weight decay spares. 0 for none.
+    pub l2: f64,
     /// Parameters without weight decay.
     pub no_decay: Vec<String>,
     /// Whether scales and shifts of normalisations (batch, layer, group, instance, root mean square) have weight decay, as
@@ -55,6 +59,7 @@ impl TrainOptions {
             optimizer,
             batch,
             weight_decay: 0.0,
+            l2: 0.0,
             no_decay: Vec::new(),
             decay_norms: true,
             clip_norm: None,
@@ -81,6 +86,9 @@ impl TrainOptions {
             let problem = format!("{} was given, at least 0 is wanted", self.weight_decay);
             return refuse("--weight-decay", problem);
         }
+        if !(self.l2 >= 0.0 && self.l2.is_finite()) {
+            return refuse("--l2", format!("{} was given, at least 0 is wanted", self.l2));
+        }
         if !(self.proximal >= 0.0 && self.proximal.is_finite()) {
             let problem = format!("{} was given, at least 0 is wanted", self.proximal);
             return refuse("--proximal", problem);
@@ -90,9 +98,11 @@ impl TrainOptions {
         {
             return refuse("--clip-norm", format!("{most} was given, above 0 is wanted"));
         }
-        if self.optimizer == Optimizer::None && (self.weight_decay != 0.0 || !self.no_decay.is_empty()) {
-            let problem =
-                "gradients have no weight decay; it belongs to the optimizer that they are given to".to_owned();
+        if self.optimizer == Optimizer::None
+            && (self.weight_decay != 0.0 || self.l2 == 0.0 && !self.no_decay.is_empty())
+        {
+            let problem = "gradients have no weight decay; it belongs to the optimizer that they are given to, or to the loss (--l2)"
+                .to_owned();
             return refuse("--weight-decay", problem);
         }
         self.optimizer.check()

@@ -1,5 +1,8 @@
 //! Small models to begin with, with seeded weights: the same arguments give the same bytes on every machine.
 
+mod encoder;
+mod residual;
+
 use cloister_tensor::{Dtype, Tensor};
 
 use crate::builder::Builder;
@@ -8,6 +11,9 @@ use crate::ir::{Attribute, Attributes, Operator, ValueId};
 use crate::limits::Limits;
 use crate::model::Model;
 use crate::onnx::{self, Batch};
+
+pub use encoder::encoder;
+pub use residual::{bottleneck, resnet};
 
 /// Rows that the graph is built with; the file leaves them open.
 const ROWS: usize = 2;
@@ -77,57 +83,6 @@ pub fn cnn(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Ve
     sample.finish(logits)
 }
 
-/// Residual network for small square images of three channels (ResNet v2 of He et al. 2016, in the form that TensorFlow's
-/// models made common): `x` [N, 3, side, side], with `inputs = 3 * side * side`, to `logits` [N, classes].
-/// A convolution, three stages of `(depth - 2) / 6` blocks with `hidden`, twice and four times as many channels, each block
-/// two 3x3 convolutions behind batch norm (decay 0.997) and rectifier, the first of a stage with a 1x1 convolution beside it;
-/// then batch norm, rectifier, mean over the image and a linear layer. `resnet(1728, 16, 10, 56, seed)` has 855,834 parameters.
-///
-/// # Errors
-/// [`GraphError::Option`] when a size is out of range, `inputs` is not three squares, or `depth` is not 6 n + 2.
-pub fn resnet(inputs: usize, hidden: usize, classes: usize, depth: usize, seed: u64) -> Result<Vec<u8>, GraphError> {
-    let sizes = [
-        ("--inputs", inputs, 48),
-        ("--hidden", hidden, 1),
-        ("--classes", classes, 2),
-    ];
-    let mut sample = Sample::new(&sizes, seed)?;
-    let side = (inputs / 3).isqrt();
-    if 3 * side * side != inputs {
-        let problem = format!(
-            "{inputs} was given; a residual network takes square images of three channels, so three times a square number \
-             is wanted, such as 3072 for 32x32"
-        );
-        return Err(GraphError::Option {
-            option: "--inputs",
-            problem,
-        });
-    }
-    if !(8..=1202).contains(&depth) || depth % 6 != 2 {
-        let problem = format!("{depth} was given; 6 n + 2 is wanted, 8 to 1202, such as 20 or 56");
-        return Err(GraphError::Option {
-            option: "--depth",
-            problem,
-        });
-    }
-    let x = sample.builder.input("x", Dtype::F32, &[ROWS, 3, side, side])?;
-    let mut value = sample.convolution("conv", x, hidden, 3, 1)?;
-    for stage in 0..3 {
-        for block in 0..(depth - 2) / 6 {
-            let stride = if stage > 0 && block == 0 { 2 } else { 1 };
-            let name = format!("stage{}.block{}", stage + 1, block + 1);
-            value = sample.residual(&name, value, hidden << stage, stride, block == 0)?;
-        }
-    }
-    value = sample.batch_norm("bn", value, 0.997)?;
-    value = sample.builder.unary(Operator::Relu, value)?;
-    value = sample.builder.unary(Operator::GlobalAveragePool, value)?;
-    let features = sample.builder.shape(value)[1];
-    let flat = sample.builder.reshape(value, &[ROWS, features])?;
-    let logits = sample.linear("fc", flat, classes, Init::Last)?;
-    sample.finish(logits)
-}
-
 /// Reads a sample that was just written.
 ///
 /// # Errors
@@ -164,8 +119,12 @@ impl Sample {
         })
     }
 
+    /// A weight of which each output has as many inputs as the dimensions behind the first one hold.
     fn weight(&mut self, name: &str, shape: &[usize], init: Init) -> Result<ValueId, GraphError> {
-        let fan_in: usize = shape[1..].iter().product();
+        self.weight_for(name, shape, shape[1..].iter().product(), init)
+    }
+
+    fn weight_for(&mut self, name: &str, shape: &[usize], fan_in: usize, init: Init) -> Result<ValueId, GraphError> {
         let gain: f32 = match init {
             Init::Rectified => 6.0,
             Init::Last => 1.0,
@@ -219,11 +178,12 @@ impl Sample {
         self.builder.node(Operator::Conv, &[x, weight], attributes)
     }
 
-    fn batch_norm(&mut self, name: &str, x: ValueId, momentum: f32) -> Result<ValueId, GraphError> {
+    /// `scale` is what the normalised values are multiplied with at first.
+    fn batch_norm(&mut self, name: &str, x: ValueId, momentum: f32, scale: f32) -> Result<ValueId, GraphError> {
         let channels = self.builder.shape(x)[1];
         let mut operands = vec![x];
         for (part, start) in [
-            ("weight", 1.0),
+            ("weight", scale),
             ("bias", 0.0),
             ("running_mean", 0.0),
             ("running_var", 1.0),
@@ -236,31 +196,9 @@ impl Sample {
         self.builder.node(Operator::BatchNormalization, &operands, attributes)
     }
 
-    fn residual(
-        &mut self,
-        name: &str,
-        x: ValueId,
-        channels: usize,
-        stride: usize,
-        projects: bool,
-    ) -> Result<ValueId, GraphError> {
-        let normal = self.batch_norm(&format!("{name}.bn1"), x, 0.997)?;
-        let active = self.builder.unary(Operator::Relu, normal)?;
-        let beside = if projects {
-            self.convolution(&format!("{name}.shortcut"), active, channels, 1, stride)?
-        } else {
-            x
-        };
-        let first = self.convolution(&format!("{name}.conv1"), active, channels, 3, stride)?;
-        let normal = self.batch_norm(&format!("{name}.bn2"), first, 0.997)?;
-        let active = self.builder.unary(Operator::Relu, normal)?;
-        let second = self.convolution(&format!("{name}.conv2"), active, channels, 3, 1)?;
-        self.builder.add(second, beside)
-    }
-
     fn block(&mut self, number: &str, x: ValueId, channels: usize) -> Result<ValueId, GraphError> {
         let value = self.convolution(&format!("conv{number}"), x, channels, 3, 1)?;
-        let value = self.batch_norm(&format!("bn{number}"), value, 0.9)?;
+        let value = self.batch_norm(&format!("bn{number}"), value, 0.9, 1.0)?;
         let value = self.builder.unary(Operator::Relu, value)?;
         let halves = Attributes::none()
             .with_ints("kernel_shape", &[2, 2])

@@ -12,7 +12,7 @@ use crate::error::GraphError;
 use crate::ir::ValueId;
 use crate::model::Model;
 use crate::ops::{ConvLayer, Mode};
-use crate::optimizer::{Optimizer, Update, clipped};
+use crate::optimizer::{Optimizer, Update, clipped, sum_of_squares};
 use crate::options::{TrainOptions, is_named};
 use crate::port::{self, PortKind};
 
@@ -182,6 +182,9 @@ impl Ports {
             if let Some(most) = options.clip_norm {
                 note("clip_norm", most.to_string());
             }
+            if options.l2 > 0.0 {
+                note("l2", options.l2.to_string());
+            }
             if options.proximal > 0.0 {
                 note("proximal", options.proximal.to_string());
             }
@@ -277,7 +280,11 @@ fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports
     let lost = options.loss.write(&mut ports.builder, logits, labels)?;
     let wanted: BTreeSet<ValueId> = trained.iter().copied().collect();
     let gradients = replay.backward(&mut ports.builder, &wanted, (source, lost.gradient))?;
-    ports.output(PortKind::Loss, lost.loss)?;
+    let decays = |name: &str| !is_named(&options.no_decay, name) && (options.decay_norms || !model.scales_a_norm(name));
+    let penalised = parameters.iter().filter(|(name, _)| options.l2 > 0.0 && decays(name));
+    let penalised: Vec<ValueId> = penalised.map(|&(_, id)| id).collect();
+    let loss = penalty(&mut ports.builder, lost.loss, &penalised, options.l2)?;
+    ports.output(PortKind::Loss, loss)?;
 
     let mut parts = Vec::with_capacity(trained.len());
     for (id, (name, _)) in trained.iter().zip(&parameters) {
@@ -286,6 +293,12 @@ fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports
                 "no gradient of the loss reaches the parameter '{name}'; freeze it (--freeze {name})"
             ))
         })?);
+    }
+    for (part, (_, parameter)) in parts.iter_mut().zip(&parameters) {
+        if penalised.contains(parameter) {
+            let pull = ports.builder.scale(*parameter, options.l2 as f32)?;
+            *part = ports.builder.add(*part, pull)?;
+        }
     }
     for ((part, (_, parameter)), &anchor) in parts.iter_mut().zip(&parameters).zip(&anchors) {
         let distance = ports.builder.sub(*parameter, anchor)?;
@@ -310,8 +323,7 @@ fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports
         )?;
         let mut next_states = Vec::new();
         for (((name, parameter), &gradient), state) in parameters.iter().zip(&parts).zip(&states) {
-            let decays = !is_named(&options.no_decay, name) && (options.decay_norms || !model.scales_a_norm(name));
-            let (next, next_state) = update.apply(&mut ports.builder, *parameter, gradient, state, decays)?;
+            let (next, next_state) = update.apply(&mut ports.builder, *parameter, gradient, state, decays(name))?;
             ports.output(PortKind::NextParameter(name.clone()), next)?;
             for (slot, value) in options.optimizer.slots().iter().zip(next_state) {
                 next_states.push((
@@ -333,6 +345,16 @@ fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports
         }
     }
     Ok(ports)
+}
+
+/// `loss` [1] and half of `l2` times the sum of the squares of `parameters`.
+fn penalty(builder: &mut Builder, loss: ValueId, parameters: &[ValueId], l2: f64) -> Result<ValueId, GraphError> {
+    if parameters.is_empty() {
+        return Ok(loss);
+    }
+    let squares = sum_of_squares(builder, parameters)?;
+    let share = builder.scale(squares, (l2 / 2.0) as f32)?;
+    builder.add(loss, share)
 }
 
 fn evaluation(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<EngineGraph, GraphError> {

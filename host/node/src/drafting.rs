@@ -21,6 +21,8 @@ const DROP_LAST: &str = "drop_last";
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum OptimizerName {
+    /// None in the graph, which gives gradients: the aggregation module has it
+    None,
     /// p - lr * g
     Sgd,
     /// SGD with momentum, as in PyTorch (dampening 0)
@@ -37,6 +39,7 @@ impl OptimizerName {
     /// The optimizer with its usual constants; `momentum` is the share of the buffer that is kept, 0.9 if not given.
     pub fn optimizer(self, momentum: Option<f64>) -> Optimizer {
         match self {
+            Self::None => Optimizer::None,
             Self::Sgd => Optimizer::Sgd,
             Self::Momentum => Optimizer::Momentum {
                 momentum: momentum.unwrap_or(0.9),

@@ -3,10 +3,12 @@
 //! A row's value on column `c` enters the graph as `raw * scale[c] + offset[c]`, computed in 64-bit floats and rounded once
 //! to the input's type. Where the dataset names a transform, the inputs that it makes stand in the place of those.
 
+mod slice;
 mod transform;
 
 use std::collections::BTreeMap;
 
+pub use slice::Slice;
 pub use transform::{Damaged, MAX_MADE_ELEMENTS, MadeSpec, TransformSpec};
 
 use crate::reader::{Fields, Node, PolicyError, Problem, read_document};
@@ -65,16 +67,18 @@ pub struct DatasetSpec {
     pub inputs: BTreeMap<String, InputSpec>,
     /// What makes rows out of its rows before graphs see them, if anything does.
     pub transform: Option<TransformSpec>,
+    /// The rows of the file that are the dataset, if not all.
+    pub slice: Option<Slice>,
     /// What becomes of rows that can't be read.
     pub damaged: Damaged,
 }
 
 /// The keys of a dataset's form.
-const KEYS: [&str; 5] = ["name", "inputs", "transform", "makes", "damaged"];
+const KEYS: [&str; 6] = ["name", "inputs", "slice", "transform", "makes", "damaged"];
 
 impl DatasetSpec {
     /// Parses a specification that stands in a file of its own: `name = "train"` and `inputs = { ... }` (or `[inputs.x]`), and,
-    /// where they are wanted, `transform`, `makes` and `damaged`.
+    /// where they are wanted, `slice`, `transform`, `makes` and `damaged`.
     ///
     /// # Errors
     /// Whatever is unknown, missing, of another type or above a limit, with its line and column in `file`.
@@ -109,6 +113,7 @@ impl DatasetSpec {
         Ok(Self {
             name,
             inputs,
+            slice: Slice::read(fields)?,
             transform: TransformSpec::read(fields)?,
             damaged: Damaged::read(fields)?,
         })

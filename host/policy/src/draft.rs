@@ -221,6 +221,13 @@ fn data(out: &mut Out, agreement: &Agreement) {
             out.key("rows", rows);
         }
         out.key("inputs", inputs(&dataset.spec));
+        if let Some(slice) = dataset.spec.slice {
+            out.explained(
+                "slice",
+                quoted(slice),
+                "the rows of the file, counted from 0, without the last",
+            );
+        }
         if let Some(transform) = &dataset.spec.transform {
             out.explained(
                 "transform",

@@ -90,13 +90,16 @@ pub fn explain(policy: &Policy) -> Vec<String> {
 
 /// What becomes of the rows before graphs see them.
 fn form_in_words(spec: &DatasetSpec) -> String {
-    let mut words = String::new();
+    let mut words = spec
+        .slice
+        .map(|slice| format!("; they are the rows {slice} of a file"))
+        .unwrap_or_default();
     if let Some(transform) = &spec.transform {
         let makes = transform.makes.iter();
         let makes: Vec<_> = makes
             .map(|(name, made)| format!("{name} ({} of shape {:?})", made.dtype.name(), made.shape))
             .collect();
-        words = format!(
+        words += &format!(
             "; the transform {:?} makes {} of it",
             transform.module,
             makes.join(", ")

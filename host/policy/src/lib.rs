@@ -30,7 +30,7 @@ mod warnings;
 
 pub use agreement::{Agreement, Consent, ModuleRole, TensorAccess};
 pub use appraise::{Appraiser, Expected};
-pub use dataset::{Damaged, DatasetSpec, InputSpec, InputType, MadeSpec, TransformSpec};
+pub use dataset::{Damaged, DatasetSpec, InputSpec, InputType, MadeSpec, Slice, TransformSpec};
 pub use diff::{Area, Change, diff};
 pub use draft::{attestation_from_quote, draft};
 pub use explain::explain;

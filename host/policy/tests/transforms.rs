@@ -10,7 +10,8 @@ use cloister_attestation::identity::SigningKey;
 use cloister_attestation::measurement::EntryRole;
 use cloister_policy::agreement::{Agreement, Module, TensorAccess};
 use cloister_policy::{
-    Area, Damaged, InputType, MadeSpec, ModuleRole, Policy, TransformSpec, WarningKind, diff, draft, explain, warnings,
+    Area, Damaged, InputType, MadeSpec, ModuleRole, Policy, Slice, TransformSpec, WarningKind, diff, draft, explain,
+    warnings,
 };
 use cloister_tensor::Digest;
 
@@ -116,6 +117,24 @@ fn a_successor_that_adds_one_is_told_as_a_change_of_code_and_data() {
     said(Area::Code, "a new transform");
     said(Area::Data, "makes x of dataset");
     said(Area::Data, "damaged rows of dataset");
+}
+
+#[test]
+fn a_dataset_may_be_some_rows_of_a_file_and_readers_are_told() {
+    let mut new = agreement();
+    for dataset in &mut new.datasets {
+        dataset.spec.slice = Slice::parse("0..599");
+    }
+    let policy = parsed(&new);
+    assert_eq!(policy.datasets[0].spec.slice.map(Slice::rows), Some(599));
+    let words = explain(&policy).join("\n");
+    assert!(words.contains("they are the rows 0..599 of a file"), "{words}");
+    let changes = diff(&parsed(&agreement()), &policy);
+    let told = changes.iter().map(|change| format!("{change:?}")).collect::<String>();
+    assert!(
+        told.contains("rows of the file of dataset") && told.contains("0..599"),
+        "{told}"
+    );
 }
 
 #[test]

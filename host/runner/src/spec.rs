@@ -11,8 +11,11 @@ pub(crate) fn to_toml(spec: &DatasetSpec) -> String {
         quoted(&spec.name),
         quoted(spec.damaged.as_str())
     );
-    if let Some(transform) = &spec.transform {
+    if let Some(slice) = spec.slice {
         // Writing to a string does not fail.
+        let _ = writeln!(text, "slice = \"{slice}\"");
+    }
+    if let Some(transform) = &spec.transform {
         let _ = writeln!(text, "transform = {}", quoted(&transform.module));
     }
     for (name, made) in spec.transform.iter().flat_map(|transform| &transform.makes) {
@@ -81,7 +84,7 @@ mod tests {
             "x = { columns = \"p0..p3\", dtype = \"u8\" }\n[makes]\nx = { shape = [2, 1], dtype = \"i64\" }\ny = { shape = [] }",
         ] {
             let head = if inputs.contains("[makes]") {
-                "transform = \"t\"\ndamaged = \"skip\"\n"
+                "transform = \"t\"\ndamaged = \"skip\"\nslice = \"3..70\"\n"
             } else {
                 ""
             };

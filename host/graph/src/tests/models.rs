@@ -266,6 +266,42 @@ fn the_residual_network_is_the_one_of_the_reference_workload() {
 }
 
 #[test]
+fn bottlenecks_are_those_of_resnet_50() {
+    let model = parsed(&samples::bottleneck(3072, 64, 1000, 50, 1).unwrap());
+    let count: usize = model
+        .parameters()
+        .iter()
+        .map(|(_, dims)| dims.iter().product::<usize>())
+        .sum();
+    assert_eq!(count, 25_557_032);
+    for (inputs, depth, option) in [
+        (3072, 56, "--depth"),
+        (3 * 24 * 24, 50, "--inputs"),
+        (4096, 50, "--inputs"),
+    ] {
+        let error = samples::bottleneck(inputs, 64, 10, depth, 1).unwrap_err().to_string();
+        assert!(error.contains(option), "{error}");
+    }
+}
+
+#[test]
+fn an_encoder_takes_the_lines_of_a_picture() {
+    let model = parsed(&samples::encoder(64, 32, 10, 2, 1).unwrap());
+    let graphs = train(&model, &TrainOptions::new(Optimizer::Sgd, 4)).unwrap();
+    let x = graphs.evaluation.inputs().iter().find(|port| port.name == "x").unwrap();
+    assert_eq!(x.shape, [4, 8, 8]);
+    assert_eq!(graphs.evaluation.outputs()[2].shape, [4, 10]);
+    for (inputs, hidden, layers, option) in [
+        (63, 32, 2, "--inputs"),
+        (64, 40, 2, "--hidden"),
+        (64, 32, 65, "--depth"),
+    ] {
+        let error = samples::encoder(inputs, hidden, 10, layers, 1).unwrap_err().to_string();
+        assert!(error.contains(option), "{error}");
+    }
+}
+
+#[test]
 fn a_scalar_parameter_passes_as_one_element() {
     let file = model(|builder| {
         let x = builder.input("x", Dtype::F32, &[2, 2]).unwrap();

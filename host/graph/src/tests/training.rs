@@ -274,6 +274,40 @@ fn decay_leaves_out_what_it_is_told_to() {
 }
 
 #[test]
+fn l2_is_part_of_the_loss_and_of_the_gradients() {
+    let model = samples::parsed(&samples::cnn(16, 2, 2, 3).unwrap()).unwrap();
+    let graph = |l2: f64| {
+        let mut options = TrainOptions::new(Optimizer::None, 2);
+        options.l2 = l2;
+        options.decay_norms = false;
+        options.no_decay = if l2 > 0.0 { vec!["fc.*".to_owned()] } else { Vec::new() };
+        train(&model, &options).unwrap().training
+    };
+    let (plain, with) = (graph(0.0), graph(0.5));
+    assert_eq!(with.metadata()["cloister.l2"], "0.5");
+    let feeds = feeds(&plain, &model, 2);
+    let (plain, with) = (run(&plain, &feeds), run(&with, &feeds));
+    let penalised = ["conv1.weight", "conv2.weight"];
+    let squares = penalised
+        .iter()
+        .flat_map(|name| feeds[*name].values.iter().map(|value| value * value));
+    close(
+        with["loss"].values[0],
+        plain["loss"].values[0] + 0.25 * squares.sum::<f64>(),
+    );
+    for (name, _) in model.parameters() {
+        let by = if penalised.contains(&name.as_str()) { 0.5 } else { 0.0 };
+        let port = format!("grad/{name}");
+        for (at, seen) in with[&port].values.iter().enumerate() {
+            close(*seen, plain[&port].values[at] + by * feeds[name].values[at]);
+        }
+    }
+    let mut options = TrainOptions::new(Optimizer::None, 2);
+    options.l2 = -1.0;
+    assert!(train(&model, &options).unwrap_err().to_string().contains("--l2"));
+}
+
+#[test]
 fn gradients_are_clipped_by_their_common_norm() {
     let model = samples::parsed(&samples::mlp(4, 3, 2, 9).unwrap()).unwrap();
     let gradients = |clip: Option<f64>| {

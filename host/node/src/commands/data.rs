@@ -34,6 +34,7 @@ const COMMIT_EXAMPLES: &str = "Examples:
   cloister data commit images.parquet --name train --input 'x=p0..p63' --shape x=1x8x8 --input 'labels=label:i64'
   cloister data commit train.bin --name train --input 'x=p0..p3071:f32:0.00392' --shape x=3x32x32 --input 'labels=label:i64'
   cloister data commit pets.zip --name train --input 'x=p0..p12287:u8' --shape x=3x64x64 --input 'labels=label:i64' --skip-damaged
+  cloister data commit train.parquet --name train --slice 0..25000 --input 'x=img0..img3071:u8' --shape x=3x32x32 --input 'labels=label:i64'
   cloister data commit ward.csv --spec train.toml
   cloister data commit ward.csv --policy federation.toml --dataset train";
 
@@ -50,6 +51,9 @@ struct CommitArgs {
     /// The shape of an input's row, where it is no plain list: NAME=1x8x8.
     #[arg(long = "shape", value_name = "SHAPE", requires = "name")]
     shapes: Vec<String>,
+    /// Commit to these rows of the file alone (`slice` in the policy), counted from 0, without the last.
+    #[arg(long, value_name = "FIRST..END", requires = "name")]
+    slice: Option<String>,
     /// Leave rows out that can't be read (`damaged = "skip"` in the policy), instead of stopping at the first.
     #[arg(long, requires = "name")]
     skip_damaged: bool,
@@ -157,6 +161,9 @@ fn description(args: &CommitArgs) -> Result<DatasetSpec, miette::Report> {
     }
     let (Some(path), Some(name)) = (&args.policy, &args.dataset) else {
         let mut text = spec_toml(args.name.as_deref().unwrap_or_default(), &args.inputs, &args.shapes)?;
+        if let Some(slice) = &args.slice {
+            text.insert_str(0, &format!("slice = {}\n", toml::Value::from(slice.as_str())));
+        }
         if args.skip_damaged {
             text.insert_str(0, "damaged = \"skip\"\n");
         }

@@ -114,6 +114,7 @@ Examples:
   cloister graph train cnn.onnx --optimizer adam --batch 64 --weight-decay 1e-4 -o train.onnx
   cloister graph train resnet.onnx --optimizer sgd --batch 16 --freeze 'layer1.*' -o head.onnx
   cloister graph train mlp.onnx --optimizer none --batch 32 -o gradients.onnx
+  cloister graph train resnet56.onnx --optimizer none --l2 2e-4 --no-decay-norm --batch 128 -o gradients.onnx
   cloister graph train vit.onnx --optimizer adamw --weight-decay 0.05 --no-decay-norm --clip-norm 1 --batch 64 -o train.onnx
   cloister graph train house.onnx --loss mean-squared-error --optimizer adam --batch 32 -o train.onnx
 
@@ -151,10 +152,13 @@ struct TrainArgs {
     /// L2: this times the parameter is added to its gradient; with adamw this times the learning rate is the share that decays
     #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
     weight_decay: f64,
-    /// Parameter without weight decay; a beginning followed by * names several. May be repeated
+    /// L2 in the loss: half of this times the sum of the squares of the parameters is added to it. Goes with --optimizer none, too
+    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
+    l2: f64,
+    /// Parameter without weight decay and L2; a beginning followed by * names several. May be repeated
     #[arg(long, value_name = "NAME")]
     no_decay: Vec<String>,
-    /// No weight decay for the scales and shifts of normalisation layers (batch, layer, group, instance, root mean square)
+    /// No weight decay and no L2 for the scales and shifts of normalisation layers (batch, layer, group, instance, root mean square)
     #[arg(long)]
     no_decay_norm: bool,
     /// Scale all gradients down together to this L2 norm at most, before weight decay
@@ -239,6 +243,7 @@ impl TrainArgs {
             optimizer,
             batch: self.batch,
             weight_decay: self.weight_decay,
+            l2: self.l2,
             no_decay: self.no_decay.clone(),
             decay_norms: !self.no_decay_norm,
             clip_norm: self.clip_norm,

@@ -39,6 +39,12 @@ pub(super) struct GraphsArgs {
     /// L2: this times the parameter is added to its gradient; by default 0.
     #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
     weight_decay: Option<f64>,
+    /// L2 in the loss: half of this times the sum of the squares of the parameters is added to it. Goes with --optimizer none, too.
+    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
+    l2: Option<f64>,
+    /// No weight decay and no L2 for the scales and shifts of normalisation layers.
+    #[arg(long, requires = "onnx")]
+    no_decay_norm: bool,
     /// All gradients are scaled down together to this L2 norm at most.
     #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
     clip_norm: Option<f64>,
@@ -182,6 +188,8 @@ impl GraphsArgs {
         }
         let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
         options.weight_decay = self.weight_decay.unwrap_or_default();
+        options.l2 = self.l2.unwrap_or_default();
+        options.decay_norms = !self.no_decay_norm;
         options.clip_norm = self.clip_norm;
         options.proximal = self.proximal.unwrap_or_default();
         options.dropout = false;

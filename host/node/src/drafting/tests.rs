@@ -49,6 +49,7 @@ impl Case {
                     spec: DatasetSpec {
                         name: "train".to_owned(),
                         inputs: BTreeMap::new(),
+                        slice: None,
                         transform: None,
                         damaged: Damaged::Stop,
                     },

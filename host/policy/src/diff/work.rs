@@ -243,6 +243,13 @@ pub(super) fn datasets(out: &mut Changes, old: &[Dataset], new: &[Dataset]) {
 fn transforms(out: &mut Changes, what: &str, old: &DatasetSpec, new: &DatasetSpec) {
     let damaged = (&old.damaged.as_str(), &new.damaged.as_str());
     out.value(Area::Data, &format!("damaged rows of {what}"), damaged, None);
+    let words = |spec: &DatasetSpec| spec.slice.map_or_else(|| "all".to_owned(), |slice| slice.to_string());
+    out.value(
+        Area::Data,
+        &format!("rows of the file of {what}"),
+        (&words(old), &words(new)),
+        None,
+    );
     if old.transform == new.transform {
         return;
     }

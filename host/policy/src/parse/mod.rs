@@ -48,12 +48,13 @@ const SECTIONS: [&str; 15] = [
     "release",
 ];
 
-const DATASET: [&str; 8] = [
+const DATASET: [&str; 9] = [
     "name",
     "node",
     "commitment",
     "rows",
     "inputs",
+    "slice",
     "transform",
     "makes",
     "damaged",

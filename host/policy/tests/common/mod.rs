@@ -125,6 +125,7 @@ fn dataset(name: &str, node: &str) -> Dataset {
         spec: DatasetSpec {
             name: name.to_owned(),
             inputs: BTreeMap::from([("x".to_owned(), pixels), ("labels".to_owned(), label)]),
+            slice: None,
             transform: None,
             damaged: Damaged::Stop,
         },
