@@ -21,18 +21,24 @@ fn federation(example: &str, out: &Path) -> (Run, serde_json::Value) {
 
 /// Runs the federation of a folder.
 fn demo(folder: &Path, out: &Path) -> Run {
-    cloister([
-        "demo".as_ref(),
-        "--example".as_ref(),
-        folder.as_os_str(),
-        "--guests".as_ref(),
-        guests().as_os_str(),
-        "--out".as_ref(),
-        out.as_os_str(),
-        "-o".as_ref(),
-        "json".as_ref(),
-    ])
-    .unwrap()
+    demo_with(folder, out, &[])
+}
+
+/// Runs the federation of a folder as more arguments say.
+fn demo_with(folder: &Path, out: &Path, more: &[&str]) -> Run {
+    let [guests, folder, out] = [&guests(), folder, out].map(|path| path.display().to_string());
+    let usual = [
+        "demo",
+        "--example",
+        &folder,
+        "--guests",
+        &guests,
+        "--out",
+        &out,
+        "-o",
+        "json",
+    ];
+    cloister(usual.iter().chain(more)).unwrap()
 }
 
 /// What every federation must show: attested peers with a measurement, SIMULATED in plain sight, files of the model.
@@ -152,4 +158,12 @@ fn an_example_that_is_not_there_ends_with_2() {
     .unwrap();
     assert_eq!(run.code, 2, "{}", run.stderr);
     assert!(run.stderr.contains("federation.toml"), "{}", run.stderr);
+}
+
+#[test]
+fn a_transformer_learns_to_read_lines_of_pixels() {
+    let out = tempfile::tempdir().unwrap();
+    let (run, json) = federation("transformer", out.path());
+    check(&run, &json, 3);
+    assert!(json["test_accuracy"].as_f64().unwrap() >= 0.9, "{json}");
 }

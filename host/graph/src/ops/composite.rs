@@ -1,5 +1,6 @@
 //! Operators that are written out in others when a model is bound (see `lower`): only what may stand in a file is said here.
 
+use super::bounds::{float, like_first};
 use super::{Derivative, Rule};
 
 const WRITTEN_OUT: Rule = Rule {
@@ -41,6 +42,8 @@ pub(crate) const P_RELU: Rule = Rule {
 pub(crate) const LAYER_NORM: Rule = Rule {
     attributes: &["axis", "epsilon", "stash_type"],
     operands: (2, 3),
+    // A sample is written with it as it is.
+    infer: |operands| like_first(operands, float(operands, 0)?),
     ..WRITTEN_OUT
 };
 pub(crate) const RMS_NORM: Rule = Rule {

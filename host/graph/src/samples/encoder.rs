@@ -4,7 +4,7 @@ use cloister_tensor::Dtype;
 
 use super::{Init, ROWS, Sample};
 use crate::error::GraphError;
-use crate::ir::{Attributes, Operator, ValueId};
+use crate::ir::{Attribute, Attributes, Operator, ValueId};
 
 /// Units of an attention's head.
 const HEAD: usize = 16;
@@ -69,42 +69,50 @@ impl Sample {
     /// A linear layer for each token of `x` [N, tokens, units].
     fn each(&mut self, name: &str, x: ValueId, units: usize, init: Init) -> Result<ValueId, GraphError> {
         let inputs = self.builder.shape(x)[2];
+        self.each_as_of(inputs, name, x, units, init)
+    }
+
+    /// The same, with weights that start as if each unit had `fan_in` inputs.
+    fn each_as_of(
+        &mut self,
+        fan_in: usize,
+        name: &str,
+        x: ValueId,
+        units: usize,
+        init: Init,
+    ) -> Result<ValueId, GraphError> {
+        let inputs = self.builder.shape(x)[2];
         // The product wants inputs first.
-        let weight = self.weight_for(&format!("{name}.weight"), &[inputs, units], inputs, init)?;
+        let weight = self.weight_for(&format!("{name}.weight"), &[inputs, units], fan_in, init)?;
         let bias = self.filled(&format!("{name}.bias"), units, 0.0)?;
         let product = self.builder.binary(Operator::MatMul, x, weight)?;
         self.builder.add(product, bias)
     }
 
-    /// Layer norm over the units of each token, written out as training graphs have it.
     fn layer_norm(&mut self, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
         let units = self.builder.shape(x)[2];
         let scale = self.filled(&format!("{name}.weight"), units, 1.0)?;
         let shift = self.filled(&format!("{name}.bias"), units, 0.0)?;
-        let mean = self.builder.reduce(Operator::ReduceMean, x, &[2], true)?;
-        let centred = self.builder.sub(x, mean)?;
-        let squares = self.builder.mul(centred, centred)?;
-        let variance = self.builder.reduce(Operator::ReduceMean, squares, &[2], true)?;
-        let small = self.builder.scalar(EPSILON)?;
-        let steady = self.builder.add(variance, small)?;
-        let deviation = self.builder.unary(Operator::Sqrt, steady)?;
-        let normal = self.builder.div(centred, deviation)?;
-        let scaled = self.builder.mul(normal, scale)?;
-        self.builder.add(scaled, shift)
+        let attributes = Attributes::none()
+            .with_int("axis", -1)
+            .with("epsilon", Attribute::Float(EPSILON));
+        self.builder
+            .node(Operator::LayerNormalization, &[x, scale, shift], attributes)
     }
 
-    /// Every token looks at every token: softmax(q k' / sqrt(16)) v in each head, and a linear layer over all.
+    /// Every token looks at every token: softmax(q k') v in each head, and a linear layer over all. The factor of 1/sqrt(16) is in the
+    /// weights that queries start with: a constant of its own would be one more parameter to whoever reads the file.
     fn attention(&mut self, name: &str, x: ValueId) -> Result<ValueId, GraphError> {
         let (tokens, units) = (self.builder.shape(x)[1], self.builder.shape(x)[2]);
         let heads = units / HEAD;
         let mut parts = Vec::with_capacity(3);
         for (part, order) in [("query", [0, 2, 1, 3]), ("key", [0, 2, 3, 1]), ("value", [0, 2, 1, 3])] {
-            let made = self.each(&format!("{name}.{part}"), x, units, Init::Last)?;
+            let fan_in = if part == "query" { units * HEAD } else { units };
+            let made = self.each_as_of(fan_in, &format!("{name}.{part}"), x, units, Init::Last)?;
             let split = self.builder.reshape(made, &[ROWS, tokens, heads, HEAD])?;
             parts.push(self.builder.transpose(split, &order)?);
         }
         let scores = self.builder.binary(Operator::MatMul, parts[0], parts[1])?;
-        let scores = self.builder.scale(scores, 1.0 / (HEAD as f32).sqrt())?;
         let shares = self
             .builder
             .node(Operator::Softmax, &[scores], Attributes::none().with_int("axis", -1))?;

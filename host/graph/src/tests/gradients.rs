@@ -457,7 +457,6 @@ fn sample_models() {
     check(&crate::samples::mlp(5, 4, 2, 1).unwrap(), 3);
     check(&crate::samples::logistic(5, 2, 1).unwrap(), 3);
     check(&crate::samples::cnn(16, 2, 2, 1).unwrap(), 3);
-    check(&crate::samples::encoder(4, 16, 2, 1, 1).unwrap(), 2);
     check_form(
         &crate::samples::resnet(48, 1, 2, 8, 1).unwrap(),
         2,

@@ -287,6 +287,12 @@ fn bottlenecks_are_those_of_resnet_50() {
 #[test]
 fn an_encoder_takes_the_lines_of_a_picture() {
     let model = parsed(&samples::encoder(64, 32, 10, 2, 1).unwrap());
+    let count: usize = model
+        .parameters()
+        .iter()
+        .map(|(_, dims)| dims.iter().product::<usize>())
+        .sum();
+    assert_eq!(count, 26_346, "and no constant among them");
     let graphs = train(&model, &TrainOptions::new(Optimizer::Sgd, 4)).unwrap();
     let x = graphs.evaluation.inputs().iter().find(|port| port.name == "x").unwrap();
     assert_eq!(x.shape, [4, 8, 8]);

@@ -1,11 +1,15 @@
 //! `cloister demo`: a whole federation on one machine, out of an example's plan, each node a process of its own.
 
+mod follow;
 mod plan;
 mod prepare;
 mod processes;
+mod rows;
 mod sealed;
+mod vault;
+mod wish;
+mod work;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -14,27 +18,29 @@ use cloister_attestation::identity::Role;
 use cloister_attestation::ratls::VisitorIdentity;
 use cloister_exchange::client::Client;
 use cloister_exchange::content::Submission;
+use cloister_policy::agreement::RoundMode;
 use cloister_session::{DialOptions, Local, SelfSide, SessionMemory, connect};
-use cloister_vault::{Access, Cipher, FileName, LastSeenFile, Vault, VaultKey};
-use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-use crate::events::{Event, words};
+use crate::events::Event;
 use crate::files;
 use crate::keeper::config::Engine;
 use crate::keeper::{load_policy, load_verifier, runner::openvino_folder};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, refused, unreadable};
-use plan::Plan;
-use prepare::{Prepared, Submission as Submitted, prepare, write_node_file};
-use processes::Processes;
+use follow::{PeerSummary, follow};
+use plan::{Plan, PlanError};
+use prepare::{Prepared, prepare, prepared, write_node_file};
+use processes::{ProcessError, Processes};
+use rows::Rows;
 use sealed::Sealed;
+use vault::{ModelSummary, RESULT_FILE, open_on_trusted_node, sealed_round, stopped};
+use wish::Wish;
+use work::Submission as Submitted;
 
 /// How long any single step of a demo may take.
 const STEP: Duration = Duration::from_secs(120);
 /// How long the nodes may take to end by themselves after the last round.
 const END: Duration = Duration::from_secs(30);
-/// No sealed model of an example is larger than this.
-const MAX_MODEL_BYTES: u64 = 1 << 30;
 
 /// Run a whole federation on this machine: an aggregator and workers, each a simulated TD in processes of its own.
 #[derive(clap::Args, Debug)]
@@ -42,7 +48,10 @@ const MAX_MODEL_BYTES: u64 = 1 << 30;
 Examples:
   cargo xtask demo                        sets everything up and runs this
   cargo xtask demo -- -o json             ends with one JSON object on stdout
-  cloister demo --guests target/guests --example examples/hospitals --out /tmp/hospitals --rounds 5")]
+  cloister demo --guests target/guests --example examples/hospitals --out /tmp/hospitals --rounds 5
+  cloister demo --guests target/guests --example examples/cifar10 --data cifar-10-batches-bin --mode synchronous --updates 40
+
+A run that was stopped (Ctrl-C) behind a round that the vault holds is gone on with by the same command.")]
 pub struct DemoArgs {
     /// The folder with the guest modules (NAME.wasm).
     #[arg(long, value_name = "DIR")]
@@ -53,9 +62,18 @@ pub struct DemoArgs {
     /// Where keys, policy, nodes, logs, vault and model go: a new folder below this one at each run.
     #[arg(long, value_name = "DIR", default_value = "cloister-demo")]
     out: PathBuf,
-    /// Another number of rounds than the plan's.
-    #[arg(long, value_name = "N")]
+    /// Another number of rounds (in modes of steps: of updates) than the plan's.
+    #[arg(long, visible_alias = "updates", value_name = "N")]
     rounds: Option<u32>,
+    /// Another mode than the plan's, of those that it has: averaging, synchronous or asynchronous.
+    #[arg(long, value_name = "MODE")]
+    mode: Option<String>,
+    /// The folder with the data, for examples whose data are not part of the project.
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
+    /// Begin anew, also where the run before was stopped and could be gone on with.
+    #[arg(long)]
+    fresh: bool,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -65,44 +83,49 @@ pub struct DemoArgs {
 struct Summary {
     federation: String,
     simulated: bool,
+    mode: &'static str,
     test_accuracy: f64,
     rounds: u64,
     final_loss: f64,
+    /// The round behind which it went on, where an earlier run was stopped.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    resumed_behind: Option<u64>,
     peers: Vec<PeerSummary>,
     model: ModelSummary,
     wall_s: f64,
 }
 
-#[derive(Serialize)]
-struct PeerSummary {
-    name: String,
-    role: String,
-    verdict: String,
-    measurement: String,
-    verified_by: Vec<String>,
-}
-
-#[derive(Serialize)]
-struct ModelSummary {
-    digest: String,
-    safetensors: PathBuf,
-    onnx: PathBuf,
-    vault: PathBuf,
-}
-
 /// Runs the command.
 pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let started = Instant::now();
-    let mut plan = Plan::load(&args.example).map_err(unreadable)?;
-    if let Some(rounds) = args.rounds {
-        plan.rounds.count = rounds;
-    }
-    let folder = new_folder(&args.out)?;
+    let wish = Wish {
+        mode: args.mode.clone(),
+        count: args.rounds,
+        data: args.data.as_deref().map(absolute).transpose()?,
+    };
+    let plan = Plan::load(&args.example, &wish).map_err(unreadable)?;
+    let base = base_folder(&args.out)?;
+    let rows = Rows::find(&plan, &base).map_err(no_rows)?;
     let openvino = openvino_folder(&Engine::default())?;
     out.note(&plan.title);
     out.note("SIMULATED: every TD here is a simulator's; quotes have the real format, the root of trust is made up for this run");
-    let now = now_unix_s();
-    let prepared = prepare(&plan, &args.guests, &folder, openvino.as_deref(), now)?;
+    let earlier = match args.fresh {
+        true => None,
+        false => stopped(&plan, &base, openvino.as_deref(), out)?,
+    };
+    let resumed_behind = earlier.as_ref().and_then(|run| sealed_round(&plan, run));
+    let (folder, prepared) = match earlier {
+        Some(run) => {
+            let prepared = prepared(&plan, &rows, &run)?;
+            out.note(format!("goes on with {} (--fresh begins anew)", run.display()));
+            (run, prepared)
+        }
+        None => {
+            let folder = new_folder(&base)?;
+            let prepared = prepare(&plan, &rows, &args.guests, &folder, openvino.as_deref(), now_unix_s())?;
+            (folder, prepared)
+        }
+    };
     if plan.sealed {
         let told = Sealed::new(&plan, &prepared, &folder).run(started, out)?;
         let accuracy = told["trained"]["test_accuracy"].as_f64().unwrap_or(f64::NAN);
@@ -146,24 +169,30 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         "2  the aggregator's TD listens at {address}; logs are in {}",
         logs.display()
     ));
-    submit(
-        &plan,
-        &prepared,
-        &prepared.submissions.iter().collect::<Vec<_>>(),
-        &address,
-    )?;
-    out.note(format!(
-        "3  submitted over an attested session: {} modules, graphs and weights",
-        prepared.submissions.len()
-    ));
+    if resumed_behind.is_none() {
+        submit(
+            &plan,
+            &prepared,
+            &prepared.submissions.iter().collect::<Vec<_>>(),
+            &address,
+        )?;
+        out.note(format!(
+            "3  submitted over an attested session: {} modules, graphs and weights",
+            prepared.submissions.len()
+        ));
+    }
     for worker in plan.workers() {
         let config = write_node_file(&prepared, worker, Some(&address))?;
         processes
             .start(&worker.name, "worker", &config)
             .map_err(|error| fail(Exit::Failed, error))?;
     }
-    let seen = follow(&plan, &mut processes, out)?;
-    processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
+    let told = follow(&plan, &mut processes, out).and_then(|seen| processes.wait(END).map(|()| seen));
+    let seen = told.map_err(|error| {
+        // With the nodes gone the vault is as they left it.
+        drop(processes);
+        given_up(&plan, &folder, error)
+    })?;
     let model = open_on_trusted_node(&plan, &prepared, &folder, &seen.model)?;
     out.note(format!("5  sealed in {}", model.vault.display()));
     out.note("6  the trusted node opened the vault and wrote");
@@ -172,13 +201,17 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let summary = Summary {
         federation: plan.federation.clone(),
         simulated: true,
+        mode: RoundMode::from(plan.rounds.mode).as_str(),
         test_accuracy: seen.accuracy,
         rounds: seen.rounds,
         final_loss: seen.loss,
+        resumed_behind,
         peers: seen.peers.into_values().collect(),
         model,
         wall_s: started.elapsed().as_secs_f64(),
     };
+    let result = serde_json::to_vec_pretty(&summary).map_err(|error| fail(Exit::Failed, error))?;
+    files::write(&folder.join(RESULT_FILE), &result)?;
     if args.output.json() {
         out.json(&summary);
     } else {
@@ -190,11 +223,41 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     Ok(Exit::Done)
 }
 
+/// The data are missing: what to fetch is said as it stands in the plan.
+fn no_rows(error: PlanError) -> miette::Report {
+    let help = match &error {
+        PlanError::NoData { missing, .. } => Some(missing.clone()),
+        _ => None,
+    };
+    failed(Exit::Usage, error.to_string(), help)
+}
+
+/// What a run comes to that did not come to its end, and how to go on.
+fn given_up(plan: &Plan, folder: &Path, error: ProcessError) -> miette::Report {
+    let ProcessError::Stopped { .. } = &error else {
+        return fail(Exit::Failed, error);
+    };
+    let help = match sealed_round(plan, folder) {
+        Some(round) => format!("the same command goes on behind round {round}, the last that is sealed in the vault"),
+        None => "no round is sealed in the vault yet: the same command begins anew".to_owned(),
+    };
+    failed(Exit::Failed, error.to_string(), Some(help))
+}
+
+fn absolute(path: &Path) -> Result<PathBuf, miette::Report> {
+    path.canonicalize()
+        .map_err(|cause| failed(Exit::Usage, format!("{}: {cause}", path.display()), None))
+}
+
+fn base_folder(base: &Path) -> Result<PathBuf, miette::Report> {
+    let cannot = |cause: std::io::Error| failed(Exit::Failed, format!("{}: {cause}", base.display()), None);
+    std::fs::create_dir_all(base).map_err(cannot)?;
+    base.canonicalize().map_err(cannot)
+}
+
 /// A folder of this run's own: keys and vaults of earlier runs are never touched.
 fn new_folder(base: &Path) -> Result<PathBuf, miette::Report> {
     let cannot = |cause: std::io::Error| failed(Exit::Failed, format!("{}: {cause}", base.display()), None);
-    std::fs::create_dir_all(base).map_err(cannot)?;
-    let base = base.canonicalize().map_err(cannot)?;
     for run in 1..10_000 {
         let folder = base.join(format!("run-{run}"));
         match std::fs::create_dir(&folder) {
@@ -287,134 +350,5 @@ fn submit(plan: &Plan, prepared: &Prepared, items: &[&Submitted], address: &str)
                 .map_err(|error| fail(Exit::Failed, error))?;
         }
         Ok(())
-    })
-}
-
-/// What the nodes told.
-#[derive(Default)]
-struct Seen {
-    peers: BTreeMap<String, PeerSummary>,
-    rounds: u64,
-    accuracy: f64,
-    loss: f64,
-    model: String,
-}
-
-fn follow(plan: &Plan, processes: &mut Processes, out: &mut Ui) -> Result<Seen, miette::Report> {
-    let aggregator = plan.aggregator().map(|node| node.name.clone()).unwrap_or_default();
-    let mut seen = Seen::default();
-    let bar = ProgressBar::with_draw_target(Some(plan.rounds.count.into()), ProgressDrawTarget::stderr());
-    if let Ok(style) = ProgressStyle::with_template("   {wide_bar} {msg}") {
-        bar.set_style(style);
-    }
-    let mut started = false;
-    loop {
-        let (node, event) = processes
-            .next("the next round", STEP)
-            .map_err(|error| fail(Exit::Failed, error))?;
-        match event {
-            Event::Peer {
-                name,
-                role,
-                verdict,
-                measurement,
-                ..
-            } => {
-                let peer = seen.peers.entry(name.clone()).or_insert_with(|| PeerSummary {
-                    name,
-                    role,
-                    verdict: verdict.clone(),
-                    measurement: measurement.clone(),
-                    verified_by: Vec::new(),
-                });
-                peer.verdict = verdict;
-                peer.measurement = measurement;
-                if !peer.verified_by.contains(&node) {
-                    peer.verified_by.push(node);
-                    peer.verified_by.sort();
-                }
-            }
-            Event::Round {
-                round, loss, accuracy, ..
-            } if node == aggregator => {
-                if !started {
-                    started = true;
-                    tell_peers(&seen, out);
-                }
-                seen.rounds = round;
-                seen.loss = loss.unwrap_or(f64::NAN);
-                seen.accuracy = accuracy.unwrap_or(f64::NAN);
-                bar.println(format!("   {}", words(&event)));
-                if bar.is_hidden() {
-                    out.note(format!("   {}", words(&event)));
-                }
-                bar.set_position(round);
-                bar.set_message(format!("{round}/{} accuracy {:.3}", plan.rounds.count, seen.accuracy));
-            }
-            Event::Dropped { .. } if node == aggregator => out.note(format!("   {}", words(&event))),
-            Event::Finished { model, .. } if node == aggregator => {
-                bar.finish_and_clear();
-                seen.model = model;
-                return Ok(seen);
-            }
-            _ => {}
-        }
-    }
-}
-
-fn tell_peers(seen: &Seen, out: &mut Ui) {
-    out.note("4  verified each other, two by two (SIMULATED evidence):");
-    for peer in seen.peers.values() {
-        let measurement = peer.measurement.get(..16).unwrap_or_default();
-        out.note(format!(
-            "     {} ({}) {measurement}… {} by {}",
-            peer.name,
-            peer.role,
-            peer.verdict,
-            peer.verified_by.join(", ")
-        ));
-    }
-}
-
-/// The step on the trusted node: who has the vault, its key and the record of what was last seen opens it.
-fn open_on_trusted_node(
-    plan: &Plan,
-    prepared: &Prepared,
-    folder: &Path,
-    digest: &str,
-) -> Result<ModelSummary, miette::Report> {
-    let own = prepared
-        .nodes
-        .join(plan.aggregator().map(|node| node.name.as_str()).unwrap_or_default());
-    let key = VaultKey::load(&own.join("vault.key")).map_err(unreadable)?;
-    let vault = Vault::open(
-        &own.join("vault"),
-        key,
-        Some(Box::new(LastSeenFile::new(own.join("vault.last-seen")))),
-        Access::Read,
-    )
-    .map_err(|error| fail(Exit::Failed, error))?;
-    let released = folder.join("released");
-    std::fs::create_dir_all(&released)
-        .map_err(|cause| failed(Exit::Failed, format!("{}: {cause}", released.display()), None))?;
-    let mut paths = Vec::new();
-    for name in ["model.safetensors", "model.onnx"] {
-        let sealed: FileName = name.parse().map_err(unreadable)?;
-        let content = vault
-            .get(&sealed, Cipher::Bulk)
-            .and_then(|reader| reader.read_all(MAX_MODEL_BYTES))
-            .map_err(|error| fail(Exit::Failed, error))?;
-        let path = released.join(name);
-        files::write(&path, &content)?;
-        paths.push(path);
-    }
-    let [safetensors, onnx] = paths
-        .try_into()
-        .map_err(|_| failed(Exit::Failed, "the vault lacks the model", None))?;
-    Ok(ModelSummary {
-        digest: digest.to_owned(),
-        safetensors,
-        onnx,
-        vault: own.join("vault"),
     })
 }

@@ -4,16 +4,23 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use cloister_policy::agreement::{RoundMode, Rounds};
+use cloister_policy::Slice;
+use cloister_policy::agreement::{Limits, RoundMode, Rounds};
 use serde::Deserialize;
 
+use super::rows::DataPlan;
+use super::wish::{Wish, applied};
 use crate::drafting::OptimizerName;
 
 /// No plan is larger than this.
 const MAX_PLAN_BYTES: u64 = 64 * 1024;
 /// No example has more nodes than this: each is two processes on one machine.
 const MAX_NODES: usize = 16;
+
+/// How long nothing may happen at least before a run is given up.
+const LEAST_PATIENCE: Duration = Duration::from_secs(120);
 
 /// Why a plan cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -43,18 +50,14 @@ pub enum PlanError {
         /// What doesn't fit.
         message: String,
     },
-}
-
-/// The data of an example: one CSV file, whose rows are dealt out to the nodes.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct DataPlan {
-    /// The CSV file, with a header, beside the plan.
-    pub file: PathBuf,
-    /// Seed of the order in which rows are dealt.
-    pub seed: u64,
-    /// What the model's inputs are made of, as the policy writes it.
-    pub inputs: toml::Table,
+    /// The data are nowhere.
+    #[error("the data of this example are not there; looked in {}", looked.join(" and "))]
+    NoData {
+        /// The folders.
+        looked: Vec<String>,
+        /// What to fetch, and where to put it.
+        missing: String,
+    },
 }
 
 /// The kind of sample model that an example trains.
@@ -67,6 +70,12 @@ pub enum Sample {
     Mlp,
     /// A small convolutional network with batch norm and max pooling.
     Cnn,
+    /// A residual network for small images (v2).
+    Resnet,
+    /// A residual network of bottleneck blocks.
+    Bottleneck,
+    /// A transformer encoder.
+    Encoder,
 }
 
 /// The model of an example.
@@ -77,13 +86,16 @@ pub struct ModelPlan {
     pub name: String,
     /// Which sample it is.
     pub sample: Sample,
-    /// Input features (for `cnn`: the side of the square image).
+    /// Numbers of a row.
     pub inputs: usize,
     /// Classes.
     pub classes: usize,
     /// Width of the hidden layer.
     #[serde(default)]
     pub hidden: usize,
+    /// Layers, as the sample counts them.
+    #[serde(default)]
+    pub depth: usize,
     /// Seed of the initial weights.
     pub seed: u64,
 }
@@ -96,7 +108,7 @@ pub struct TrainingPlan {
     pub trainer: String,
     /// The aggregator's module.
     pub aggregator: String,
-    /// The optimizer inside the training graph.
+    /// The optimizer inside the training graph; `none` where the aggregator steps.
     pub optimizer: OptimizerName,
     /// Rows of one step.
     pub batch: u32,
@@ -105,12 +117,25 @@ pub struct TrainingPlan {
     /// L2 decay inside the training graph.
     #[serde(default)]
     pub weight_decay: f64,
+    /// L2 inside the loss of the training graph.
+    #[serde(default)]
+    pub l2: f64,
+    /// Whether weight decay and L2 take in the scales and shifts of normalisations.
+    #[serde(default = "yes")]
+    pub decay_norms: bool,
     /// FedProx's weight inside the training graph.
     #[serde(default)]
     pub proximal: f64,
     /// The trainer's settings.
     #[serde(default)]
     pub settings: toml::Table,
+    /// The aggregation module's settings.
+    #[serde(default)]
+    pub aggregator_settings: toml::Table,
+}
+
+fn yes() -> bool {
+    true
 }
 
 /// A transform of an example.
@@ -187,6 +212,16 @@ impl From<ModePlan> for RoundMode {
     }
 }
 
+/// What modules may use up, where an example needs more than usual.
+#[derive(Clone, Copy, Debug, Default, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct LimitsPlan {
+    /// One run of a graph, in seconds.
+    pub call_s: Option<u64>,
+    /// All that a module does in a round, and an evaluation, in seconds.
+    pub round_s: Option<u64>,
+}
+
 /// A node of an example.
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -200,9 +235,12 @@ pub struct NodePlan {
     /// Its dataset's name; a manager has none.
     #[serde(default)]
     pub dataset: String,
-    /// Its share of the rows, as a weight among all shares; a manager has none.
+    /// Its share of the rows that are dealt out, as a weight among all shares.
     #[serde(default)]
     pub share: u32,
+    /// Its rows of a file that is used where it lies, as the policy writes them; left out: all.
+    #[serde(default)]
+    pub slice: Option<String>,
 }
 
 /// Who gets the model.
@@ -237,6 +275,12 @@ pub struct Plan {
     pub transforms: Vec<TransformPlan>,
     /// The rounds.
     pub rounds: RoundsPlan,
+    /// What modules may use up.
+    #[serde(default)]
+    pub limits: LimitsPlan,
+    /// What is otherwise in other modes: by mode and section the keys whose values are others.
+    #[serde(default)]
+    pub modes: BTreeMap<String, BTreeMap<String, toml::Table>>,
     /// The nodes.
     #[serde(rename = "node")]
     pub nodes: Vec<NodePlan>,
@@ -245,32 +289,51 @@ pub struct Plan {
     /// The folder of the plan.
     #[serde(skip)]
     pub folder: PathBuf,
+    /// The plan as it is run, in TOML.
+    #[serde(skip)]
+    pub text: String,
 }
 
 impl Plan {
-    /// Reads `federation.toml` in an example's folder.
-    pub fn load(folder: &Path) -> Result<Self, PlanError> {
+    /// Reads `federation.toml` in an example's folder, and changes it as is wished.
+    pub fn load(folder: &Path, wish: &Wish) -> Result<Self, PlanError> {
         let path = folder.join("federation.toml");
         let shown = path.display().to_string();
         let read = |cause| PlanError::Read {
             path: shown.clone(),
             cause,
         };
-        if std::fs::metadata(&path).map_err(read)?.len() > MAX_PLAN_BYTES {
-            return Err(PlanError::Meaning {
-                path: shown,
-                message: format!("over {MAX_PLAN_BYTES} bytes"),
-            });
-        }
-        let text = std::fs::read_to_string(&path).map_err(read)?;
-        let mut plan: Self = toml::from_str(&text).map_err(|cause| PlanError::Syntax {
+        let syntax = |cause| PlanError::Syntax {
             path: shown.clone(),
             cause: Box::new(cause),
-        })?;
-        plan.folder = folder.to_path_buf();
-        plan.check()
-            .map_err(|message| PlanError::Meaning { path: shown, message })?;
-        Ok(plan)
+        };
+        let meaning = |message| PlanError::Meaning {
+            path: shown.clone(),
+            message,
+        };
+        if std::fs::metadata(&path).map_err(read)?.len() > MAX_PLAN_BYTES {
+            return Err(meaning(format!("over {MAX_PLAN_BYTES} bytes")));
+        }
+        let text = std::fs::read_to_string(&path).map_err(read)?;
+        // As it stands first: what is wrong there has a line.
+        let whole: Self = toml::from_str(&text).map_err(syntax)?;
+        let table: toml::Table = toml::from_str(&text).map_err(syntax)?;
+        let changed = |wish: &Wish| {
+            let table = applied(table.clone(), wish).map_err(meaning)?;
+            let mut plan: Self = table.clone().try_into().map_err(syntax)?;
+            plan.text = table.to_string();
+            plan.folder = folder.to_path_buf();
+            plan.check().map_err(meaning)?;
+            Ok(plan)
+        };
+        for mode in whole.modes.keys() {
+            // A mode that nobody asks for today has to be sound, too.
+            changed(&Wish {
+                mode: Some(mode.clone()),
+                ..Wish::default()
+            })?;
+        }
+        changed(wish)
     }
 
     fn check(&self) -> Result<(), String> {
@@ -305,12 +368,22 @@ impl Plan {
                     node.name, node.participant
                 ));
             }
-            if (node.share == 0 || node.dataset.is_empty()) != (node.role == "manager") {
+            if node.dataset.is_empty() != (node.role == "manager") {
                 return Err(format!(
-                    "node {} has no share of the rows, or is a manager and has one",
+                    "node {} has no dataset, or is a manager and has one",
                     node.name
                 ));
             }
+            if let Some(slice) = node.slice.as_deref().filter(|slice| Slice::parse(slice).is_none()) {
+                return Err(format!(
+                    "node {}: its slice is {slice:?}; FIRST..END is wanted, such as 0..25000",
+                    node.name
+                ));
+            }
+        }
+        self.data.check(&self.nodes)?;
+        if self.sealed && self.data.file.is_none() {
+            return Err("a sealed example deals the rows of a CSV file out".into());
         }
         if self.training.batch == 0 || self.training.evaluation_batch == 0 {
             return Err("batches have at least one row".into());
@@ -328,60 +401,18 @@ impl Plan {
         self.nodes.iter().filter(|node| node.role == "worker")
     }
 
-    /// Deals the rows of the CSV file out: one text (header and rows) a node, disjoint, every row used once.
-    pub fn deal(&self) -> Result<BTreeMap<String, Dealt>, PlanError> {
-        let path = self.folder.join(&self.data.file);
-        let shown = path.display().to_string();
-        let text = std::fs::read_to_string(&path).map_err(|cause| PlanError::Read {
-            path: shown.clone(),
-            cause,
-        })?;
-        let mut lines = text.lines().filter(|line| !line.trim().is_empty());
-        let header = lines.next().ok_or_else(|| PlanError::Meaning {
-            path: shown,
-            message: "the file has no header".into(),
-        })?;
-        let mut rows: Vec<&str> = lines.collect();
-        shuffle(&mut rows, self.data.seed);
-        let shares: u64 = self.nodes.iter().map(|node| u64::from(node.share)).sum();
-        let mut dealt = BTreeMap::new();
-        let (mut given, mut before) = (0u64, 0usize);
-        for node in &self.nodes {
-            given += u64::from(node.share);
-            let until = (rows.len() as u64 * given / shares) as usize;
-            let own = rows.get(before..until).unwrap_or_default();
-            let mut text = String::with_capacity(own.iter().map(|row| row.len() + 1).sum::<usize>() + header.len() + 1);
-            for line in std::iter::once(&header).chain(own) {
-                text.push_str(line);
-                text.push('\n');
-            }
-            dealt.insert(node.name.clone(), Dealt { text, rows: own.len() });
-            before = until;
+    /// The limits of the plan, the others as usual.
+    pub fn limits(&self) -> Limits {
+        let usual = Limits::default();
+        Limits {
+            call_s: self.limits.call_s.unwrap_or(usual.call_s),
+            round_s: self.limits.round_s.unwrap_or(usual.round_s),
+            ..usual
         }
-        Ok(dealt)
     }
-}
 
-/// A node's rows.
-#[derive(Clone, Debug)]
-pub struct Dealt {
-    /// CSV, with the header.
-    pub text: String,
-    /// How many rows.
-    pub rows: usize,
-}
-
-/// Orders rows by the digest of seed and position: a fixed order that needs no generator.
-fn shuffle(rows: &mut Vec<&str>, seed: u64) {
-    let mut keyed: Vec<_> = rows
-        .iter()
-        .enumerate()
-        .map(|(index, row)| {
-            let mut key = seed.to_be_bytes().to_vec();
-            key.extend_from_slice(&(index as u64).to_be_bytes());
-            (cloister_tensor::Digest::of(&key), *row)
-        })
-        .collect();
-    keyed.sort_by_key(|(key, _)| *key);
-    *rows = keyed.into_iter().map(|(_, row)| row).collect();
+    /// How long nothing may happen before a run is given up: what the slowest worker may take, and an evaluation behind it.
+    pub fn patience(&self) -> Duration {
+        LEAST_PATIENCE.max(Duration::from_secs(self.rounds.deadline_s + self.limits().round_s))
+    }
 }

@@ -8,36 +8,28 @@ use std::path::{Path, PathBuf};
 use cloister_attestation::TrustRoot;
 use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse};
 use cloister_attestation::simulated::{TdValues, create_authority};
-use cloister_data::{DataLimits, Dataset as Rows, Format, Source, salt};
-use cloister_exchange::content::ContentKind;
-use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
+use cloister_data::{DataLimits, Dataset as OpenRows, Source, salt};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Consent, Dataset, Graph, HostFile, Limits, Model, Module, Node, Participant, Release,
-    ReleasedModel, Rounds, Rtmr3, ScalarRange,
+    Agreement, AttestationRules, Consent, Dataset, HostFile, Model, Node, Participant, Release, ReleasedModel, Rounds,
+    Rtmr3,
 };
-use cloister_policy::{DatasetSpec, ModuleRole, Policy, Scalar, Signature, Signatures, TensorAccess, draft};
-use cloister_tensor::Digest;
+use cloister_policy::{DatasetSpec, Policy, Signature, Signatures, draft};
 use cloister_vault::VaultKey;
 
-use super::plan::{Dealt, NodePlan, Plan, Sample};
-use crate::drafting::{Parties, Recipe, make_graphs};
+use super::plan::{NodePlan, Plan};
+use super::rows::{Place, Rows};
+use super::work::{Submission, graphs, modules};
+use crate::drafting::Parties;
 use crate::files;
+use crate::keeper::load_policy;
 use crate::process::host_files;
 use crate::ui::{Exit, fail, failed, unreadable};
 
+/// The plan that a folder was prepared for.
+pub const PLAN_FILE: &str = "plan.toml";
 const DAY_S: u64 = 86_400;
 /// How long the credentials of an example hold.
 const CREDENTIAL_DAYS: u64 = 30;
-
-/// Something that a participant submits.
-pub struct Submission {
-    /// What it is.
-    pub kind: ContentKind,
-    /// Its name in the policy.
-    pub name: String,
-    /// Its file.
-    pub path: PathBuf,
-}
 
 /// A federation that is ready to start.
 pub struct Prepared {
@@ -50,12 +42,15 @@ pub struct Prepared {
     /// The folder of all nodes.
     pub nodes: PathBuf,
     /// Rows of each node.
-    pub rows: BTreeMap<String, usize>,
+    pub rows: BTreeMap<String, u64>,
+    /// Where the rows of each node are: file and salt.
+    pub places: BTreeMap<String, Place>,
 }
 
 /// Does it all below `out`, which must be empty or missing.
 pub fn prepare(
     plan: &Plan,
+    found: &Rows<'_>,
     guests: &Path,
     out: &Path,
     openvino: Option<&Path>,
@@ -68,9 +63,7 @@ pub fn prepare(
     }
     create_authority(&authority, now).map_err(|error| fail(Exit::Failed, error))?;
     let keys = participants(plan, &out.join("participants"))?;
-    let mut dealt = plan.deal().map_err(unreadable)?;
-    let mut datasets = Vec::new();
-    let mut rows = BTreeMap::new();
+    let (mut datasets, mut places) = (Vec::new(), BTreeMap::new());
     for node in &plan.nodes {
         let own = nodes.join(&node.name);
         std::fs::create_dir_all(&own).map_err(|cause| cannot("making", &own, &cause))?;
@@ -78,13 +71,17 @@ pub fn prepare(
         if node.role == "manager" {
             continue;
         }
-        let part = dealt.remove(&node.name).unwrap_or(Dealt {
-            text: String::new(),
-            rows: 0,
-        });
-        rows.insert(node.name.clone(), part.rows);
-        datasets.push(dataset(plan, node, &part, &own)?);
+        let place = place(found, node, &own)?;
+        if let Some(text) = found.text(node) {
+            files::write(&place.path, text.as_bytes())?;
+        }
+        datasets.push(dataset(plan, node, found.inputs(), &place)?);
+        places.insert(node.name.clone(), place);
     }
+    let rows = datasets
+        .iter()
+        .map(|dataset| (dataset.node.clone(), dataset.rows.unwrap_or_default()));
+    let rows = rows.collect();
     let mut submissions = Vec::new();
     let modules = modules(plan, guests, &mut submissions)?;
     let policy_nodes = plan.nodes.iter().map(policy_node).collect::<Result<Vec<_>, _>>()?;
@@ -129,7 +126,7 @@ pub fn prepare(
             evaluate_every: plan.rounds.evaluate_every,
             max_staleness: plan.rounds.max_staleness,
         },
-        limits: Limits::default(),
+        limits: plan.limits(),
         attestation: attestation(&root, openvino)?,
         release: Release {
             model: ReleasedModel::Final,
@@ -145,13 +142,49 @@ pub fn prepare(
     })?;
     files::write(&policy, text.as_bytes())?;
     sign(&policy, &keys)?;
+    // The last thing: a folder that has it can be gone on with.
+    files::write(&out.join(PLAN_FILE), plan.text.as_bytes())?;
     Ok(Prepared {
         policy,
         authority,
         submissions,
         nodes,
         rows,
+        places,
     })
+}
+
+/// What [`prepare`] made in a folder in an earlier run of the same plan.
+pub fn prepared(plan: &Plan, found: &Rows<'_>, out: &Path) -> Result<Prepared, miette::Report> {
+    let (nodes, policy) = (out.join("nodes"), out.join("policy.toml"));
+    let agreed = load_policy(&policy)?;
+    let datasets = &agreed.policy().datasets;
+    let rows = datasets
+        .iter()
+        .map(|dataset| (dataset.node.clone(), dataset.rows.unwrap_or_default()));
+    let mut places = BTreeMap::new();
+    for node in plan.nodes.iter().filter(|node| node.role != "manager") {
+        places.insert(node.name.clone(), place(found, node, &nodes.join(&node.name))?);
+    }
+    Ok(Prepared {
+        authority: out.join("authority"),
+        submissions: Vec::new(),
+        rows: rows.collect(),
+        nodes,
+        policy,
+        places,
+    })
+}
+
+fn place(found: &Rows<'_>, node: &NodePlan, own: &Path) -> Result<Place, miette::Report> {
+    let none = || {
+        failed(
+            Exit::Usage,
+            format!("no file of a known format for {}", node.name),
+            None,
+        )
+    };
+    found.of(node, own).ok_or_else(none)
 }
 
 fn participants(plan: &Plan, folder: &Path) -> Result<BTreeMap<String, SigningKey>, miette::Report> {
@@ -201,15 +234,16 @@ fn policy_node(node: &NodePlan) -> Result<Node, miette::Report> {
     })
 }
 
-fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dataset, miette::Report> {
-    let path = own.join("data.csv");
-    files::write(&path, part.text.as_bytes())?;
+fn dataset(plan: &Plan, node: &NodePlan, inputs: &toml::Table, place: &Place) -> Result<Dataset, miette::Report> {
     let mut salted = [0; 32];
     getrandom::fill(&mut salted).map_err(|error| failed(Exit::Failed, format!("no randomness: {error}"), None))?;
-    salt::create(&salt::path_beside(&path), &salted).map_err(|error| fail(Exit::Failed, error))?;
+    salt::create(&place.salt, &salted).map_err(|error| fail(Exit::Failed, error))?;
     let mut form = toml::Table::new();
     form.insert("name".into(), node.dataset.clone().into());
-    form.insert("inputs".into(), plan.data.inputs.clone().into());
+    form.insert("inputs".into(), inputs.clone().into());
+    if let Some(slice) = &node.slice {
+        form.insert("slice".into(), slice.clone().into());
+    }
     if let Some(transform) = plan
         .transforms
         .iter()
@@ -219,132 +253,16 @@ fn dataset(plan: &Plan, node: &NodePlan, part: &Dealt, own: &Path) -> Result<Dat
         form.insert("makes".into(), transform.makes.clone().into());
     }
     let spec = DatasetSpec::parse(form.to_string().as_bytes(), "[data] inputs").map_err(unreadable)?;
-    let file = File::open(&path).map_err(|cause| cannot("opening", &path, &cause))?;
+    let path = &place.path;
+    let file = File::open(path).map_err(|cause| cannot("opening", path, &cause))?;
     let source = Source::from_file(path.display().to_string(), file).map_err(unreadable)?;
-    let rows = Rows::open(&source, Format::Csv, &spec, &DataLimits::default()).map_err(unreadable)?;
+    let rows = OpenRows::open(&source, place.format, &spec, &DataLimits::default()).map_err(unreadable)?;
     Ok(Dataset {
         node: node.name.clone(),
         commitment: rows.commitment(&salted),
         rows: Some(rows.rows()),
         spec,
     })
-}
-
-/// Writes the model, its initial weights and its graphs.
-fn graphs(
-    plan: &Plan,
-    parties: Parties<'_>,
-    content: &Path,
-    submissions: &mut Vec<Submission>,
-) -> Result<(Digest, Vec<Graph>), miette::Report> {
-    let (model, training) = (&plan.model, &plan.training);
-    let onnx = match model.sample {
-        Sample::Logistic => samples::logistic(model.inputs, model.classes, model.seed),
-        Sample::Mlp => samples::mlp(model.inputs, model.hidden, model.classes, model.seed),
-        Sample::Cnn => samples::cnn(model.inputs, model.hidden, model.classes, model.seed),
-    };
-    let onnx = onnx.map_err(unreadable)?;
-    files::write(&content.join("forward.onnx"), &onnx)?;
-    let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
-    let mut options = TrainOptions::new(training.optimizer.optimizer(None), training.batch as usize);
-    options.weight_decay = training.weight_decay;
-    options.proximal = training.proximal;
-    let recipe = Recipe {
-        options,
-        batch: training.batch,
-        evaluation_batch: training.evaluation_batch,
-    };
-    let made = make_graphs(&forward, &recipe, parties, content)?;
-    submissions.push(Submission {
-        kind: ContentKind::Weights,
-        name: model.name.clone(),
-        path: made.weights_path,
-    });
-    let mut graphs = Vec::new();
-    for (graph, path) in made.graphs {
-        submissions.push(Submission {
-            kind: ContentKind::Graph,
-            name: graph.name.clone(),
-            path,
-        });
-        graphs.push(graph);
-    }
-    Ok((made.weights, graphs))
-}
-
-fn modules(plan: &Plan, guests: &Path, submissions: &mut Vec<Submission>) -> Result<Vec<Module>, miette::Report> {
-    let training = &plan.training;
-    let mut trained = settings(&training.settings)?;
-    let batch = Scalar::Integer(i64::from(training.batch));
-    trained.entry("batch".to_owned()).or_insert(batch);
-    let mut wanted = vec![
-        (&training.trainer, &training.trainer, ModuleRole::Trainer, trained),
-        (
-            &training.aggregator,
-            &training.aggregator,
-            ModuleRole::Aggregator,
-            BTreeMap::new(),
-        ),
-    ];
-    for transform in &plan.transforms {
-        let settings = settings(&transform.settings)?;
-        wanted.push((&transform.name, &transform.module, ModuleRole::Transform, settings));
-    }
-    let mut made = Vec::new();
-    for (name, guest, module_role, settings) in wanted {
-        let path = guests.join(format!("{guest}.wasm"));
-        let wasm = std::fs::read(&path).map_err(|cause| {
-            failed(
-                Exit::Usage,
-                format!("the module {} cannot be read: {cause}", path.display()),
-                Some("`cargo xtask setup` builds the guest modules from source".into()),
-            )
-        })?;
-        let trainer = module_role == ModuleRole::Trainer;
-        let range = |min, max| ScalarRange { min, max };
-        let scalars = [
-            ("learning_rate".to_owned(), range(0.0, 1.0)),
-            ("step".to_owned(), range(1.0, 1e9)),
-        ];
-        made.push(Module {
-            name: name.clone(),
-            role: module_role,
-            sha256: Digest::of(&wasm),
-            tensor_access: TensorAccess::Handles,
-            settings,
-            scalars: if trainer {
-                scalars.into_iter().collect()
-            } else {
-                BTreeMap::new()
-            },
-            reads: if trainer { vec!["loss".into()] } else { Vec::new() },
-            nodes: None,
-        });
-        submissions.push(Submission {
-            kind: ContentKind::Module,
-            name: name.clone(),
-            path,
-        });
-    }
-    Ok(made)
-}
-
-/// Settings of a module, as the policy has them.
-fn settings(table: &toml::Table) -> Result<BTreeMap<String, Scalar>, miette::Report> {
-    let scalar = |(name, value): (&String, &toml::Value)| {
-        let scalar = match value {
-            toml::Value::Boolean(value) => Scalar::Boolean(*value),
-            toml::Value::Integer(value) => Scalar::Integer(*value),
-            toml::Value::Float(value) => Scalar::Float(*value),
-            toml::Value::String(value) => Scalar::Text(value.clone()),
-            _ => {
-                let text = format!("setting {name}: a number, a text or a truth value is wanted");
-                return Err(failed(Exit::Usage, text, None));
-            }
-        };
-        Ok((name.clone(), scalar))
-    };
-    table.iter().map(scalar).collect()
 }
 
 fn attestation(root: &TrustRoot, openvino: Option<&Path>) -> Result<AttestationRules, miette::Report> {
@@ -384,16 +302,28 @@ pub fn write_node_file(
         None => "listen = \"127.0.0.1:0\"\n".to_owned(),
     };
     let vault = if aggregator.is_none() {
-        VaultKey::generate()
-            .and_then(|key| key.save(&own.join("vault.key")))
-            .map_err(|error| fail(Exit::Failed, error))?;
+        let key = own.join("vault.key");
+        // A run that goes on has one.
+        if !key.exists() {
+            VaultKey::generate()
+                .and_then(|made| made.save(&key))
+                .map_err(|error| fail(Exit::Failed, error))?;
+        }
         "\n[vault]\npath = \"vault\"\nkey_file = \"vault.key\"\nlast_seen = \"vault.last-seen\"\n"
     } else {
         ""
     };
+    let shown = |path: &Path| toml::Value::from(path.strip_prefix(&own).unwrap_or(path).display().to_string());
+    let data = prepared.places.get(&node.name).map_or_else(String::new, |place| {
+        let mut data = format!("path = {}\n", shown(&place.path));
+        if place.salt != salt::path_beside(&place.path) {
+            data += &format!("salt = {}\n", shown(&place.salt));
+        }
+        data
+    });
     let text = format!(
         "name = \"{name}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n{reach}\
-         provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[content]\ndir = \"content\"\n\n[data.{dataset}]\npath = \"data.csv\"\n{vault}\n\
+         provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[content]\ndir = \"content\"\n\n[data.{dataset}]\n{data}{vault}\n\
          [simulated]\nauthority = \"../../authority\"\n",
         name = node.name,
         dataset = node.dataset,

@@ -11,10 +11,11 @@ use cloister_exchange::content::ContentKind;
 use cloister_vault::VaultKey;
 use serde_json::{Value, json};
 
+use super::follow::{Seen, follow};
 use super::plan::{NodePlan, Plan};
 use super::prepare::Prepared;
 use super::processes::Processes;
-use super::{END, STEP, Seen, follow, start, submit};
+use super::{END, STEP, start, submit};
 use crate::events::Event;
 use crate::files;
 use crate::process::own_binary;
@@ -96,7 +97,7 @@ impl<'a> Sealed<'a> {
             let started = processes.start(&worker.name, "worker", &file);
             started.map_err(|error| fail(Exit::Failed, error))?;
         }
-        let seen = follow(self.plan, &mut processes, out)?;
+        let seen = follow(self.plan, &mut processes, out).map_err(|error| fail(Exit::Failed, error))?;
         processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
         self.try_an_empty_vault(hub, out)?;
         let exported = self.export(hub)?;
@@ -145,7 +146,7 @@ impl<'a> Sealed<'a> {
         self.plan.nodes.iter().filter(|node| node.role != "manager")
     }
 
-    fn is_sealed(&self, item: &super::prepare::Submission) -> bool {
+    fn is_sealed(&self, item: &super::work::Submission) -> bool {
         item.kind == ContentKind::Module && item.name == self.plan.training.trainer
     }
 

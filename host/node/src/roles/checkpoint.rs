@@ -94,6 +94,13 @@ fn say_freshness(vault: &Vault) {
     }
 }
 
+/// The record of the last round that a vault holds, if any.
+pub fn sealed_record(vault: &Vault) -> Result<Option<RoundRecord>, miette::Report> {
+    let file = read(vault, RECEIPT_FILE, RoundRecord::MAX_BYTES)?;
+    let record = file.map(|file| RoundRecord::parse(&file)).transpose();
+    record.map_err(|error| fail(Exit::Failed, error))
+}
+
 /// The receipt of the last round that was sealed, if any: of this federation, under this policy, signed by this node.
 fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette::Report> {
     let Some(file) = read(vault, RECEIPT_FILE, RoundRecord::MAX_BYTES)? else {

@@ -1,7 +1,7 @@
 //! What a node does in its role: the keeper's part of rounds, with the runner doing the computing.
 
 pub mod aggregator;
-mod checkpoint;
+pub mod checkpoint;
 mod ending;
 pub mod manager;
 pub mod watch;
