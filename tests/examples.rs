@@ -89,6 +89,43 @@ fn three_hospitals_train_a_logistic_regression() {
     assert!(json["test_accuracy"].as_f64().unwrap() >= 0.92, "{json}");
 }
 
+/// What a run by steps must show: a line a step, an accuracy, and that its last round was judged and sealed.
+fn check_steps(mode: &str, steps: u64) {
+    let out = tempfile::tempdir().unwrap();
+    let run = demo_with(&root().join("examples/digits"), out.path(), &["--mode", mode]);
+    assert_eq!(run.code, 0, "stdout: {}\nstderr: {}", run.stdout, run.stderr);
+    let json = run.json().unwrap_or_else(|error| panic!("{error}: {}", run.stdout));
+    check(&run, &json, 3);
+    assert_eq!(json["rounds"], steps, "{json}");
+    assert!(json["test_accuracy"].as_f64().unwrap() >= 0.95, "{json}");
+    for step in [0, steps - 1] {
+        let line = run
+            .stderr
+            .lines()
+            .find(|line| line.contains(&format!("step: {step}, loss: ")));
+        assert!(
+            line.is_some_and(|line| line.contains(", iter time: ")),
+            "{}",
+            run.stderr
+        );
+    }
+    assert!(
+        run.stderr.contains("after 50/"),
+        "evaluated every 50 steps: {}",
+        run.stderr
+    );
+}
+
+#[test]
+fn a_parameter_server_steps_by_the_gradients_of_all_workers() {
+    check_steps("synchronous", 300);
+}
+
+#[test]
+fn a_parameter_server_steps_by_each_gradient_as_it_comes() {
+    check_steps("asynchronous", 600);
+}
+
 /// Digits as pictures of bytes, through a window of 8 x 8 with light and contrast; the held-out rows as they are, standardised alike.
 #[test]
 fn rows_go_through_transforms_where_they_are_trained_and_where_they_are_judged() {

@@ -29,13 +29,28 @@ impl Federation {
 
     /// Runs the digits demo for that many rounds, and keeps its folder.
     pub fn of_rounds(rounds: u32) -> io::Result<Self> {
+        Self::of_example(&root().join("examples/digits"), "averaging", rounds)
+    }
+
+    /// Runs the digits demo in that mode for that many rounds, with a plan that `edit` changes, and keeps its folder.
+    pub fn of_mode(mode: &str, rounds: u32, edit: impl FnOnce(String) -> String) -> io::Result<Self> {
+        let (own, digits) = (tempfile::tempdir()?, root().join("examples/digits"));
+        std::fs::copy(digits.join("digits.csv"), own.path().join("digits.csv"))?;
+        let plan = edit(std::fs::read_to_string(digits.join("federation.toml"))?);
+        std::fs::write(own.path().join("federation.toml"), plan)?;
+        Self::of_example(own.path(), mode, rounds)
+    }
+
+    fn of_example(example: &Path, mode: &str, rounds: u32) -> io::Result<Self> {
         let kept = tempfile::tempdir()?;
         let run = cloister([
             "demo".as_ref(),
+            "--mode".as_ref(),
+            mode.as_ref(),
             "--rounds".as_ref(),
             rounds.to_string().as_ref(),
             "--example".as_ref(),
-            root().join("examples/digits").as_os_str(),
+            example.as_os_str(),
             "--guests".as_ref(),
             guests().as_os_str(),
             "--out".as_ref(),

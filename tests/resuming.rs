@@ -101,6 +101,49 @@ fn an_aggregator_that_crashes_amid_the_rounds_goes_on_behind_the_last_sealed_one
 }
 
 #[test]
+fn an_aggregator_that_crashes_between_checkpoints_goes_on_from_the_last_one_and_its_workers_follow() {
+    let sealed_often = |plan: String| {
+        assert!(plan.contains("checkpoint_every = 100"), "{plan}");
+        plan.replace("checkpoint_every = 100", "checkpoint_every = 25")
+    };
+    let federation = Federation::of_mode("asynchronous", 300, sealed_often).unwrap();
+    let mut aggregator = federation.start_aggregator().unwrap();
+    let address = aggregator.address.clone();
+    std::thread::scope(|scope| {
+        let workers: Vec<_> = ["north", "south"]
+            .map(|side| {
+                let (federation, address) = (&federation, &address);
+                let (node, case) = (format!("worker-{side}"), format!("steady-{side}"));
+                scope.spawn(move || federation.worker_at(&node, &case, address, |_, text| text).unwrap())
+            })
+            .into();
+        let told = loop {
+            let step = aggregator.wait_for("step").unwrap()["step"].as_u64().unwrap();
+            if step >= 30 {
+                break step + 1;
+            }
+        };
+        aggregator.crash_and_restart().unwrap();
+        let resumed = aggregator
+            .before
+            .iter()
+            .find(|event| event["event"] == "resumed")
+            .unwrap();
+        // What was told is made again from the last checkpoint on; more may have been sealed until the crash.
+        let next = resumed["round"].as_u64().unwrap();
+        assert_eq!(next % 25, 1, "goes on with {next}");
+        assert!(next > told - told % 25, "goes on with {next} after {told}");
+        assert_eq!(aggregator.wait_for("step").unwrap()["step"], next - 1);
+        assert_eq!(aggregator.wait_for("finished").unwrap()["rounds"], 300);
+        assert_eq!(aggregator.wait().unwrap(), Some(0));
+        for worker in workers {
+            let run = worker.join().unwrap();
+            assert_eq!(run.code, 0, "{}{}", run.stdout, run.stderr);
+        }
+    });
+}
+
+#[test]
 fn a_vault_of_another_policy_is_not_overwritten() {
     let federation = Federation::of_demo().unwrap();
     let own = federation.node("aggregator");

@@ -8,7 +8,7 @@ use std::path::Path;
 
 use cloister_attestation::identity::Role;
 use cloister_graph::{EngineGraph, Limits, Model, Port, PortKind};
-use cloister_policy::agreement::{Agreement, Dataset, Graph, Module};
+use cloister_policy::agreement::{Agreement, Dataset, Graph, Module, RoundMode};
 use cloister_policy::{DatasetSpec, InputType, ModuleRole, Scalar};
 use cloister_sandbox::{Inspection, SandboxLimits, SettingValue, World, inspect, resolve_settings};
 use cloister_tensor::{Digest, Dtype};
@@ -167,6 +167,9 @@ impl AtHand {
             if !makes_tensors {
                 let datasets = agreement.datasets_for(&node.name);
                 problems.extend(dataset_problems(&datasets, &graphs));
+                if node.role == Role::Worker {
+                    problems.extend(mode_problem(agreement.rounds.mode, &graphs));
+                }
             }
         }
         problems.into_iter().collect()
@@ -322,6 +325,22 @@ fn module_problems(module: &Module, inspection: &Inspection, problems: &mut BTre
             ));
         }
     }
+}
+
+/// Graphs by which a worker can't give what it is to send.
+fn mode_problem(mode: RoundMode, graphs: &[(&Graph, &Ports)]) -> Option<String> {
+    let gives = |ports: &Ports| {
+        ports
+            .outputs
+            .iter()
+            .any(|port| matches!(port.kind, PortKind::Gradient(_)))
+    };
+    let (graph, _) = graphs.iter().find(|(_, ports)| mode.by_steps() && !gives(ports))?;
+    Some(format!(
+        "workers send gradients (mode {}), and graph {} gives none: make it with --optimizer none",
+        mode.as_str(),
+        graph.name
+    ))
 }
 
 /// A node's datasets against the graphs that they feed. Modules choose among several by name: one that fits is enough.

@@ -4,8 +4,12 @@ use super::*;
 
 /// An agreement of two nodes over a model of 4 inputs and 3 classes, drafted out of these lines for module and dataset.
 fn agreement(module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
+    agreement_by("averaging", Optimizer::Sgd, module, dataset)
+}
+
+fn agreement_by(mode: &str, optimizer: Optimizer, module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
     let model = Model::parse(&samples::mlp(4, 8, 3, 1).unwrap(), &Limits::default()).unwrap();
-    let made = train(&model, &TrainOptions::new(Optimizer::Sgd, 16)).unwrap();
+    let made = train(&model, &TrainOptions::new(optimizer, 16)).unwrap();
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join("train.onnx");
     std::fs::write(&path, made.training.bytes()).unwrap();
@@ -24,7 +28,7 @@ fn agreement(module: &str, dataset: &str) -> (Vec<String>, Vec<String>) {
          [[graph]]\nname = \"train\"\nsha256 = \"{digest}\"\nbatch = 16\n\
          [[dataset]]\nname = \"train\"\nnode = \"w\"\ncommitment = \"{zeros}\"\nrows = 32\n{dataset}\n\
          [[dataset]]\nname = \"train\"\nnode = \"v\"\ncommitment = \"{ones}\"\nrows = 32\n{DATASET}\n\
-         [rounds]\nmode = \"averaging\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
+         [rounds]\nmode = \"{mode}\"\ncount = 1\nquorum = 2\ndeadline_s = 60\nmin_workers_per_aggregate = 2\nseed = 0\n\
          [attestation]\nsimulated = true\nroot_key_id = \"{}\"\n[release]\nmodel = \"final\"\nrecipients = []\n",
         "00".repeat(48)
     );
@@ -44,6 +48,17 @@ fn what_fits_has_no_problem() {
     let (problems, missing) = agreement(MODULE, DATASET);
     assert!(problems.is_empty(), "{problems:?}");
     assert_eq!(missing, ["t", "g"], "files that are not in the folder");
+}
+
+#[test]
+fn a_mode_by_steps_wants_graphs_that_give_gradients() {
+    let (problems, _) = agreement_by("synchronous", Optimizer::Sgd, MODULE, DATASET);
+    assert_eq!(
+        problems,
+        ["workers send gradients (mode synchronous), and graph train gives none: make it with --optimizer none"]
+    );
+    let (problems, _) = agreement_by("synchronous", Optimizer::None, "reads = [\"loss\"]", DATASET);
+    assert!(problems.is_empty(), "{problems:?}");
 }
 
 #[test]

@@ -6,8 +6,9 @@ use std::io::BufRead;
 
 use cloister_exchange::aggregator::StartingPoint;
 use cloister_exchange::work::{RoundRecord, WorkError};
-use cloister_rounds::{Layout, Receipt};
-use cloister_tensor::{ReadLimits, TensorMap, safetensors};
+use cloister_rounds::{Layout, LayoutError, Receipt};
+use cloister_sandbox::MAX_SLOTS;
+use cloister_tensor::{Digest, ReadLimits, TensorMap, safetensors};
 use cloister_vault::{Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey};
 
 use crate::keeper::Keeper;
@@ -19,6 +20,8 @@ use crate::ui::{Exit, fail, failed, unreadable};
 const MODEL_FILE: &str = "model.safetensors";
 const ONNX_FILE: &str = "model.onnx";
 const RECEIPT_FILE: &str = "receipt.bin";
+/// The optimizer's state: what the aggregation module keeps from round to round, a vector a slot.
+const STATE_FILE: &str = "state.safetensors";
 /// What to do where the vault is not this federation's.
 const OTHER_VAULT: &str = "name another folder in [vault] `path` (and another `last_seen`) for this federation, or put back what belongs \
                            to the vault";
@@ -148,40 +151,52 @@ fn last_round(vault: &Vault, keeper: &Keeper) -> Result<Option<Receipt>, miette:
     Ok(Some(record.receipt))
 }
 
-/// Where the rounds go on behind `last`: the model that was sealed with it.
-pub fn starting_point(vault: &Vault, last: &Receipt, keeper: &Keeper) -> Result<StartingPoint, miette::Report> {
+/// Where the rounds go on behind `last`: the model that was sealed with it, and what the aggregation module kept.
+pub fn starting_point(
+    vault: &Vault,
+    last: &Receipt,
+    keeper: &Keeper,
+) -> Result<(StartingPoint, TensorMap), miette::Report> {
     let limit = keeper.policy.limits.update_mib << 20;
-    let bytes = read(vault, MODEL_FILE, limit)?.ok_or_else(|| {
-        failed(
-            Exit::Failed,
-            format!(
-                "the vault holds the receipt of round {}, but no {MODEL_FILE}",
-                last.round
-            ),
-            Some(OTHER_VAULT.into()),
-        )
-    })?;
+    let model = sealed(vault, MODEL_FILE, limit, last, &last.model_after)?;
+    let slots = match &last.state {
+        Some(state) => sealed(vault, STATE_FILE, limit.saturating_mul(MAX_SLOTS as u64), last, state)?,
+        None => TensorMap::new(),
+    };
+    let start = StartingPoint {
+        model,
+        next_round: last.round + 1,
+        previous: Some(last.digest()),
+    };
+    Ok((start, slots))
+}
+
+/// Tensors that were sealed with `last`, which names their digest.
+fn sealed(vault: &Vault, file: &str, limit: u64, last: &Receipt, wanted: &Digest) -> Result<TensorMap, miette::Report> {
+    let not_ours = |text: String| failed(Exit::Failed, text, Some(OTHER_VAULT.into()));
+    let round = last.round;
+    let bytes = read(vault, file, limit)?
+        .ok_or_else(|| not_ours(format!("the vault holds the receipt of round {round}, but no {file}")))?;
     let limits = ReadLimits {
         max_bytes: limit,
         ..ReadLimits::default()
     };
-    let model = safetensors::read(bytes.into(), &limits).map_err(|error| fail(Exit::Failed, error))?;
-    let digest = Layout::model_digest(&model).map_err(|error| fail(Exit::Failed, error))?;
-    if digest != last.model_after {
-        return Err(failed(
-            Exit::Failed,
-            format!(
-                "the model in the vault has the digest {digest}, the receipt of round {} names {}",
-                last.round, last.model_after
-            ),
-            Some(OTHER_VAULT.into()),
-        ));
+    let tensors = safetensors::read(bytes.into(), &limits).map_err(|error| fail(Exit::Failed, error))?;
+    let digest = Layout::model_digest(&tensors).map_err(|error| fail(Exit::Failed, error))?;
+    if digest != *wanted {
+        return Err(not_ours(format!(
+            "{file} in the vault has the digest {digest}, the receipt of round {round} names {wanted}"
+        )));
     }
-    Ok(StartingPoint {
-        model,
-        next_round: last.round + 1,
-        previous: Some(last.digest()),
-    })
+    Ok(tensors)
+}
+
+/// Digest of what an aggregation module keeps from round to round, as receipts name it: that of a model of its slots. None of nothing.
+pub fn state_digest(slots: &TensorMap) -> Result<Option<Digest>, LayoutError> {
+    match slots.is_empty() {
+        true => Ok(None),
+        false => Layout::model_digest(slots).map(Some),
+    }
 }
 
 fn read(vault: &Vault, name: &str, limit: u64) -> Result<Option<Vec<u8>>, miette::Report> {
@@ -196,16 +211,31 @@ fn read(vault: &Vault, name: &str, limit: u64) -> Result<Option<Vec<u8>>, miette
         .map_err(|error| fail(Exit::Failed, error))
 }
 
-/// Seals a round: model and receipt (and the model as ONNX, where there is one) are all of this round, or of the one before.
-pub fn keep(vault: &mut Vault, record: &RoundRecord, model: &TensorMap, onnx: Option<&[u8]>) -> Result<(), WorkError> {
+/// Seals a round: model, receipt and the module's slots (and the model as ONNX, where there is one) are all of this round, or of the one
+/// that was sealed before.
+pub fn keep(
+    vault: &mut Vault,
+    record: &RoundRecord,
+    model: &TensorMap,
+    slots: &TensorMap,
+    onnx: Option<&[u8]>,
+) -> Result<(), WorkError> {
     let metadata = BTreeMap::from([("cloister.round".to_owned(), record.receipt.round.to_string())]);
     let tensors = safetensors::write(model, &metadata).map_err(|error| WorkError::new("writing the model", error))?;
+    let state = match slots.is_empty() {
+        true => Vec::new(),
+        false => safetensors::write(slots, &metadata).map_err(|error| WorkError::new("writing the slots", error))?,
+    };
     let receipt = record.to_bytes();
     let sealing = |error: VaultError| WorkError::new("sealing the round", error);
     let (mut tensors, mut receipt, mut onnx) = (tensors.as_slice(), receipt.as_slice(), onnx);
+    let mut state = state.as_slice();
     let mut files: BTreeMap<FileName, &mut dyn BufRead> = BTreeMap::new();
     files.insert(MODEL_FILE.parse().map_err(sealing)?, &mut tensors);
     files.insert(RECEIPT_FILE.parse().map_err(sealing)?, &mut receipt);
+    if !state.is_empty() {
+        files.insert(STATE_FILE.parse().map_err(sealing)?, &mut state);
+    }
     if let Some(onnx) = &mut onnx {
         files.insert(ONNX_FILE.parse().map_err(sealing)?, onnx);
     }

@@ -15,12 +15,12 @@ use cloister_policy::ModuleRole;
 use cloister_policy::agreement::Module;
 use cloister_rounds::Layout;
 use cloister_runner::{Runner, RunnerError, TrainRequest};
-use cloister_sandbox::{SettingValue, UpdateKind};
+use cloister_sandbox::SettingValue;
 use cloister_session::{DialOptions, Proxy};
 use cloister_tensor::TensorMap;
 use tokio_util::sync::CancellationToken;
 
-use super::aggregator::call_round;
+use super::aggregator::{call_round, update_kind};
 use super::ending::{Ending, fence, give_lease_back};
 use super::watch::Watch;
 use crate::events::{Event, Teller};
@@ -247,7 +247,7 @@ impl WorkerWork for Work {
             transforms: tools::transforms(&policy, name),
             model: self.models.share(&model).map_err(|error| own(error.to_string()))?,
             round: call_round(round, name),
-            update: UpdateKind::Model,
+            update: update_kind(&policy),
             limits: tools::call_limits(&policy),
             timeout: tools::round_timeout(&policy),
         };
