@@ -317,3 +317,23 @@ fn a_worker_ends_with_what_its_module_said_and_others_learn_code_and_digest() {
     );
     assert!(!aggregator.contains("xxxxxxxx"), "a module's words stay on its node");
 }
+
+#[test]
+fn rows_that_cannot_be_trained_on_are_their_owners_to_know_and_no_modules_fault() {
+    let kept = tempfile::tempdir().unwrap();
+    let (example, out) = (kept.path().join("example"), kept.path().join("out"));
+    example_like_digits(&example, |plan| plan.replace("classes = 10", "classes = 9"));
+    assert_eq!(demo(&example, &out).status().unwrap().code(), Some(1));
+    let log = |node: &str| std::fs::read_to_string(out.join("run-1/logs").join(node).with_extension("log")).unwrap();
+    let north = words(&log("worker-north"));
+    assert!(
+        north.contains("What failed on this node, in round 1: the training failed (dataset): dataset train: row ")
+            && north.contains("counted from 1: seen the label 9, wanted 0 to 8"),
+        "{north}"
+    );
+    let aggregator = log("aggregator");
+    assert!(
+        aggregator.contains("dropped worker-north: its training failed (dataset)") && !aggregator.contains("label 9"),
+        "{aggregator}"
+    );
+}

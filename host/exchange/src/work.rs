@@ -29,7 +29,7 @@ impl WorkError {
 
 /// A module failed. Peers get the code and the digest; the message stays with the node.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("module{} failed ({code}): {message}", .module.map_or(String::new(), |digest| format!(" {digest}")))]
+#[error("{} failed ({code}): {message}", .module.map_or("the training".to_owned(), |digest| format!("module {digest}")))]
 pub struct ModuleFailure {
     /// Kind, a word such as `trap` or `deadline`.
     pub code: String,

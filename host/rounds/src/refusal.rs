@@ -207,10 +207,11 @@ impl fmt::Display for DropReason {
             }
             Self::Gone { cause } => write!(f, "gone: {cause}"),
             Self::Left { reason } => write!(f, "left: {reason}"),
-            Self::ModuleFailed { code, module } => {
-                write!(f, "its module failed ({code})")?;
-                module.as_ref().map_or(Ok(()), |digest| write!(f, ", module {digest}"))
-            }
+            Self::ModuleFailed {
+                code,
+                module: Some(digest),
+            } => write!(f, "its module failed ({code}), module {digest}"),
+            Self::ModuleFailed { code, module: None } => write!(f, "its training failed ({code})"),
             Self::Refused(refusal) => refusal.fmt(f),
             Self::Evidence { rules } => {
                 write!(f, "its roster evidence was refused")?;

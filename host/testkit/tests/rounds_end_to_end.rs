@@ -285,7 +285,10 @@ async fn modules_that_fail_are_named_and_the_round_is_tried_again() {
     let end = driver.run(Box::new(work)).await.unwrap();
     assert!(close(&end.model, &small_model(2.0)));
     let lines = progress.lines();
-    assert!(lines.contains("dropped worker-a: its module failed (trap)"), "{lines}");
+    assert!(
+        lines.contains("dropped worker-a: its training failed (trap)"),
+        "{lines}"
+    );
     assert!(lines.contains("round 2 given up: the aggregation failed"), "{lines}");
     for worker in workers {
         assert!(worker.await.unwrap().unwrap().finished);
