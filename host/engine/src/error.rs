@@ -38,6 +38,16 @@ pub enum EngineError {
         /// The backend's own words.
         cause: String,
     },
+    /// The graph is written in a language that the backend does not run.
+    #[error(
+        "{backend} does not run graph {digest}, which is a step in TorchScript: only libtorch does, in a node built with it"
+    )]
+    TorchScript {
+        /// The backend.
+        backend: String,
+        /// The graph's digest.
+        digest: Digest,
+    },
     /// The backend would compute with other settings than it was told to.
     #[error("{property} reads back as {seen:?} and {wanted:?} was set: results could differ from what was agreed on")]
     Precision {
@@ -110,8 +120,8 @@ pub enum EngineError {
     },
 }
 
-/// Bounds a backend's own words.
-pub(crate) fn bounded(mut cause: String) -> String {
+/// Bounds a backend's own words, for an error to keep.
+pub fn bounded(mut cause: String) -> String {
     if cause.len() > MAX_CAUSE_BYTES {
         cause.truncate(cause.floor_char_boundary(MAX_CAUSE_BYTES));
         cause.push_str(" ...");

@@ -10,15 +10,16 @@ use crate::EngineError;
 /// Names shown in an error at most.
 const MAX_NAMES_SHOWN: usize = 12;
 
-/// The inputs of a graph, by name.
+/// The inputs of a graph, by name: what every backend asks before it touches a tensor.
 #[derive(Debug)]
-pub(crate) struct Intake {
+pub struct Intake {
     ports: Vec<Port>,
     index: HashMap<String, usize>,
 }
 
 impl Intake {
-    pub(crate) fn new(ports: &[Port]) -> Self {
+    /// The check of these inputs.
+    pub fn new(ports: &[Port]) -> Self {
         let index = ports
             .iter()
             .enumerate()
@@ -30,12 +31,16 @@ impl Intake {
         }
     }
 
-    pub(crate) fn ports(&self) -> &[Port] {
+    /// The inputs, in their order.
+    pub fn ports(&self) -> &[Port] {
         &self.ports
     }
 
     /// The tensors in the order of the ports: each there once, of its port's type and shape.
-    pub(crate) fn arrange<'a>(&self, inputs: &'a [(&str, Tensor)]) -> Result<Vec<&'a Tensor>, EngineError> {
+    ///
+    /// # Errors
+    /// One is missing, unknown, given twice, or of another type or shape; the error names the port.
+    pub fn arrange<'a>(&self, inputs: &'a [(&str, Tensor)]) -> Result<Vec<&'a Tensor>, EngineError> {
         let mut arranged: Vec<Option<&Tensor>> = vec![None; self.ports.len()];
         for (name, tensor) in inputs {
             let Some(&at) = self.index.get(*name) else {
@@ -87,6 +92,6 @@ impl Intake {
 }
 
 /// Type and shape in words: `F32 [32, 64]`.
-pub(crate) fn described(dtype: Dtype, dims: &[usize]) -> String {
+pub fn described(dtype: Dtype, dims: &[usize]) -> String {
     format!("{dtype} {dims:?}")
 }

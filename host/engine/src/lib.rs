@@ -1,8 +1,11 @@
-//! Runs a graph: a small trait and two backends behind it.
+//! Runs a graph: a small trait, two backends behind it, and what further ones stand on.
 //!
 //! - [`openvino`]: Intel's runtime over its C API, loaded at run time from a given directory. Inputs are read where
 //!   they lie, outputs are written into pooled, aligned buffers, and nothing is copied on the way.
 //! - [`tract`]: pure Rust, for machines without the runtime. Slower, same results within rounding.
+//!
+//! Backends in crates of their own (`cloister-engine-onnxruntime`, `cloister-engine-libtorch`) are off by default. They have the
+//! same check of inputs ([`Intake`]), the same way of ending a run ([`Watchdog`]), and run the same tests.
 //!
 //! An engine takes [`EngineGraph`]s alone, which only `cloister_graph` makes, out of its own bounded representation:
 //! no file from outside reaches native code as it came. Before a run, every tensor's type and shape is compared with
@@ -22,14 +25,31 @@ mod intake;
 pub mod openvino;
 mod pool;
 pub mod tract;
+mod watchdog;
 
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
-use cloister_graph::{EngineGraph, Port};
+use cloister_graph::{EngineGraph, Language, Port};
 use cloister_tensor::Tensor;
 
-pub use error::EngineError;
+pub use error::{EngineError, bounded};
+pub use intake::{Intake, described};
+pub use watchdog::{Cancel, Watch, Watchdog};
+
+/// The ONNX file of a graph, for a backend that runs no other language.
+///
+/// # Errors
+/// [`EngineError::TorchScript`] for a step in TorchScript.
+pub fn onnx<'g>(graph: &'g EngineGraph, backend: &str) -> Result<&'g [u8], EngineError> {
+    match graph.language() {
+        Language::Onnx => Ok(graph.bytes()),
+        Language::TorchScript => Err(EngineError::TorchScript {
+            backend: backend.to_owned(),
+            digest: graph.digest(),
+        }),
+    }
+}
 
 /// How a graph is compiled.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

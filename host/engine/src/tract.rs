@@ -42,7 +42,7 @@ impl Backend for Tract {
             digest: graph.digest(),
             cause: bounded(format!("{error:#}")),
         };
-        let plan = plan(graph).map_err(refuse)?;
+        let plan = plan(crate::onnx(graph, NAME)?, graph).map_err(refuse)?;
         check_ports(&plan, graph)?;
         Ok(Box::new(CompiledByTract {
             intake: Intake::new(graph.inputs()),
@@ -52,8 +52,8 @@ impl Backend for Tract {
     }
 }
 
-fn plan(graph: &EngineGraph) -> TractResult<Arc<TypedSimplePlan>> {
-    let mut model = onnx().model_for_read(&mut graph.bytes().as_ref())?;
+fn plan(file: &[u8], graph: &EngineGraph) -> TractResult<Arc<TypedSimplePlan>> {
+    let mut model = onnx().model_for_read(&mut &file[..])?;
     for (at, port) in graph.inputs().iter().enumerate() {
         model.set_input_fact(at, InferenceFact::dt_shape(datum_type(port.dtype), port.shape.iter()))?;
     }

@@ -14,9 +14,19 @@ use crate::limits::Limits;
 use crate::onnx::{self, Batch};
 use crate::port::{self, Port, PortKind};
 use crate::roles::Roles;
+use crate::torch::{self, Step};
 
-/// A graph with typed ports and fixed shapes, as canonical ONNX. It can be made by this crate alone: whatever a file holds
-/// is read into a bounded representation and written anew.
+/// What a graph is written in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Language {
+    /// Canonical ONNX, opset 17.
+    Onnx,
+    /// The source of a TorchScript class: for the engine around libtorch alone.
+    TorchScript,
+}
+
+/// A graph with typed ports and fixed shapes, as canonical ONNX or TorchScript. It can be made by this crate alone: whatever a file
+/// holds is read into a bounded representation and written anew.
 #[derive(Clone)]
 pub struct EngineGraph {
     bytes: Bytes,
@@ -24,7 +34,9 @@ pub struct EngineGraph {
     source_digest: Digest,
     inputs: Vec<Port>,
     outputs: Vec<Port>,
+    /// Of a step in TorchScript: its ports alone.
     pub(crate) graph: Arc<Graph>,
+    step: Option<Arc<Step>>,
 }
 
 impl std::fmt::Debug for EngineGraph {
@@ -56,6 +68,9 @@ impl EngineGraph {
     /// # Errors
     /// As [`Self::load`].
     pub fn load_within(file: &[u8], limits: &Limits) -> Result<Self, GraphError> {
+        if Self::is_torch_script(file) {
+            return Self::of_step(Step::read(file, limits)?, Digest::of(file));
+        }
         Self::bound(&onnx::read(file, limits)?, limits, None, Digest::of(file))
     }
 
@@ -95,10 +110,39 @@ impl EngineGraph {
             inputs,
             outputs,
             graph: Arc::new(graph),
+            step: None,
         })
     }
 
-    /// The canonical ONNX file (opset 17): what engines compile.
+    fn of_step(step: Step, source_digest: Digest) -> Result<Self, GraphError> {
+        let graph = step.interface();
+        let (inputs, outputs) = port::from_graph(&graph)?;
+        let bytes = Bytes::from(step.source());
+        Ok(Self {
+            digest: Digest::of(&bytes),
+            bytes,
+            source_digest,
+            inputs,
+            outputs,
+            graph,
+            step: Some(Arc::new(step)),
+        })
+    }
+
+    /// Whether a file is a step in TorchScript, by its first line.
+    pub fn is_torch_script(file: &[u8]) -> bool {
+        torch::is_step(file)
+    }
+
+    /// What [`Self::bytes`] are written in.
+    pub fn language(&self) -> Language {
+        match self.step {
+            None => Language::Onnx,
+            Some(_) => Language::TorchScript,
+        }
+    }
+
+    /// The canonical ONNX file (opset 17), or the source in TorchScript: what engines compile.
     pub fn bytes(&self) -> &Bytes {
         &self.bytes
     }
@@ -132,6 +176,9 @@ impl EngineGraph {
     /// The number of classes that labels `i64 [N]` choose from: a label outside of `0..classes` makes the loss NaN. `None` for graphs
     /// without such labels.
     pub fn classes(&self) -> Option<usize> {
+        if let Some(step) = &self.step {
+            return step.classes();
+        }
         let labels = self
             .inputs
             .iter()

@@ -41,6 +41,14 @@ pub enum GraphError {
         /// Offset into the file, in bytes.
         offset: usize,
     },
+    /// A TorchScript step has a line that is refused.
+    #[error("line {line} of the TorchScript step: {problem}")]
+    Torch {
+        /// The line, from 1.
+        line: usize,
+        /// What was seen and what was wanted.
+        problem: String,
+    },
     /// Something is larger or more numerous than allowed.
     #[error("the model has {seen} {what}, at most {limit} are allowed")]
     Limit {

@@ -3,7 +3,7 @@
 use cloister_tensor::TensorMap;
 
 use crate::bind::{self, Initializers};
-use crate::engine_graph::EngineGraph;
+use crate::engine_graph::{EngineGraph, Language};
 use crate::error::GraphError;
 use crate::ir::Graph;
 use crate::limits::Limits;
@@ -16,6 +16,10 @@ use crate::port::PortKind;
 /// # Errors
 /// [`GraphError::Weights`] when a weight is missing or has another type or shape than its port.
 pub fn export_forward(evaluation: &EngineGraph, weights: &TensorMap) -> Result<Vec<u8>, GraphError> {
+    if evaluation.language() != Language::Onnx {
+        let problem = "a step in TorchScript can't be written as ONNX; an evaluation graph in ONNX is wanted";
+        return Err(GraphError::Interface(problem.to_owned()));
+    }
     let mut graph = Graph::clone(&evaluation.graph);
     let mut inputs = Vec::new();
     for (port, &id) in evaluation.inputs().iter().zip(&graph.inputs) {

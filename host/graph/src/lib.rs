@@ -33,6 +33,10 @@
 //! Metadata `cloister.*` hold the loss, the optimizer with its constants, and the kind of each port ([`PortKind`]).
 //! A parameter that is a scalar in the model passes through ports with the shape `[1]`.
 //!
+//! # Steps in TorchScript
+//! For the optional engine around libtorch there is a second language: a *step*, a text of ports and of one straight line of
+//! statements out of a list of operators. It is read within the same [`Limits`] and written anew as well. `torch` says more.
+//!
 //! # Order of work
 //! `onnx` (bytes to `document`) → `roles` (which initializers are parameters) → `bind` (batch size and shapes) and `lower`
 //! (operators made of others written out) →
@@ -59,10 +63,11 @@ mod options;
 mod port;
 mod roles;
 pub mod samples;
+mod torch;
 mod train;
 pub mod tuning;
 
-pub use engine_graph::EngineGraph;
+pub use engine_graph::{EngineGraph, Language};
 pub use error::{GraphError, Place};
 pub use export::export_forward;
 pub use ir::Operator;

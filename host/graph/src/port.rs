@@ -66,8 +66,8 @@ pub enum PortKind {
 }
 
 /// Metadata keys that hold the kinds of the ports, one a line, in the order of the graph's.
-const INPUTS: &str = "cloister.inputs";
-const OUTPUTS: &str = "cloister.outputs";
+pub(crate) const INPUTS: &str = "cloister.inputs";
+pub(crate) const OUTPUTS: &str = "cloister.outputs";
 
 impl PortKind {
     /// The name that a port of this kind has.

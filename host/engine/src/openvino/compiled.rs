@@ -7,10 +7,10 @@ use std::time::Duration;
 use cloister_graph::{EngineGraph, Port};
 use cloister_tensor::{Shape, Tensor};
 
-use super::watchdog::Watchdog;
 use super::{failed, ffi};
 use crate::intake::{Intake, described};
 use crate::pool::Pool;
+use crate::watchdog::Watchdog;
 use crate::{Compiled, EngineError};
 
 /// Buffers that a compiled graph keeps for later, in sets of its outputs: those of the last step live on as the inputs

@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 use cloister_tensor::{Dtype, Tensor};
 use openvino_sys as ov;
 
-use super::watchdog::{Cancel, Watchdog};
 use crate::pool::Buffer;
+use crate::watchdog::{Cancel, Watchdog};
 
 /// A deadline beyond this is none: it keeps arithmetic on points in time from overflowing.
 const LONGEST_WAIT: Duration = Duration::from_secs(24 * 3600);

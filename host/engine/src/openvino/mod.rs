@@ -6,7 +6,6 @@
 
 mod compiled;
 mod ffi;
-mod watchdog;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -16,6 +15,7 @@ use cloister_tensor::{Dtype, Tensor};
 
 use crate::error::bounded;
 use crate::pool::Pool;
+use crate::watchdog::Watchdog;
 use crate::{Backend, CompileOptions, Compiled, EngineError};
 
 /// The version that this program is tested with; [`load`] refuses others.
@@ -94,7 +94,7 @@ const THREADS: &str = "INFERENCE_NUM_THREADS";
 #[derive(Clone, Debug)]
 pub struct OpenVino {
     core: Arc<ffi::Core>,
-    watchdog: Arc<watchdog::Watchdog>,
+    watchdog: Arc<Watchdog>,
     name: Arc<str>,
 }
 
@@ -224,16 +224,15 @@ impl Backend for OpenVino {
     }
 
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
-        let model = self
-            .compile_bytes(graph.bytes(), options)
-            .map_err(|refusal| match refusal {
-                Refusal::Precision(error) => error,
-                Refusal::Failure(failure) => EngineError::Compile {
-                    backend: self.name.to_string(),
-                    digest: graph.digest(),
-                    cause: bounded(failure.to_string()),
-                },
-            })?;
+        let onnx = crate::onnx(graph, &self.name)?;
+        let model = self.compile_bytes(onnx, options).map_err(|refusal| match refusal {
+            Refusal::Precision(error) => error,
+            Refusal::Failure(failure) => EngineError::Compile {
+                backend: self.name.to_string(),
+                digest: graph.digest(),
+                cause: bounded(failure.to_string()),
+            },
+        })?;
         Ok(Box::new(compiled::CompiledByOpenVino::new(
             self.name.clone(),
             self.core.clone(),

@@ -11,10 +11,15 @@ use std::sync::OnceLock;
 use std::time::Duration;
 
 use cloister_engine::openvino::{self, OpenVino};
-use cloister_engine::tract::Tract;
 use cloister_engine::{Backend, CompileOptions, Compiled, EngineError};
 use cloister_graph::{EngineGraph, Model, Optimizer, Port, PortKind, TrainOptions, TrainedGraphs, samples, train};
 use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
+
+/// The engines that are compared. The same tests are compiled for each crate that has one, which names its own in `tests/common/engines.rs`.
+mod engines {
+    include!(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/common/engines.rs"));
+}
+pub use engines::backends;
 
 /// OpenVINO out of the folder that `CLOISTER_OPENVINO_DIR` names; without it, `None`, said aloud.
 pub fn openvino() -> Option<OpenVino> {
@@ -28,14 +33,6 @@ pub fn openvino() -> Option<OpenVino> {
             }
         })
         .clone()
-}
-
-pub fn backends() -> Vec<Box<dyn Backend>> {
-    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Tract::new())];
-    if let Some(openvino) = openvino() {
-        backends.push(Box::new(openvino));
-    }
-    backends
 }
 
 pub fn compile(backend: &dyn Backend, graph: &EngineGraph) -> Box<dyn Compiled> {

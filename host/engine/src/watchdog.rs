@@ -12,14 +12,14 @@ use std::time::{Duration, Instant};
 const AGAIN: Duration = Duration::from_millis(10);
 
 /// A run that can be cancelled from another thread.
-pub(super) trait Cancel: Send + Sync {
+pub trait Cancel: Send + Sync {
     /// Asks the run to end soon; does nothing if none is under way.
     fn cancel(&self);
 }
 
 /// The thread and what it watches. It is started with the first run that has a deadline.
 #[derive(Default)]
-pub(super) struct Watchdog {
+pub struct Watchdog {
     shared: Arc<Shared>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
@@ -46,7 +46,8 @@ struct Run {
 }
 
 /// A run that is being watched; dropping it ends the watch.
-pub(super) struct Watch<'a> {
+#[must_use = "the watch ends when it is dropped"]
+pub struct Watch<'a> {
     shared: &'a Shared,
     number: u64,
 }
@@ -56,7 +57,7 @@ impl Watchdog {
     ///
     /// # Errors
     /// The system gives no thread.
-    pub(super) fn watch(&self, run: Arc<dyn Cancel>, deadline: Instant) -> std::io::Result<Watch<'_>> {
+    pub fn watch(&self, run: Arc<dyn Cancel>, deadline: Instant) -> std::io::Result<Watch<'_>> {
         self.start()?;
         let mut state = self.shared.lock();
         state.last += 1;
@@ -80,6 +81,14 @@ impl Watchdog {
             *thread = Some(started.spawn(move || shared.guard())?);
         }
         Ok(())
+    }
+}
+
+impl std::fmt::Debug for Watch<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Watch")
+            .field("number", &self.number)
+            .finish_non_exhaustive()
     }
 }
 

@@ -1,0 +1,11 @@
+use cloister_engine::Backend;
+use cloister_engine::tract::Tract;
+
+/// The engines that libtorch is compared with, on the ONNX graphs of the same models.
+pub fn backends() -> Vec<Box<dyn Backend>> {
+    let mut backends: Vec<Box<dyn Backend>> = vec![Box::new(Tract::new())];
+    if let Some(openvino) = super::openvino() {
+        backends.push(Box::new(openvino));
+    }
+    backends
+}
