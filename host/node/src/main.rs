@@ -9,6 +9,7 @@ mod commands;
 mod consistency;
 mod demo;
 mod drafting;
+mod engines;
 mod events;
 mod files;
 mod keeper;

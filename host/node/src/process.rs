@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use cloister_tensor::Digest;
+use cloister_tensor::{Digest, Digester};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 /// Why the host cannot start.
@@ -70,12 +70,12 @@ pub fn own_binary() -> PathBuf {
     PathBuf::from("/proc/self/exe")
 }
 
-/// The native files that the host runs, by name, with their digests: the binary, and every file of the folder of OpenVINO, which
-/// loads by what it finds there. What both link besides (the C library and its like) is the system's: the image that anchors
-/// the host holds it.
-pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, ProcessError> {
+/// The native files that the host runs, by name, with their digests: the binary, and every file of the folder of its engine's
+/// libraries, since OpenVINO loads by what it finds there. What both link besides (the C library and its like) is the system's:
+/// the image that anchors the host holds it.
+pub fn host_files(libraries: Option<&Path>) -> Result<Vec<(String, Digest)>, ProcessError> {
     let mut files = vec![("cloister".to_owned(), digest_of(&own_binary())?)];
-    if let Some(folder) = openvino {
+    if let Some(folder) = libraries {
         for library in cloister_engine::openvino::files(folder)? {
             let digest = digest_of(&folder.join(&library))?;
             files.push((library, digest));
@@ -85,11 +85,14 @@ pub fn host_files(openvino: Option<&Path>) -> Result<Vec<(String, Digest)>, Proc
 }
 
 fn digest_of(path: &Path) -> Result<Digest, ProcessError> {
-    let bytes = std::fs::read(path).map_err(|cause| ProcessError::Measure {
+    let mut digester = Digester::new();
+    // An engine's libraries are hundreds of megabytes: they are read piece by piece.
+    let read = std::fs::File::open(path).and_then(|mut file| std::io::copy(&mut file, &mut digester));
+    read.map_err(|cause| ProcessError::Measure {
         path: path.display().to_string(),
         cause,
     })?;
-    Ok(Digest::of(&bytes))
+    Ok(digester.finish())
 }
 
 /// How a node is tied to what started it; for programs, not for people.

@@ -22,6 +22,7 @@ pub(crate) enum Request {
         protocol: u32,
         backend: BackendChoice,
         openvino_dir: Option<String>,
+        library_dir: Option<String>,
         threads: usize,
         sandbox: SandboxLimits,
         limits: RunnerLimits,

@@ -17,6 +17,10 @@ pub enum BackendChoice {
     OpenVino,
     /// tract, pure Rust.
     Tract,
+    /// ONNX Runtime, in a program built with the feature `onnxruntime`.
+    OnnxRuntime,
+    /// libtorch for steps in TorchScript and tract for graphs in ONNX, in a program built with the feature `libtorch`.
+    Libtorch,
 }
 
 /// What happens on a kernel that can't take from the process everything that it should not have.
@@ -75,6 +79,8 @@ pub struct RunnerOptions {
     pub backend: BackendChoice,
     /// The folder of OpenVINO's libraries.
     pub openvino_dir: Option<PathBuf>,
+    /// The folder of ONNX Runtime's or libtorch's libraries, where one of them is the engine.
+    pub library_dir: Option<PathBuf>,
     /// Threads of the engine, at least 1.
     pub threads: usize,
     /// What holds for the sandbox as a whole.
@@ -93,6 +99,7 @@ impl RunnerOptions {
             args: vec!["runner".into()],
             backend: BackendChoice::Auto,
             openvino_dir: None,
+            library_dir: None,
             threads: 1,
             sandbox: SandboxLimits::default(),
             limits: RunnerLimits::default(),

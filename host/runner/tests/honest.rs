@@ -401,3 +401,20 @@ fn an_aggregator_pulls_updates_one_by_one() {
         Err(RunnerError::Module(_))
     ));
 }
+
+#[test]
+#[cfg(not(any(feature = "onnxruntime", feature = "libtorch")))]
+fn an_engine_that_was_not_built_in_is_named() {
+    for (choice, feature) in [
+        (BackendChoice::OnnxRuntime, "onnxruntime"),
+        (BackendChoice::Libtorch, "libtorch"),
+    ] {
+        let mut options = options("runner");
+        options.backend = choice;
+        let error = Runner::start(options).unwrap_err().to_string();
+        assert!(
+            error.contains("was built without") && error.contains(feature),
+            "{error}"
+        );
+    }
+}

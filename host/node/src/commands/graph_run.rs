@@ -1,4 +1,4 @@
-//! `cloister graph run`: any graph, on named tensors, on either engine.
+//! `cloister graph run`: any graph, on named tensors, on any engine.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
@@ -11,6 +11,7 @@ use cloister_graph::{EngineGraph, Limits, Model, Port, PortKind};
 use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
 use miette::Report;
 
+use crate::engines::Further;
 use crate::files;
 use crate::keeper::runner::unused_threads;
 use crate::ui::{Exit, Ui, fail, failed, unreadable};
@@ -29,6 +30,7 @@ const NEXT: &str = "next/";
   cloister graph run train.onnx --feed batch.npz --weights model.onnx -o step.safetensors
   cloister graph run eval.onnx --feed batch.npz --weights model.safetensors --backend tract
   cloister graph run model.onnx --feed rows.npz -o logits.npz
+  cloister graph run train.torchstep --feed batch.npz --weights model.safetensors --backend libtorch
 
 A feed by NumPy:
   numpy.savez('batch.npz', x=x.astype('float32'), labels=y.astype('int64'),
@@ -51,7 +53,10 @@ pub struct GraphRunArgs {
     /// Folder of OpenVINO's libraries
     #[arg(long, value_name = "DIR", env = "CLOISTER_OPENVINO_DIR")]
     openvino_dir: Option<PathBuf>,
-    /// Threads of OpenVINO; tract runs on one
+    /// Folder of the libraries of ONNX Runtime or libtorch; without it, CLOISTER_ONNXRUNTIME_DIR or CLOISTER_LIBTORCH_DIR
+    #[arg(long, value_name = "DIR")]
+    library_dir: Option<PathBuf>,
+    /// Threads of the engine; tract runs on one
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
     /// Give up after this many seconds
@@ -69,6 +74,10 @@ pub enum BackendName {
     Openvino,
     /// tract, in pure Rust: slower, nothing to install.
     Tract,
+    /// ONNX Runtime, in a binary built with the feature `onnxruntime`.
+    Onnxruntime,
+    /// libtorch, for steps in TorchScript, in a binary built with the feature `libtorch`.
+    Libtorch,
 }
 
 /// Runs the command.
@@ -103,7 +112,12 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
             help,
         )
     })?;
-    let backend = choose_backend(args.backend, args.openvino_dir.as_deref(), out)?;
+    let backend = choose_backend(
+        args.backend,
+        args.openvino_dir.as_deref(),
+        args.library_dir.as_deref(),
+        out,
+    )?;
     out.note(format!("engine: {}", backend.name()));
     if let Some(note) = unused_threads(backend.name(), args.threads.map_or(1, NonZeroUsize::get)) {
         out.note(note);
@@ -179,6 +193,9 @@ fn read_weights(path: &Path) -> Result<TensorMap, Report> {
 /// Reads the graph; the open batch size of a forward model is that of the tensor fed to its first input.
 fn load_graph(path: &Path, feed: &TensorMap) -> Result<EngineGraph, Report> {
     let file = read_file(path)?;
+    if EngineGraph::is_torch_script(&file) {
+        return EngineGraph::load(&file).map_err(unreadable);
+    }
     let model = Model::parse(&file, &Limits::default()).map_err(unreadable)?;
     if model.has_typed_ports() {
         return EngineGraph::load(&file).map_err(unreadable);
@@ -200,10 +217,13 @@ fn load_graph(path: &Path, feed: &TensorMap) -> Result<EngineGraph, Report> {
 pub(super) fn choose_backend(
     backend: Option<BackendName>,
     openvino_dir: Option<&Path>,
+    library_dir: Option<&Path>,
     out: &mut Ui,
 ) -> Result<Box<dyn Backend>, Report> {
     match (backend, openvino_dir) {
         (Some(BackendName::Tract), _) => Ok(Box::new(tract::Tract::new())),
+        (Some(BackendName::Onnxruntime), _) => Further::OnnxRuntime.load(library_dir),
+        (Some(BackendName::Libtorch), _) => Further::Libtorch.load(library_dir),
         (_, Some(dir)) => Ok(Box::new(openvino::load(dir).map_err(unreadable)?)),
         (Some(BackendName::Openvino), None) => Err(failed(
             Exit::Usage,

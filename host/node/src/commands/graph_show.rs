@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::path::PathBuf;
 
 use clap::Args;
-use cloister_graph::{EngineGraph, GraphError, Limits, Model, Operator, Port};
+use cloister_graph::{EngineGraph, GraphError, Language, Limits, Model, Operator, Port};
 use miette::Report;
 use serde::Serialize;
 
@@ -88,15 +88,20 @@ pub(super) fn run(args: &ShowArgs, out: &mut Ui) -> Result<Exit, Report> {
     };
     let file = read(path)?;
     let about = |error: GraphError| refused(path, &error);
-    let model = Model::parse(&file, &Limits::default()).map_err(about)?;
-    let typed = model.has_typed_ports();
-    let graph = if typed {
-        EngineGraph::load(&file)
+    let forward = if EngineGraph::is_torch_script(&file) {
+        None
     } else {
-        model.at_batch(args.batch)
+        let model = Model::parse(&file, &Limits::default()).map_err(about)?;
+        (!model.has_typed_ports()).then_some(model)
+    };
+    let graph = match &forward {
+        None => EngineGraph::load(&file),
+        Some(model) => model.at_batch(args.batch),
     }
     .map_err(about)?;
-    let (parameters, statistics) = if typed {
+    let (parameters, statistics) = if let Some(model) = &forward {
+        (shown_tensors(model.parameters()), shown_tensors(model.statistics()))
+    } else {
         let of_kind = |word: &str| -> Vec<ShownTensor> {
             let ports = graph.inputs().iter().filter(|port| port.kind.word() == word);
             ports
@@ -107,8 +112,6 @@ pub(super) fn run(args: &ShowArgs, out: &mut Ui) -> Result<Exit, Report> {
                 .collect()
         };
         (of_kind("parameter"), of_kind("statistic"))
-    } else {
-        (shown_tensors(model.parameters()), shown_tensors(model.statistics()))
     };
     let shown = Shown {
         sha256: graph.source_digest().to_string(),
@@ -116,7 +119,10 @@ pub(super) fn run(args: &ShowArgs, out: &mut Ui) -> Result<Exit, Report> {
             .metadata()
             .get("cloister.kind")
             .cloned()
-            .unwrap_or_else(|| "forward".to_owned()),
+            .unwrap_or_else(|| match graph.language() {
+                Language::Onnx => "forward".to_owned(),
+                Language::TorchScript => "step in TorchScript".to_owned(),
+            }),
         parameter_count: parameters.iter().map(|one| one.shape.iter().product::<usize>()).sum(),
         parameters,
         statistics,

@@ -82,7 +82,7 @@ pub(super) fn run(args: &TuneArgs, out: &mut Ui) -> Result<Exit, Report> {
     options.logits.clone_from(&args.logits);
     options.freeze.clone_from(&args.freeze);
     let layers = tuning::layers(&model, &options).map_err(|error| refused(&args.model, &error))?;
-    let backend = choose_backend(args.backend, args.openvino_dir.as_deref(), out)?;
+    let backend = choose_backend(args.backend, args.openvino_dir.as_deref(), None, out)?;
     let compile = CompileOptions { threads: args.threads };
     out.note(format_args!(
         "engine: {}; {} kinds of layers",

@@ -65,7 +65,11 @@ impl AtHand {
     /// It cannot be read.
     pub fn graph(&mut self, path: &Path) -> Result<(), Report> {
         let bytes = files::read(path, Limits::default().bytes as u64)?;
-        let typed = Model::parse(&bytes, &Limits::default()).map(|model| model.has_typed_ports());
+        let typed = if EngineGraph::is_torch_script(&bytes) {
+            Ok(true)
+        } else {
+            Model::parse(&bytes, &Limits::default()).map(|model| model.has_typed_ports())
+        };
         let ports = match typed {
             Ok(true) => EngineGraph::load(&bytes)
                 .map_err(|error| error.to_string())

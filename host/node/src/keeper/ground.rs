@@ -29,8 +29,8 @@ pub struct Ground {
     pub verifier: Arc<Verifier>,
     /// The native files that the host runs.
     pub(super) host_files: Vec<Entry>,
-    /// Where OpenVINO's libraries lie, if they are used.
-    pub openvino_dir: Option<PathBuf>,
+    /// Where the engine's libraries lie, if it has any.
+    pub library_dir: Option<PathBuf>,
     /// Takes quotes where nobody else does at the same time.
     pub(super) provider: Arc<dyn QuoteProvider>,
     /// Extends RTMR3 by what is about to run.
@@ -80,8 +80,8 @@ impl Ground {
             }
             None => policy,
         };
-        let openvino_dir = runner::openvino_folder(&config.engine)?;
-        let host_files = process::host_files(openvino_dir.as_deref())
+        let library_dir = runner::library_folder(&config.engine)?;
+        let host_files = process::host_files(library_dir.as_deref())
             .map_err(|error| fail(Exit::Failed, error))?
             .into_iter()
             .map(|(name, digest)| Entry::new(EntryRole::Host, name, digest))
@@ -95,7 +95,7 @@ impl Ground {
             verifier: Arc::new(verifier),
             policy,
             host_files,
-            openvino_dir,
+            library_dir,
             provider,
             clock,
             store: fetched.as_ref().map(|fetched| Arc::clone(&fetched.store)),

@@ -18,13 +18,21 @@ use super::config::{Engine, EngineChoice, Place};
 use super::contents::Contents;
 use super::measured::Loaded;
 use super::provisions::plain_name;
+use crate::engines::Further;
 use crate::process::own_binary;
 use crate::ui::{Exit, fail, failed, unreadable};
 
-/// Where OpenVINO's libraries lie, if this node shall use them: the node file's folder, or `CLOISTER_OPENVINO_DIR`.
-pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Report> {
-    if engine.backend == EngineChoice::Tract {
-        return Ok(None);
+/// Where the libraries of the node's engine lie, if it has any: the node file's folder, or the one that the environment names for that
+/// engine (`CLOISTER_OPENVINO_DIR`).
+pub fn library_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Report> {
+    let further = match engine.backend {
+        EngineChoice::Tract => return Ok(None),
+        EngineChoice::Auto | EngineChoice::Openvino => None,
+        EngineChoice::Onnxruntime => Some(Further::OnnxRuntime),
+        EngineChoice::Libtorch => Some(Further::Libtorch),
+    };
+    if let Some(further) = further {
+        return further.folder(engine.library_dir.as_deref()).map(Some);
     }
     let named = engine
         .openvino_dir
@@ -56,19 +64,25 @@ pub fn openvino_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Repor
 /// What to say where more threads were asked for than the engine uses.
 pub fn unused_threads(backend: &str, threads: usize) -> Option<String> {
     let tract = backend.starts_with("tract");
-    (tract && threads > 1).then(|| format!("{backend} runs on one thread: `threads = {threads}` is for OpenVINO"))
+    (tract && threads > 1).then(|| format!("{backend} runs on one thread: `threads = {threads}` is for other engines"))
 }
 
 impl Keeper {
     /// Starts the node's runner.
     pub fn start_runner(&self) -> Result<Runner, miette::Report> {
         let mut options = RunnerOptions::new(own_binary());
-        options.backend = match (self.config.engine.backend, &self.openvino_dir) {
+        let library_dir = self.library_dir.clone();
+        options.backend = match (self.config.engine.backend, &library_dir) {
             (EngineChoice::Tract, _) | (EngineChoice::Auto, None) => BackendChoice::Tract,
             (EngineChoice::Openvino, _) => BackendChoice::OpenVino,
             (EngineChoice::Auto, Some(_)) => BackendChoice::Auto,
+            (EngineChoice::Onnxruntime, _) => BackendChoice::OnnxRuntime,
+            (EngineChoice::Libtorch, _) => BackendChoice::Libtorch,
         };
-        options.openvino_dir = self.openvino_dir.clone();
+        match options.backend {
+            BackendChoice::OnnxRuntime | BackendChoice::Libtorch => options.library_dir = library_dir,
+            _ => options.openvino_dir = library_dir,
+        }
         options.threads = usize::from(self.config.engine.threads);
         options.limits.tensor_bytes = self.policy.limits.update_mib << 20;
         options.limits.file_bytes = self.policy.limits.content_mib << 20;

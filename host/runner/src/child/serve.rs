@@ -12,6 +12,7 @@ use super::workshop::{Workshop, bad_request};
 use crate::blob::SealedBlob;
 use crate::channel::{Channel, ChannelError, Received};
 use crate::message::{AggregateOrder, Failure, PROTOCOL, Reply, Request};
+use crate::options::BackendChoice;
 use crate::slots::SharedSlots;
 use crate::tensors::SharedTensors;
 
@@ -50,6 +51,7 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         protocol,
         backend,
         openvino_dir,
+        library_dir,
         threads,
         sandbox,
         limits,
@@ -64,12 +66,21 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         ));
     }
     let mut gaps = confine::Gaps::default();
-    let libraries = openvino_dir.as_deref().map(Path::new);
+    let libraries = match backend {
+        BackendChoice::OnnxRuntime | BackendChoice::Libtorch => library_dir,
+        BackendChoice::Auto | BackendChoice::OpenVino | BackendChoice::Tract => openvino_dir,
+    };
+    let libraries = libraries.as_deref().map(Path::new);
     let set_up = || {
         confine::before_engine(confinement, libraries, &mut gaps)?;
-        let engine = Engine::load(backend, openvino_dir.as_deref(), threads)?;
+        let engine = Engine::load(backend, libraries, threads)?;
         let sandbox = Sandbox::new(sandbox).map_err(|error| error.to_string())?;
-        confine::after_engine(confinement, libraries.filter(|_| engine.native), &limits, &mut gaps)?;
+        confine::after_engine(
+            confinement,
+            libraries.filter(|_| engine.lists_folder),
+            &limits,
+            &mut gaps,
+        )?;
         Ok((engine, sandbox))
     };
     let answer = match set_up() {

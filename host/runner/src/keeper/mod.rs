@@ -4,6 +4,7 @@ mod loading;
 mod replies;
 
 use std::os::fd::{AsFd, BorrowedFd};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use crate::channel::{ChannelError, Received};
@@ -276,14 +277,12 @@ impl Runner {
     fn launch(&mut self) -> Result<(), RunnerError> {
         const DURING: &str = "its start";
         self.process = Some(Process::start(&self.options)?);
+        let path = |dir: &Option<PathBuf>| dir.as_ref().map(|dir| dir.to_string_lossy().into_owned());
         let start = Request::Start {
             protocol: PROTOCOL,
             backend: self.options.backend,
-            openvino_dir: self
-                .options
-                .openvino_dir
-                .as_ref()
-                .map(|dir| dir.to_string_lossy().into_owned()),
+            openvino_dir: path(&self.options.openvino_dir),
+            library_dir: path(&self.options.library_dir),
             threads: self.options.threads,
             sandbox: self.options.sandbox.clone(),
             limits: self.options.limits.clone(),

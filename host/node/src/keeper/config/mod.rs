@@ -60,7 +60,7 @@ pub use managed::{ManagerPlace, Place, StoreFiles};
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 48] = [
+const KNOWN_KEYS: [&str; 49] = [
     "name",
     "policy",
     "credential",
@@ -85,6 +85,7 @@ const KNOWN_KEYS: [&str; 48] = [
     "backend",
     "threads",
     "openvino_dir",
+    "library_dir",
     "authority",
     "mrtd",
     "mrseam",
@@ -223,6 +224,10 @@ pub enum EngineChoice {
     Openvino,
     /// tract, the pure-Rust engine.
     Tract,
+    /// ONNX Runtime, in a binary built with it.
+    Onnxruntime,
+    /// libtorch for steps in TorchScript, and tract for graphs in ONNX, in a binary built with it.
+    Libtorch,
 }
 
 /// How graphs are computed.
@@ -235,6 +240,8 @@ pub struct Engine {
     pub threads: u16,
     /// Where OpenVINO's libraries lie.
     pub openvino_dir: Option<PathBuf>,
+    /// Where the libraries of ONNX Runtime or libtorch lie, if one of them is the engine.
+    pub library_dir: Option<PathBuf>,
 }
 
 impl Default for Engine {
@@ -243,6 +250,7 @@ impl Default for Engine {
             backend: EngineChoice::Auto,
             threads: 1,
             openvino_dir: None,
+            library_dir: None,
         }
     }
 }
@@ -429,6 +437,7 @@ impl NodeConfig {
             vault.last_seen.iter_mut().for_each(fix);
         }
         self.engine.openvino_dir.iter_mut().for_each(fix);
+        self.engine.library_dir.iter_mut().for_each(fix);
         self.references.iter_mut().for_each(fix);
         self.audit.iter_mut().for_each(fix);
         if let Some(agreement) = &mut self.agreement {
