@@ -6,7 +6,7 @@ use crate::problem::{Outcome, Problem};
 use crate::process::{must, say};
 use crate::workspace::Workspace;
 
-/// Remove what the set-up fetched and built: guests, OpenVINO, the guest toolchain, and the runs' folders.
+/// Remove what the set-up fetched and built: guests, OpenVINO and the optional engines, the guest toolchain, and the runs' folders.
 #[derive(clap::Args, Debug)]
 pub struct CleanArgs {
     /// Everything that cargo built as well.
@@ -21,6 +21,8 @@ pub fn run(workspace: &Workspace, args: &CleanArgs) -> Outcome<ExitCode> {
         workspace.guests(),
         workspace.guest_target(),
         workspace.openvino(),
+        workspace.onnxruntime(),
+        workspace.libtorch(),
         workspace.toolchain(),
         runs,
     ] {

@@ -42,6 +42,8 @@ struct Cli {
 const HELP: &str = "\
 Environment:
   CLOISTER_OPENVINO_DIR    a folder that holds the OpenVINO libraries, taken instead of the pinned wheel
+  CLOISTER_ONNXRUNTIME_DIR a folder that holds ONNX Runtime's library, taken instead of the pinned wheel (`test --backends`)
+  CLOISTER_LIBTORCH_DIR    a folder that holds libtorch's libraries and the plug-in, likewise
   CLOISTER_GUEST_TOOLCHAIN rustup or debian: where the compiler of the guests comes from (default: the first that works)
 
 Examples:

@@ -3,9 +3,13 @@
 mod debian;
 pub mod guests;
 pub mod host;
+pub mod libtorch;
+pub mod onnxruntime;
 pub mod openvino;
+mod optional;
 pub mod toolchain;
 pub mod torch;
+mod wheel;
 
 use std::path::PathBuf;
 use std::process::{Command, ExitCode};

@@ -1,5 +1,6 @@
 //! `cargo xtask test`: stages, each timed, and a table at the end.
 
+mod backends;
 mod checks;
 mod run;
 mod stages;
@@ -24,6 +25,10 @@ pub struct TestArgs {
     /// These stages only, and the set-up that they need; may be repeated.
     #[arg(long, value_enum, value_name = "STAGE")]
     pub stage: Vec<Stage>,
+    /// The optional engines, ONNX Runtime and libtorch, and nothing else: fetch their libraries, build them, and run on them the
+    /// tests that every engine has to pass.
+    #[arg(long, conflicts_with_all = ["long", "stage"])]
+    pub backends: bool,
     /// What goes to the test runner: names of tests to run.
     #[arg(last = true, value_name = "ARGUMENTS")]
     pub rest: Vec<String>,
@@ -34,10 +39,14 @@ Examples:
   cargo xtask test
   cargo xtask test --long
   cargo xtask test --stage format --stage layers
-  cargo xtask test --stage tests -- vault";
+  cargo xtask test --stage tests -- vault
+  cargo xtask test --backends";
 
 /// Runs the stages. A stage that fails does not keep those from running that do not need it.
 pub fn run(workspace: &Workspace, args: &TestArgs) -> Outcome<ExitCode> {
+    if args.backends {
+        return backends::run(workspace, args);
+    }
     let mut stages = Stages::new(&args.stage);
     stages.check(Stage::Format, || checks::format(workspace));
     stages.check(Stage::Layers, || layers::check(workspace));

@@ -60,6 +60,16 @@ impl Workspace {
         self.target.join("openvino")
     }
 
+    /// The unpacked ONNX Runtime, an optional engine.
+    pub fn onnxruntime(&self) -> PathBuf {
+        self.target.join("onnxruntime")
+    }
+
+    /// The unpacked libtorch, an optional engine, with what its plug-in is built from.
+    pub fn libtorch(&self) -> PathBuf {
+        self.target.join("libtorch")
+    }
+
     /// Where cargo builds.
     pub fn builds(&self) -> &Path {
         &self.target

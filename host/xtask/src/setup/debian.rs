@@ -13,7 +13,7 @@ use crate::problem::{Outcome, Problem};
 use crate::process::{must, output, say, works};
 use crate::workspace::Workspace;
 
-use super::openvino::make_empty;
+use super::wheel::make_empty;
 
 const PACKAGES: [&str; 3] = ["rustc-web", "cargo-web", "rust-web-src"];
 /// A list of packages longer than this is no answer to our question.

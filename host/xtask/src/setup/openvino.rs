@@ -2,15 +2,11 @@
 //!
 //! Only the native libraries are taken out of the wheel; no Python takes part in training.
 
-use std::fs::File;
-use std::io::Read;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 
-use sha2::{Digest, Sha256};
-
+use super::wheel::{self, Fetch, Wheel, make_empty, python};
 use crate::problem::{Outcome, Problem};
-use crate::process::{must, say, works};
+use crate::process::say;
 use crate::workspace::Workspace;
 
 /// A folder of libraries that is taken instead of the pinned wheel.
@@ -18,7 +14,12 @@ pub const FOLDER_VARIABLE: &str = "CLOISTER_OPENVINO_DIR";
 
 const VERSION: &str = "2026.4.1";
 const BUILD: &str = "22982";
-const WHEEL_SHA256: &str = "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf";
+const WHEEL: Wheel = Wheel {
+    name: "openvino",
+    version: VERSION,
+    platform: "manylinux_2_28_x86_64",
+    sha256: "2d22b1da03f7caf74df30e9f6417d0ab2f637e4a38e08e1dcd294d2c37407aaf",
+};
 
 /// What the engine needs of the wheel: the library, its C face, the CPU plugin, the format that graphs come in, and the
 /// thread pool that all of them link. Each finds the others by its run path, `$ORIGIN`. Another format's library would be
@@ -30,16 +31,6 @@ const LIBRARIES: [&str; 5] = [
     "libopenvino_onnx_frontend.so.2641",
     "libtbb.so.12",
 ];
-
-/// Takes named libraries out of a wheel: arguments are the wheel, the folder, and the names.
-const UNPACK: &str = "\
-import os, shutil, sys, zipfile
-wheel, folder, names = sys.argv[1], sys.argv[2], sys.argv[3:]
-with zipfile.ZipFile(wheel) as archive:
-    for name in names:
-        with archive.open('openvino/libs/' + name) as source, open(os.path.join(folder, name), 'wb') as target:
-            shutil.copyfileobj(source, target, 1 << 20)
-";
 
 /// The folder of the libraries, fetched if need be; none where OpenVINO cannot be had and tract serves.
 pub fn provide(workspace: &Workspace) -> Outcome<Option<PathBuf>> {
@@ -108,68 +99,25 @@ fn remove_others(folder: &Path) -> Outcome<()> {
     Ok(())
 }
 
-fn python() -> Option<&'static str> {
-    ["python3", "python"]
-        .into_iter()
-        .find(|name| works(Command::new(name).args(["-m", "pip", "--version"])))
-}
-
 fn fetch(workspace: &Workspace, python: &str, folder: &Path) -> Outcome<Option<PathBuf>> {
     let download = workspace.openvino().join("wheel");
-    make_empty(&download)?;
     say(format_args!(
         "[setup] OpenVINO {VERSION}: fetching its wheel by pip (56 MiB), to take {} libraries out",
         LIBRARIES.len()
     ));
-    let mut pip = Command::new(python);
-    pip.args([
-        "-m",
-        "pip",
-        "download",
-        "--disable-pip-version-check",
-        "--progress-bar",
-        "off",
-        "--no-deps",
-    ])
-    .args([
-        "--only-binary=:all:",
-        "--python-version",
-        "3.11",
-        "--implementation",
-        "cp",
-        "--abi",
-        "cp311",
-    ])
-    .args(["--platform", "manylinux_2_28_x86_64", "--dest"])
-    .arg(&download)
-    .arg(format!("openvino=={VERSION}"));
-    if let Err(problem) = must(&mut pip, "check the network and pip's index settings") {
-        say(format_args!("[setup] OpenVINO: {problem}"));
-        say("[setup] OpenVINO cannot be had now, so tract serves; the next set-up tries again");
-        return Ok(None);
-    }
-    let wheel = only_wheel(&download)?;
-    let digest = sha256(&wheel)?;
-    if digest != WHEEL_SHA256 {
-        return Err(Problem::new(
-            format!(
-                "{} has the SHA-256 {digest}, wanted {WHEEL_SHA256} (OpenVINO {VERSION}, build {BUILD})",
-                wheel.display()
-            ),
-            "the index or the way to it serves another file: fetch it over another network, or name a folder of libraries \
-             that you trust by CLOISTER_OPENVINO_DIR",
-        ));
-    }
+    let wheel = match WHEEL.fetch(python, &download) {
+        Ok(wheel) => wheel,
+        Err(Fetch::Unreachable(problem)) => {
+            say(format_args!("[setup] OpenVINO: {problem}"));
+            say("[setup] OpenVINO cannot be had now, so tract serves; the next set-up tries again");
+            return Ok(None);
+        }
+        Err(Fetch::Wrong(problem)) => return Err(problem),
+    };
     let fresh = workspace.openvino().join("unpacking");
     make_empty(&fresh)?;
-    must(
-        Command::new(python)
-            .args(["-c", UNPACK])
-            .arg(&wheel)
-            .arg(&fresh)
-            .args(LIBRARIES),
-        "check that the disk has 100 MiB to spare, then run it again",
-    )?;
+    let members = LIBRARIES.map(|name| format!("openvino/libs/{name}"));
+    wheel::unpack(python, &wheel, &fresh, &members)?;
     std::fs::rename(&fresh, folder).map_err(|error| Problem::io("make", folder, &error))?;
     std::fs::remove_dir_all(&download).map_err(|error| Problem::io("remove", &download, &error))?;
     say(format_args!(
@@ -179,59 +127,9 @@ fn fetch(workspace: &Workspace, python: &str, folder: &Path) -> Outcome<Option<P
     Ok(Some(folder.to_path_buf()))
 }
 
-fn only_wheel(folder: &Path) -> Outcome<PathBuf> {
-    let entries = std::fs::read_dir(folder).map_err(|error| Problem::io("read", folder, &error))?;
-    let mut wheels = entries
-        .flatten()
-        .map(|entry| entry.path())
-        .filter(|path| path.extension().is_some_and(|end| end == "whl"));
-    wheels.next().ok_or_else(|| {
-        Problem::new(
-            format!("pip left no wheel in {}", folder.display()),
-            "run the same `pip download` by hand and read what it says",
-        )
-    })
-}
-
-/// Makes an empty folder, removing what an interrupted run left.
-pub fn make_empty(folder: &Path) -> Outcome<()> {
-    if folder.exists() {
-        std::fs::remove_dir_all(folder).map_err(|error| Problem::io("remove", folder, &error))?;
-    }
-    std::fs::create_dir_all(folder).map_err(|error| Problem::io("make", folder, &error))
-}
-
-/// The SHA-256 of a file, in lower-case hexadecimal.
-fn sha256(path: &Path) -> Outcome<String> {
-    let mut file = File::open(path).map_err(|error| Problem::io("open", path, &error))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0; 1 << 20];
-    loop {
-        let count = file
-            .read(&mut buffer)
-            .map_err(|error| Problem::io("read", path, &error))?;
-        if count == 0 {
-            break;
-        }
-        hash.update(&buffer[..count]);
-    }
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn a_digest_is_hexadecimal() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("abc");
-        std::fs::write(&path, "abc").unwrap();
-        assert_eq!(
-            sha256(&path).unwrap(),
-            "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad"
-        );
-    }
 
     #[test]
     fn a_named_folder_without_the_library_is_refused() {
@@ -254,15 +152,5 @@ mod tests {
         remove_others(folder.path()).unwrap();
         assert!(complete(folder.path()));
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), LIBRARIES.len());
-    }
-
-    #[test]
-    fn a_folder_is_emptied() {
-        let folder = tempfile::tempdir().unwrap();
-        let inner = folder.path().join("a/b");
-        make_empty(&inner).unwrap();
-        std::fs::write(inner.join("left"), "x").unwrap();
-        make_empty(&inner).unwrap();
-        assert_eq!(std::fs::read_dir(&inner).unwrap().count(), 0);
     }
 }

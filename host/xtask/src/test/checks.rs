@@ -5,6 +5,7 @@ use crate::process::{must, works};
 use crate::setup::toolchain::Toolchain;
 use crate::workspace::Workspace;
 
+use super::backends::left_out;
 use super::stages::Checked;
 
 /// Formatting of host, guests and fuzz targets.
@@ -13,7 +14,9 @@ pub fn format(workspace: &Workspace) -> Outcome<()> {
         workspace.cargo().args(["fmt", "--all", "--check"]),
         "run `cargo fmt --all`",
     )?;
-    for folder in [workspace.guest_workspace(), workspace.root().join("tests/fuzz")] {
+    for folder in
+        ["guest-modules", "tests/fuzz", "host/engine-libtorch/plugin"].map(|folder| workspace.root().join(folder))
+    {
         let mut command = workspace.cargo();
         command.current_dir(&folder).args(["fmt", "--all", "--check"]);
         must(&mut command, &format!("run `cargo fmt --all` in {}", folder.display()))?;
@@ -24,15 +27,8 @@ pub fn format(workspace: &Workspace) -> Outcome<()> {
 /// Clippy over the host's crates with all targets; a warning is an error.
 pub fn lints(workspace: &Workspace) -> Outcome<()> {
     let mut command = workspace.cargo();
-    command.args([
-        "clippy",
-        "--workspace",
-        "--all-targets",
-        "--quiet",
-        "--",
-        "--deny",
-        "warnings",
-    ]);
+    command.args(["clippy", "--workspace", "--all-targets", "--quiet"]);
+    left_out(&mut command).args(["--", "--deny", "warnings"]);
     must(&mut command, "correct what clippy names above")
 }
 
@@ -82,17 +78,20 @@ pub fn fuzz_targets(workspace: &Workspace) -> Outcome<Checked> {
     must(&mut command, "correct the targets in tests/fuzz").map(Into::into)
 }
 
-/// cargo-deny's checks that need no network.
+/// cargo-deny's checks that need no network, over host and guests.
 pub fn licences(workspace: &Workspace) -> Outcome<Checked> {
+    licences_of(workspace, &["Cargo.toml", "guest-modules/Cargo.toml"])
+}
+
+/// The same for these manifests.
+pub fn licences_of(workspace: &Workspace, manifests: &[&str]) -> Outcome<Checked> {
     if !works(workspace.cargo().args(["deny", "--version"])) {
         return Ok(Checked::Skipped(
             "cargo-deny is not installed (`cargo install --locked cargo-deny`)".into(),
         ));
     }
-    for manifest in [
-        workspace.root().join("Cargo.toml"),
-        workspace.guest_workspace().join("Cargo.toml"),
-    ] {
+    for manifest in manifests {
+        let manifest = workspace.root().join(manifest);
         if !manifest.is_file() {
             return Err(Problem::new(
                 format!("{} is missing", manifest.display()),
