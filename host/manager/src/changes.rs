@@ -10,6 +10,8 @@ use zeroize::Zeroizing;
 #[derive(Default)]
 pub(crate) struct Changes {
     records: BTreeMap<String, Option<Zeroizing<Vec<u8>>>>,
+    /// How much was put, also what was replaced since.
+    bytes: usize,
     /// Why a record could not be written down.
     broken: Option<String>,
 }
@@ -25,6 +27,7 @@ impl Changes {
         });
         match written {
             Ok(bytes) => {
+                self.bytes += name.len() + bytes.len();
                 self.records.insert(name, Some(bytes));
             }
             Err(error) => self.broken = Some(format!("{name}: {error}")),
@@ -39,6 +42,10 @@ impl Changes {
     pub(crate) fn records(&self) -> impl Iterator<Item = (&str, Option<&[u8]>)> {
         let records = self.records.iter();
         records.map(|(name, content)| (name.as_str(), content.as_ref().map(|bytes| bytes.as_slice())))
+    }
+
+    pub(crate) fn bytes(&self) -> usize {
+        self.bytes
     }
 
     pub(crate) fn is_empty(&self) -> bool {

@@ -1,5 +1,6 @@
 //! Group commit: a thread that owns the manager, takes all work that waits, and writes it with one commit.
 
+use std::collections::VecDeque;
 use std::fmt;
 use std::sync::mpsc::{Receiver, SyncSender, TrySendError, sync_channel};
 use std::thread::JoinHandle;
@@ -117,31 +118,41 @@ impl Desk {
 }
 
 fn serve(mut manager: Manager, waiting: &Receiver<Job>, mut clock: impl FnMut() -> u64) -> Manager {
-    let mut next = waiting.recv().ok();
-    while let Some(job) = next.take() {
-        match job {
-            Job::Look(look) => look(&mut manager),
-            Job::Turn(first) => {
-                let mut together = vec![first];
-                while together.len() < MAX_TOGETHER {
-                    match waiting.try_recv() {
-                        Ok(Job::Turn(work)) => together.push(work),
-                        // It wants to see what was handed in before it.
-                        Ok(look) => {
-                            next = Some(look);
-                            break;
-                        }
-                        Err(_) => break,
-                    }
-                }
-                let committed = manager.turn(clock(), |turn| together.iter_mut().for_each(|work| work.run(turn)));
-                let committed = committed.map(|((), mark)| mark);
-                together.into_iter().for_each(|work| work.answer(committed.clone()));
+    let mut together: VecDeque<Box<dyn Work>> = VecDeque::new();
+    let mut look = None;
+    loop {
+        if together.is_empty() && look.is_none() {
+            match waiting.recv() {
+                Ok(Job::Turn(work)) => together.push_back(work),
+                Ok(Job::Look(next)) => look = Some(next),
+                Err(_) => return manager,
             }
         }
-        if next.is_none() {
-            next = waiting.recv().ok();
+        // A look wants to see what was handed in before it.
+        while look.is_none() && together.len() < MAX_TOGETHER {
+            match waiting.try_recv() {
+                Ok(Job::Turn(work)) => together.push_back(work),
+                Ok(Job::Look(next)) => look = Some(next),
+                Err(_) => break,
+            }
         }
+        if together.is_empty() {
+            if let Some(look) = look.take() {
+                look(&mut manager);
+            }
+            continue;
+        }
+        let mut run = 0;
+        let committed = manager.turn(clock(), |turn| {
+            for work in &mut together {
+                work.run(turn);
+                run += 1;
+                if turn.is_full() {
+                    break;
+                }
+            }
+        });
+        let committed = committed.map(|((), mark)| mark);
+        together.drain(..run).for_each(|work| work.answer(committed.clone()));
     }
-    manager
 }

@@ -34,9 +34,15 @@ pub enum StoreError {
     /// An earlier commit failed: what is on disk is not known.
     #[error("an earlier commit failed, so what is on disk is not known; start the manager again")]
     Failed,
+    /// Another manager leads, or too few of them can be reached: nothing is granted then.
+    #[error("this manager does not lead ({0}); whether the work was done is not known, ask again")]
+    NotLeading(String),
     /// The audit log takes no more.
     #[error("an entry of the audit log is too long ({0}); nothing was written")]
     Audit(String),
+    /// More than one message between managers can carry.
+    #[error("a commit of {0} bytes is too large; nothing was written")]
+    TooLarge(usize),
 }
 
 impl StoreError {

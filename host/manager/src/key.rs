@@ -40,6 +40,11 @@ impl SecretKey {
         &self.0
     }
 
+    /// Another copy in memory, for what reads the same store.
+    pub(crate) fn copied(&self) -> Self {
+        Self(self.0)
+    }
+
     /// HKDF-SHA-256 (RFC 5869).
     fn derive(&self, salt: &[u8], info: &[u8]) -> Zeroizing<[u8; 32]> {
         let mut okm = Zeroizing::new([0; 32]);
@@ -171,6 +176,11 @@ impl RecordCipher {
         let bytes = opened.ok()?.len();
         plain.truncate(bytes);
         Some((version, plain))
+    }
+
+    /// The state key, of a store that nobody writes any more.
+    pub(crate) fn into_key(self) -> SecretKey {
+        self.key
     }
 
     /// The state key, sealed anew under another recovery key.

@@ -10,6 +10,7 @@
 //! - *counters*: monotonic, compare and swap, behind a lease that fences a second instance off;
 //! - *recovery*: the state is sealed under a key that n of m participants have to open;
 //! - *freshness*: nodes remember the manager's newest state, and a quorum of them has to confirm it when it starts;
+//! - *replicas*: what a commit writes is one sealed batch, which other managers' stores take as it is ([`Ledger`], [`Commits`]);
 //! - *audit*: each change and each refusal is a line of a signed chain, in the same commit.
 //!
 //! No network and no clock in here: who asks is a [`Permit`](cloister_policy::Permit) or a [`Visit`](cloister_policy::Visit), which verified
@@ -17,6 +18,7 @@
 #![forbid(unsafe_code)]
 
 mod agreement;
+mod batch;
 mod changes;
 mod counter;
 mod desk;
@@ -24,6 +26,7 @@ mod error;
 mod file;
 mod head;
 mod key;
+mod ledger;
 mod manager;
 mod opening;
 mod recovery;
@@ -40,9 +43,11 @@ mod turn;
 mod witness;
 
 pub use agreement::MAX_PROPOSALS;
+pub use batch::{Batch, Commits, MAX_BATCH_BYTES, Position};
 pub use counter::{Commit, CounterId, CounterSubject, Lease, MAX_COUNTERS_OF_NODE, NoCounter, Step};
 pub use desk::{Busy, Desk, MAX_WAITING};
 pub use error::{OpenError, StoreError};
+pub use ledger::Ledger;
 pub use manager::{MAX_LINES, Manager, Settings};
 pub use opening::{Loaded, Locked};
 pub use recovery::{MAX_HOLDERS, RecoveryError, RecoveryPlan};

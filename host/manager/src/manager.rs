@@ -9,6 +9,7 @@ use cloister_policy::{Permit, Policy, Visit};
 use cloister_tensor::Digest;
 use serde_json::json;
 
+use crate::batch::Position;
 use crate::counter::{Commit, CounterId};
 use crate::error::{OpenError, StoreError};
 use crate::head::{About, Head};
@@ -20,7 +21,7 @@ use crate::secret::{SecretInfo, SecretKind};
 use crate::share::SealedShare;
 use crate::standing::{Equivocation, PolicyFile, PolicyStatus};
 use crate::state::State;
-use crate::store::Store;
+use crate::store::{Store, position};
 use crate::turn::{Done, Turn};
 use crate::witness::{Mark, StoreId};
 
@@ -143,10 +144,27 @@ impl Manager {
             return Err(StoreError::Audit(broken.to_owned()));
         }
         if done.changes.is_empty() && done.lines.is_empty() {
-            return Ok(());
+            return self.store.confirm(&self.head);
         }
         self.store
             .commit(&done.changes, &done.lines, &self.chain, &mut self.head)
+    }
+
+    /// Makes sure that this is still the newest state, before what was read from it is told. A manager alone knows that; one of
+    /// several asks the others.
+    ///
+    /// # Errors
+    /// [`StoreError::NotLeading`], [`StoreError::Failed`].
+    pub fn confirm(&mut self) -> Result<(), StoreError> {
+        if self.failed {
+            return Err(StoreError::Failed);
+        }
+        self.store.confirm(&self.head)
+    }
+
+    /// Which state this is.
+    pub fn position(&self) -> Position {
+        position(&self.head)
     }
 
     /// The state after the last commit.

@@ -9,13 +9,15 @@ use cloister_policy::Policy;
 use serde_json::json;
 
 use crate::error::{OpenError, StoreError};
+use crate::file::guarded;
 use crate::head::About;
 use crate::key::{RecordCipher, SecretKey};
+use crate::ledger::apply_waiting;
 use crate::manager::{Manager, Settings};
 use crate::refused::Refused;
 use crate::share::{RecoveryShare, Remembered, SealedShare};
 use crate::state::State;
-use crate::store::{Contents, Opened, Store};
+use crate::store::{Contents, Opened, Store, read_head};
 use crate::witness::{Mark, Quorum, Statement, StoreId, compare, confirm};
 
 /// A store that is open; there is no key yet, and nothing in it is believed.
@@ -81,6 +83,29 @@ impl Locked {
         settings: Settings,
         key: Arc<SigningKey>,
     ) -> Result<Loaded, OpenError> {
+        self.recovered(shares, settings, key, false)
+    }
+
+    /// As [`Locked::recover`], for the store of a replica: what waited there is applied first, and any of the managers may have written it.
+    ///
+    /// # Errors
+    /// As [`Locked::recover`].
+    pub fn recover_replica(
+        self,
+        shares: &[RecoveryShare],
+        settings: Settings,
+        key: Arc<SigningKey>,
+    ) -> Result<Loaded, OpenError> {
+        self.recovered(shares, settings, key, true)
+    }
+
+    fn recovered(
+        self,
+        shares: &[RecoveryShare],
+        settings: Settings,
+        key: Arc<SigningKey>,
+        replica: bool,
+    ) -> Result<Loaded, OpenError> {
         let state_key = self.key(shares)?;
         same("the federation", self.federation(), &settings.federation)?;
         let said = shares
@@ -88,27 +113,45 @@ impl Locked {
             .map(|share| (share.participant().to_owned(), share.remembered().clone()));
         let said = said.collect();
         let cipher = RecordCipher::new(self.store(), state_key).ok_or(StoreError::Cryptography)?;
-        let mut state = State::new(&settings.federation, settings.anchor);
-        let (store, contents) = Store::load(self.opened, cipher, settings.subject(), &mut state)?;
-        let Contents { head, chain } = contents;
-        same("the node", &head.node, &settings.node)?;
-        same("the anchor", &head.anchor.to_string(), &settings.anchor.to_string())?;
+        let manager = read_whole(self.opened, cipher, settings, key, replica)?;
+        Ok(Loaded { manager, said })
+    }
+}
+
+/// Reads and checks a whole store. Of a replica's the log goes by the name of the manager that made it, and others signed its lines: what
+/// vouches for them is the state's seal.
+pub(crate) fn read_whole(
+    opened: Opened,
+    cipher: RecordCipher,
+    mut settings: Settings,
+    key: Arc<SigningKey>,
+    replica: bool,
+) -> Result<Manager, OpenError> {
+    guarded(|| apply_waiting(&opened.file, &cipher))?;
+    if replica {
+        settings.node = guarded(|| read_head(&opened.file, &cipher))?.node;
+    }
+    let mut state = State::new(&settings.federation, settings.anchor);
+    let (store, contents) = Store::load(opened, cipher, settings.subject(), &mut state)?;
+    let Contents { head, chain } = contents;
+    same("the node", &head.node, &settings.node)?;
+    same("the anchor", &head.anchor.to_string(), &settings.anchor.to_string())?;
+    if !replica {
         chain
             .verify(&key.public())
             .map_err(|error| StoreError::tampered("an audit log", error.to_string()))?;
-        let complete = state.agreement.complete();
-        complete.map_err(|why| StoreError::tampered("a chain of policies", why))?;
-        let manager = Manager {
-            store,
-            state,
-            head,
-            chain,
-            key,
-            settings,
-            failed: false,
-        };
-        Ok(Loaded { manager, said })
     }
+    let complete = state.agreement.complete();
+    complete.map_err(|why| StoreError::tampered("a chain of policies", why))?;
+    Ok(Manager {
+        store,
+        state,
+        head,
+        chain,
+        key,
+        settings,
+        failed: false,
+    })
 }
 
 fn same(what: &'static str, seen: &str, wanted: &str) -> Result<(), OpenError> {

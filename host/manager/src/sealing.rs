@@ -56,6 +56,8 @@ pub enum Purpose {
     Release,
     /// A model's key, to a participant that gets the model.
     Export,
+    /// The state's key, to another manager of the federation.
+    Replica,
 }
 
 impl Purpose {
@@ -65,6 +67,7 @@ impl Purpose {
             Self::Recovery => "recovery",
             Self::Release => "release",
             Self::Export => "export",
+            Self::Replica => "replica",
         };
         let layout = Layout::new("cloister/sealed-box/v1");
         layout.lp(name.as_bytes()).lp(context).into_bytes()

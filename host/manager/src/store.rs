@@ -8,13 +8,15 @@
 
 use std::collections::HashMap;
 use std::path::Path;
+use std::sync::Arc;
 
 use cloister_attestation::encoding::Layout;
 use cloister_audit::{Chain, Subject};
 use cloister_tensor::Digest;
-use redb::{ReadTransaction, ReadableTable as _, TableDefinition};
+use redb::{ReadTransaction, ReadableTable as _, TableDefinition, WriteTransaction};
 use zeroize::Zeroizing;
 
+use crate::batch::{Batch, Commits, Position};
 use crate::changes::Changes;
 use crate::error::{OpenError, StoreError};
 use crate::file::{File, guarded};
@@ -24,18 +26,18 @@ use crate::state::State;
 use crate::witness::Mark;
 
 /// Sealed records, by the code of their name.
-const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
+pub(crate) const RECORDS: TableDefinition<'static, &[u8], &[u8]> = TableDefinition::new("records");
 /// Sealed audit lines, by their index.
-const LINES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("lines");
+pub(crate) const LINES: TableDefinition<'static, u64, &[u8]> = TableDefinition::new("lines");
 /// `about` in the clear, `head` sealed.
-const TOP: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("top");
+pub(crate) const TOP: TableDefinition<'static, &str, &[u8]> = TableDefinition::new("top");
 const ABOUT: &str = "about";
 const HEAD: &str = "head";
 
 /// A file that is open; what is in it is not known yet.
 #[derive(Debug)]
 pub(crate) struct Opened {
-    file: File,
+    pub(crate) file: Arc<File>,
     pub(crate) about: About,
 }
 
@@ -44,11 +46,12 @@ impl Opened {
     pub(crate) fn open(path: &Path) -> Result<Self, OpenError> {
         let file = File::open(path)?;
         let about = guarded(|| about(&file))?;
+        let file = Arc::new(file);
         Ok(Self { file, about })
     }
 }
 
-fn about(file: &File) -> Result<About, StoreError> {
+pub(crate) fn about(file: &File) -> Result<About, StoreError> {
     let read = file.read()?;
     let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
     let about = top.get(ABOUT).map_err(StoreError::io("read"))?;
@@ -69,9 +72,12 @@ pub(crate) struct Contents {
 
 /// A store with its key.
 pub(crate) struct Store {
-    file: File,
+    file: Arc<File>,
     pub(crate) about: About,
+    /// The description as it was written last.
+    about_written: Vec<u8>,
     cipher: RecordCipher,
+    commits: Box<dyn Commits>,
     /// What stands for each record in the head's digest.
     tags: HashMap<[u8; 32], [u8; 32]>,
     records: [u8; 32],
@@ -86,13 +92,15 @@ impl std::fmt::Debug for Store {
 impl Store {
     /// A new, empty store. Nothing is in it before the first commit.
     pub(crate) fn create(path: &Path, about: About, cipher: RecordCipher) -> Result<Self, OpenError> {
-        Ok(Self::of(File::create(path)?, about, cipher))
+        Ok(Self::of(Arc::new(File::create(path)?), about, cipher))
     }
 
-    fn of(file: File, about: About, cipher: RecordCipher) -> Self {
+    fn of(file: Arc<File>, about: About, cipher: RecordCipher) -> Self {
         Self {
+            commits: Box::new(Alone(Arc::clone(&file))),
             file,
             about,
+            about_written: Vec::new(),
             cipher,
             tags: HashMap::new(),
             records: [0; 32],
@@ -108,6 +116,7 @@ impl Store {
         state: &mut State,
     ) -> Result<(Self, Contents), StoreError> {
         let mut store = Self::of(opened.file, opened.about, cipher);
+        store.about_written = serde_json::to_vec(&store.about).map_err(StoreError::io("read"))?;
         let contents = guarded(|| store.read_all(subject, state))?;
         Ok((store, contents))
     }
@@ -115,7 +124,7 @@ impl Store {
     fn read_all(&mut self, subject: Subject, state: &mut State) -> Result<Contents, StoreError> {
         let mut earlier = EarlierKeys::default();
         let read = self.file.read()?;
-        let head = self.head(&read, &mut earlier)?;
+        let head = head(&read, &self.cipher, &mut earlier)?;
         let records = read.open_table(RECORDS).map_err(StoreError::io("read"))?;
         for record in records.iter().map_err(StoreError::io("read"))? {
             let (place, sealed) = record.map_err(StoreError::io("read"))?;
@@ -143,20 +152,6 @@ impl Store {
             return Err(StoreError::tampered("a description of itself", why));
         }
         Ok(Contents { head, chain })
-    }
-
-    fn head(&self, read: &ReadTransaction, earlier: &mut EarlierKeys) -> Result<Head, StoreError> {
-        let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
-        let head = top.get(HEAD).map_err(StoreError::io("read"))?;
-        let bad = |why: &str| StoreError::tampered("a head", why);
-        let head = head.ok_or_else(|| bad("it is not there"))?;
-        let opened = self.cipher.open(earlier, HEAD.as_bytes(), head.value());
-        let (version, plain) = opened.ok_or_else(|| bad("it does not open"))?;
-        let head: Head = serde_json::from_slice(&plain).map_err(|error| bad(&error.to_string()))?;
-        if head.version != version {
-            return Err(bad("it is of another version"));
-        }
-        Ok(head)
     }
 
     fn chain(
@@ -206,7 +201,7 @@ impl Store {
         found.collect()
     }
 
-    /// Puts records, lines and head on the disk, all or none. When it fails, neither
+    /// Seals records, lines and head, and hands them over to be written, all or none. When it fails, neither
     /// what is on the disk nor what is in memory is to be used any more.
     pub(crate) fn commit(
         &mut self,
@@ -215,65 +210,89 @@ impl Store {
         chain: &Chain,
         head: &mut Head,
     ) -> Result<(), StoreError> {
+        let batch = self.seal(changes, new_lines, chain, head)?;
+        self.commits.commit(batch)
+    }
+
+    fn seal(
+        &mut self,
+        changes: &Changes,
+        new_lines: &[(u64, String)],
+        chain: &Chain,
+        head: &mut Head,
+    ) -> Result<Batch, StoreError> {
+        let base = position(head);
         let version = head.version + 1;
         let refused = || StoreError::Cryptography;
-        let write = self.file.write()?;
-        {
-            let mut records = write.open_table(RECORDS).map_err(StoreError::io("written"))?;
-            for (name, content) in changes.records() {
-                let place = self.cipher.place(name);
-                let new = match content {
-                    Some(content) => {
-                        let plain = with_name(name, content);
-                        let sealed = self.cipher.seal(&place, version, &plain).ok_or_else(refused)?;
-                        let inserted = records.insert(&place[..], &sealed[..]);
-                        inserted.map_err(StoreError::io("written"))?;
-                        Some(self.cipher.tag(&place, &sealed))
-                    }
-                    None => {
-                        records.remove(&place[..]).map_err(StoreError::io("written"))?;
-                        None
-                    }
-                };
-                let old = match new {
-                    Some(tag) => self.tags.insert(place, tag),
-                    None => self.tags.remove(&place),
-                };
-                for tag in [old, new].into_iter().flatten() {
-                    exclusive_or(&mut self.records, &tag);
+        let mut records = Vec::new();
+        for (name, content) in changes.records() {
+            let place = self.cipher.place(name);
+            let sealed = match content {
+                Some(content) => {
+                    let plain = with_name(name, content);
+                    Some(self.cipher.seal(&place, version, &plain).ok_or_else(refused)?)
                 }
+                None => None,
+            };
+            let new = sealed.as_ref().map(|sealed| self.cipher.tag(&place, sealed));
+            let old = match new {
+                Some(tag) => self.tags.insert(place, tag),
+                None => self.tags.remove(&place),
+            };
+            for tag in [old, new].into_iter().flatten() {
+                exclusive_or(&mut self.records, &tag);
             }
-            let mut lines = write.open_table(LINES).map_err(StoreError::io("written"))?;
-            for (index, line) in new_lines {
-                let place = index.to_be_bytes();
-                let sealed = self.cipher.seal(&place, version, line.as_bytes()).ok_or_else(refused)?;
-                lines.insert(index, &sealed[..]).map_err(StoreError::io("written"))?;
-            }
-            head.version = version;
-            head.records = Digest::from_bytes(self.records);
-            head.lines = chain.lines();
-            head.epoch = self.about.recovery.epoch;
-            let layout = Layout::new("cloister/manager-state/v1")
-                .lp(self.about.federation.as_bytes())
-                .raw(self.about.store.as_bytes())
-                .raw(&version.to_be_bytes())
-                .raw(head.digest.as_bytes())
-                .raw(&self.records)
-                .raw(&head.lines.to_be_bytes())
-                .raw(chain.digest().as_bytes());
-            head.digest = Digest::of(&layout.into_bytes());
-            let text = serde_json::to_vec(head).map_err(StoreError::io("written"))?;
-            let sealed = self.cipher.seal(HEAD.as_bytes(), version, &text).ok_or_else(refused)?;
-            let about = serde_json::to_vec(&self.about).map_err(StoreError::io("written"))?;
-            let mut top = write.open_table(TOP).map_err(StoreError::io("written"))?;
-            top.insert(HEAD, &sealed[..]).map_err(StoreError::io("written"))?;
-            let same = top.get(ABOUT).map_err(StoreError::io("written"))?;
-            let same = same.is_some_and(|old| old.value() == about.as_slice());
-            if !same {
-                top.insert(ABOUT, &about[..]).map_err(StoreError::io("written"))?;
-            }
+            records.push((place, sealed));
         }
-        write.commit().map_err(StoreError::io("written"))
+        let mut lines = Vec::new();
+        for (index, line) in new_lines {
+            let place = index.to_be_bytes();
+            let sealed = self.cipher.seal(&place, version, line.as_bytes()).ok_or_else(refused)?;
+            lines.push((*index, sealed));
+        }
+        head.version = version;
+        head.records = Digest::from_bytes(self.records);
+        head.lines = chain.lines();
+        head.epoch = self.about.recovery.epoch;
+        let layout = Layout::new("cloister/manager-state/v1")
+            .lp(self.about.federation.as_bytes())
+            .raw(self.about.store.as_bytes())
+            .raw(&version.to_be_bytes())
+            .raw(head.digest.as_bytes())
+            .raw(&self.records)
+            .raw(&head.lines.to_be_bytes())
+            .raw(chain.digest().as_bytes());
+        head.digest = Digest::of(&layout.into_bytes());
+        let text = serde_json::to_vec(head).map_err(StoreError::io("written"))?;
+        let sealed = self.cipher.seal(HEAD.as_bytes(), version, &text).ok_or_else(refused)?;
+        let about = serde_json::to_vec(&self.about).map_err(StoreError::io("written"))?;
+        let changed = about != self.about_written;
+        if changed {
+            self.about_written.clone_from(&about);
+        }
+        Ok(Batch {
+            base,
+            after: position(head),
+            head: sealed,
+            about: changed.then_some(about),
+            records,
+            lines,
+        })
+    }
+
+    /// Makes sure that the state after the last commit is still the newest.
+    pub(crate) fn confirm(&mut self, head: &Head) -> Result<(), StoreError> {
+        self.commits.confirm(&position(head))
+    }
+
+    /// From now on commits go there.
+    pub(crate) fn send_to(&mut self, commits: Box<dyn Commits>) {
+        self.commits = commits;
+    }
+
+    /// File, description and key of a store that is not written this way any more.
+    pub(crate) fn into_parts(self) -> (Arc<File>, About, RecordCipher) {
+        (self.file, self.about, self.cipher)
     }
 
     /// The mark of a state.
@@ -318,6 +337,69 @@ impl Store {
         copied!(RECORDS);
         copied!(LINES);
         write.commit().map_err(StoreError::io("backed up"))
+    }
+}
+
+/// Commits of a manager that runs alone: to its own file.
+struct Alone(Arc<File>);
+
+impl Commits for Alone {
+    fn commit(&mut self, batch: Batch) -> Result<(), StoreError> {
+        let write = self.0.write()?;
+        write_batch(&write, &batch)?;
+        write.commit().map_err(StoreError::io("written"))
+    }
+
+    fn confirm(&mut self, _at: &Position) -> Result<(), StoreError> {
+        Ok(())
+    }
+}
+
+/// Writes what a batch says; it stands when the transaction is committed.
+pub(crate) fn write_batch(write: &WriteTransaction, batch: &Batch) -> Result<(), StoreError> {
+    let mut records = write.open_table(RECORDS).map_err(StoreError::io("written"))?;
+    for (place, sealed) in &batch.records {
+        match sealed {
+            Some(sealed) => records.insert(&place[..], &sealed[..]).map(drop),
+            None => records.remove(&place[..]).map(drop),
+        }
+        .map_err(StoreError::io("written"))?;
+    }
+    let mut lines = write.open_table(LINES).map_err(StoreError::io("written"))?;
+    for (index, sealed) in &batch.lines {
+        lines.insert(index, &sealed[..]).map_err(StoreError::io("written"))?;
+    }
+    let mut top = write.open_table(TOP).map_err(StoreError::io("written"))?;
+    top.insert(HEAD, &batch.head[..]).map_err(StoreError::io("written"))?;
+    if let Some(about) = &batch.about {
+        top.insert(ABOUT, &about[..]).map_err(StoreError::io("written"))?;
+    }
+    Ok(())
+}
+
+/// What the last commit left.
+pub(crate) fn read_head(file: &File, cipher: &RecordCipher) -> Result<Head, StoreError> {
+    head(&file.read()?, cipher, &mut EarlierKeys::default())
+}
+
+fn head(read: &ReadTransaction, cipher: &RecordCipher, earlier: &mut EarlierKeys) -> Result<Head, StoreError> {
+    let top = read.open_table(TOP).map_err(StoreError::io("read"))?;
+    let head = top.get(HEAD).map_err(StoreError::io("read"))?;
+    let bad = |why: &str| StoreError::tampered("a head", why);
+    let head = head.ok_or_else(|| bad("it is not there"))?;
+    let opened = cipher.open(earlier, HEAD.as_bytes(), head.value());
+    let (version, plain) = opened.ok_or_else(|| bad("it does not open"))?;
+    let head: Head = serde_json::from_slice(&plain).map_err(|error| bad(&error.to_string()))?;
+    if head.version != version {
+        return Err(bad("it is of another version"));
+    }
+    Ok(head)
+}
+
+pub(crate) fn position(head: &Head) -> Position {
+    Position {
+        version: head.version,
+        digest: head.digest,
     }
 }
 

@@ -22,6 +22,9 @@ pub const MAX_NOTE_BYTES: usize = 32 * 1024;
 /// Longest reason of a refusal in the audit log, in characters.
 const MAX_REASON_CHARS: usize = 512;
 
+/// A turn takes no more work from here on: with the largest piece of work it still fits into a batch.
+const FULL_BYTES: usize = 1 << 20;
+
 /// Whose refusals are counted where nobody showed who asks.
 const NOBODY: &str = "";
 
@@ -394,6 +397,12 @@ impl Turn<'_> {
             self.log("refused", entry);
         }
         result
+    }
+
+    /// Whether as much is to be written as goes into one commit: further work waits for the next one.
+    pub(crate) fn is_full(&self) -> bool {
+        let lines: usize = self.done.lines.iter().map(|(_, line)| line.len()).sum();
+        self.done.changes.bytes() + lines > FULL_BYTES
     }
 
     pub(crate) fn log(&mut self, event: &str, what: Value) {

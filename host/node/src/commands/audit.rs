@@ -98,6 +98,10 @@ struct LogArgs {
     log: PathBuf,
     #[command(flatten)]
     signer: SignerArgs,
+    /// The name that the log goes by, where several managers wrote it: the one that made their store. The credential is that of
+    /// the manager that led last.
+    #[arg(long, value_name = "NODE")]
+    log_of: Option<String>,
 }
 
 /// Which node signed, and how that is known.
@@ -146,7 +150,7 @@ impl LogArgs {
         let (_, fields) = self.signer.proven()?;
         let subject = Subject {
             federation: fields.federation,
-            node: fields.node,
+            node: self.log_of.clone().unwrap_or(fields.node),
         };
         Ok((subject, fields.node_key))
     }

@@ -1,6 +1,7 @@
 //! `cloister manager`: a federation's manager, and what participants say to it.
 
 use std::path::PathBuf;
+use std::time::{Duration, Instant};
 
 use clap::{Args, Subcommand};
 use cloister_attestation::encoding::hex;
@@ -14,6 +15,7 @@ use super::manager_secrets::{self, SecretsCommand};
 use super::peer::{TrustArgs, block_on};
 use crate::files;
 use crate::manager::client::Client;
+use crate::manager::standing::RUNNING;
 use crate::manager::{ManagerError, recipients};
 use crate::process::ParentArgs;
 use crate::ui::{self, Exit, OutputArgs, Ui};
@@ -22,6 +24,9 @@ use crate::ui::{self, Exit, OutputArgs, Ui};
 pub(super) const ROLE: Role = Role::Manager;
 /// Longest kept mark, in bytes.
 const MAX_MARK_BYTES: u64 = 4096;
+/// How long one of several managers may take to lead, and the pause before they are asked again.
+const PATIENCE: Duration = Duration::from_secs(30);
+const PAUSE: Duration = Duration::from_millis(500);
 /// Lines of the audit log that are asked for at once.
 const LINES: u32 = 500;
 
@@ -67,9 +72,8 @@ enum ManagerCommand {
 /// Where the manager is, and as whom to speak.
 #[derive(Args, Debug)]
 pub(super) struct AsParticipant {
-    /// The manager.
-    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
-    to: String,
+    #[command(flatten)]
+    to: ManagerAt,
     #[command(flatten)]
     pub(super) trust: TrustArgs,
     /// The participant that asks.
@@ -88,8 +92,55 @@ impl AsParticipant {
 
     /// A client of a manager whose evidence was verified.
     pub(super) async fn client(&self, local: &Local) -> Result<Client, miette::Report> {
-        let connection = self.trust.connect_as(local, &self.to, Some(ROLE)).await?;
-        Client::new(connection).await.map_err(failed_call)
+        self.to.client(local, &self.trust).await
+    }
+}
+
+/// Where a manager is; of several, whichever leads.
+#[derive(Args, Debug)]
+pub(super) struct ManagerAt {
+    /// The manager; of several managers all, with commas between them.
+    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address, value_delimiter = ',', required = true)]
+    to: Vec<String>,
+}
+
+impl ManagerAt {
+    /// A client of a manager whose evidence was verified. Of several the one that answers, for which it waits a while: between two
+    /// that lead there is a moment without one.
+    pub(super) async fn client(&self, local: &Local, trust: &TrustArgs) -> Result<Client, miette::Report> {
+        let since = Instant::now();
+        loop {
+            let (client, running) = self.any(local, trust).await?;
+            if running || self.to.len() == 1 || since.elapsed() >= PATIENCE {
+                return Ok(client);
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+    }
+
+    /// The one that answers, and that it does; else the last that could be reached.
+    async fn any(&self, local: &Local, trust: &TrustArgs) -> Result<(Client, bool), miette::Report> {
+        let mut last = Err(ui::failed(Exit::Usage, "no manager is named", None));
+        for address in &self.to {
+            let connection = match trust.connect_as(local, address, Some(ROLE)).await {
+                Ok(connection) => connection,
+                Err(error) if self.to.len() == 1 => return Err(error),
+                Err(error) => {
+                    last = last.or(Err(error));
+                    continue;
+                }
+            };
+            let mut client = Client::new(connection).await.map_err(failed_call)?;
+            if self.to.len() == 1 {
+                return Ok((client, false));
+            }
+            match client.status().await {
+                Ok(status) if status.phase == RUNNING => return Ok((client, true)),
+                Ok(_) => last = Ok((client, false)),
+                Err(error) => last = last.or_else(|_| Err(failed_call(error))),
+            }
+        }
+        last
     }
 }
 
@@ -101,9 +152,8 @@ impl AsParticipant {
   cloister manager status --to manager.example.org:7800 --policy wards.toml
   cloister manager status --to manager.example.org:7800 --policy wards.toml --keep wards.mark -o json")]
 struct StatusArgs {
-    /// The manager.
-    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
-    to: String,
+    #[command(flatten)]
+    to: ManagerAt,
     #[command(flatten)]
     trust: TrustArgs,
     /// Keep the mark of the manager's state in this file: against an older copy of it (`manager recover --kept`).
@@ -205,8 +255,7 @@ pub(super) fn standing_json(standing: &wire::PolicyStanding) -> Value {
 fn status(args: &StatusArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.trust.visitor(None)?;
     let reply = block_on(async {
-        let connection = args.trust.connect_as(&local, &args.to, Some(ROLE)).await?;
-        let mut client = Client::new(connection).await.map_err(failed_call)?;
+        let (mut client, _) = args.to.any(&local, &args.trust).await?;
         client.status().await.map_err(failed_call)
     })?;
     if let (Some(path), false) = (&args.keep, reply.mark.is_empty()) {
@@ -226,11 +275,23 @@ fn status(args: &StatusArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             "witnesses": { "wanted": reply.witnesses_wanted, "heard": reply.witnesses },
             "mark": mark,
             "equivocations": reply.equivocations,
+            "leader": (!reply.leader.is_empty()).then_some(&reply.leader),
+            "replicas": reply.replicas.iter().map(replica_json).collect::<Vec<_>>(),
         }));
     } else {
         say_status(&reply, out);
     }
     Ok(if in_force.is_some() { Exit::Done } else { Exit::Denied })
+}
+
+fn replica_json(replica: &wire::Replica) -> Value {
+    json!({
+        "replica": format!("{:016x}", replica.replica),
+        "node": replica.node,
+        "address": replica.address,
+        "votes": replica.votes,
+        "lag": replica.lag,
+    })
 }
 
 fn say_status(reply: &wire::StatusReply, out: &mut Ui) {
@@ -266,6 +327,19 @@ fn say_status(reply: &wire::StatusReply, out: &mut Ui) {
             out.data(format_args!("           signed by {}", or_nobody(&policy.signed)));
             out.data(format_args!("           MISSING: {}", or_nobody(&policy.missing)));
         }
+    }
+    for replica in &reply.replicas {
+        let part = match (replica.node == reply.leader, replica.votes) {
+            (true, _) => "leads",
+            (false, true) => "follows",
+            (false, false) => "is sent the state",
+        };
+        let lag = replica.lag.filter(|lag| *lag > 0);
+        let lag = lag.map_or(String::new(), |lag| format!(", {lag} entries behind"));
+        out.data(format_args!(
+            "{:<10} {} at {}{lag}",
+            part, replica.node, replica.address
+        ));
     }
     for told in &reply.equivocations {
         out.data(format_args!("WARNING: {told}"));

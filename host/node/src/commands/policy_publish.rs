@@ -6,11 +6,10 @@ use clap::Args;
 use cloister_attestation::encoding::hex;
 use serde_json::json;
 
-use super::manager::{failed_call, standing_json};
+use super::manager::{ManagerAt, failed_call, standing_json};
 use super::peer::{TrustArgs, block_on};
 use super::policy::{MAX_FILE_BYTES, read_policy, signatures_path};
 use crate::files;
-use crate::manager::client::Client;
 use crate::ui::{Exit, OutputArgs, Ui};
 
 /// Bring a policy and the signatures under it to the manager, which puts it in force when they are complete.
@@ -24,9 +23,8 @@ use crate::ui::{Exit, OutputArgs, Ui};
 pub(super) struct PublishArgs {
     /// The policy; its signatures are in FILE.sigs.
     file: PathBuf,
-    /// The manager.
-    #[arg(long, value_name = "HOST:PORT", value_parser = crate::keeper::config::address)]
-    to: String,
+    #[command(flatten)]
+    to: ManagerAt,
     #[command(flatten)]
     trust: TrustArgs,
     #[command(flatten)]
@@ -40,11 +38,7 @@ pub(super) fn run(args: &PublishArgs, out: &mut Ui) -> Result<Exit, miette::Repo
     let signatures = files::read(&signatures_path(&args.file), MAX_FILE_BYTES)?;
     let local = args.trust.visitor(None)?;
     let reply = block_on(async {
-        let connection = args
-            .trust
-            .connect_as(&local, &args.to, Some(super::manager::ROLE))
-            .await?;
-        let mut client = Client::new(connection).await.map_err(failed_call)?;
+        let mut client = args.to.client(&local, &args.trust).await?;
         client.publish(policy, signatures).await.map_err(failed_call)
     })?;
     let standing = reply.standing.unwrap_or_default();

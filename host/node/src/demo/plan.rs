@@ -18,6 +18,8 @@ use crate::drafting::OptimizerName;
 const MAX_PLAN_BYTES: u64 = 64 * 1024;
 /// No example has more nodes than this: each is two processes on one machine.
 const MAX_NODES: usize = 16;
+/// No sealed example has more managers.
+const MAX_MANAGERS: usize = 3;
 
 /// How long nothing may happen at least before a run is given up.
 const LEAST_PATIENCE: Duration = Duration::from_secs(120);
@@ -228,7 +230,7 @@ pub struct LimitsPlan {
 pub struct NodePlan {
     /// Its name.
     pub name: String,
-    /// `worker` or `aggregator`; in a sealed example one is the `manager`.
+    /// `worker` or `aggregator`; in a sealed example one is the `manager`, or up to three.
     pub role: String,
     /// Whose it is.
     pub participant: String,
@@ -350,9 +352,10 @@ impl Plan {
             ));
         }
         let managers = self.nodes.iter().filter(|node| node.role == "manager").count();
-        if managers != usize::from(self.sealed) {
+        let most = if self.sealed { MAX_MANAGERS } else { 0 };
+        if managers > most || managers < usize::from(self.sealed) {
             return Err(format!(
-                "{managers} nodes have the role manager; a sealed example has one, others none"
+                "{managers} nodes have the role manager; a sealed example has one, or up to {MAX_MANAGERS}, others none"
             ));
         }
         for node in &self.nodes {

@@ -192,9 +192,6 @@ impl<'a> Sealed<'a> {
     }
 
     fn start_manager(&mut self, processes: &mut Processes) -> Result<(), miette::Report> {
-        let node = self.plan.nodes.iter().find(|node| node.role == "manager");
-        let node =
-            node.ok_or_else(|| failed(Exit::Usage, "a sealed example wants a node with the role manager", None))?;
         let recipients = self.folder.join("recipients");
         std::fs::create_dir_all(&recipients).map_err(|cause| fail(Exit::Failed, cause))?;
         for name in &self.plan.participants {
@@ -212,15 +209,50 @@ impl<'a> Sealed<'a> {
         std::fs::remove_file(&signatures).map_err(|cause| fail(Exit::Failed, cause))?;
         let status = self.done("policy status OUT/policy.toml -o json", 4)?.json();
         self.anchor = status["anchor"].as_str().unwrap_or_default().to_owned();
-        let text = format!(
-            "name = \"{}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n\
-             listen = \"127.0.0.1:0\"\nprovider = \"simulated\"\n\n[store]\npath = \"state\"\nanchor = \"{}\"\n\
-             recipients = \"../../recipients\"\n\n[simulated]\nauthority = \"../../authority\"\n",
-            node.name, self.anchor
-        );
-        let file = self.prepared.nodes.join(&node.name).join("node.toml");
-        files::write(&file, text.as_bytes())?;
-        self.manager = start(&node.name, "manager", &file, processes)?;
+        let managers: Vec<_> = self.plan.nodes.iter().filter(|node| node.role == "manager").collect();
+        // One takes any port; several have to know each other's before they start.
+        let ports = if managers.len() > 1 {
+            free_ports(managers.len())?
+        } else {
+            vec![0]
+        };
+        let mut addresses = Vec::new();
+        for (node, port) in managers.iter().zip(&ports) {
+            let peers: Vec<_> = ports
+                .iter()
+                .filter(|peer| *peer != port)
+                .map(|peer| format!("\"127.0.0.1:{peer}\""))
+                .collect();
+            let replicas = match peers.is_empty() {
+                true => String::new(),
+                false => format!(
+                    "[store.replicas]\naddress = \"127.0.0.1:{port}\"\npeers = [{}]\n\n",
+                    peers.join(", ")
+                ),
+            };
+            let text = format!(
+                "name = \"{}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n\
+                 listen = \"127.0.0.1:{port}\"\nprovider = \"simulated\"\n\n[store]\npath = \"state\"\nanchor = \"{}\"\n\
+                 recipients = \"../../recipients\"\n\n{replicas}[simulated]\nauthority = \"../../authority\"\n",
+                node.name, self.anchor
+            );
+            let file = self.prepared.nodes.join(&node.name).join("node.toml");
+            files::write(&file, text.as_bytes())?;
+            addresses.push(start(&node.name, "manager", &file, processes)?);
+        }
+        self.manager = addresses.join(",");
+        let since = Instant::now();
+        while managers.len() > 1 {
+            let status = self.command(&format!("manager status {} -o json", self.at_manager()))?;
+            if status.json()["phase"] == "running" {
+                break;
+            }
+            if since.elapsed() > STEP {
+                let text = format!("the managers did not begin: {}{}", status.stdout, status.stderr);
+                return Err(failed(Exit::Failed, text, None));
+            }
+            std::thread::sleep(std::time::Duration::from_millis(500));
+        }
         Ok(())
     }
 
@@ -457,12 +489,19 @@ impl<'a> Sealed<'a> {
             &format!("manager log {} --out OUT/manager.jsonl", self.as_participant(reader)),
             0,
         )?;
-        let manager = self.plan.nodes.iter().find(|node| node.role == "manager");
-        let manager = manager.map(|node| node.name.as_str()).unwrap_or_default();
-        let shown = self.done(
-            &format!("audit show OUT/manager.jsonl --credential OUT/nodes/{manager}/node.credential --policy OUT/policy.toml -o json"),
-            0,
-        )?;
+        // The log goes by the name of the manager that made the store, and the one that led last signed its end.
+        let managers = self.plan.nodes.iter().filter(|node| node.role == "manager");
+        let managers: Vec<_> = managers.map(|node| node.name.as_str()).collect();
+        let maker = managers.iter().min().copied().unwrap_or_default();
+        let show = |signer: &str| {
+            let line = format!(
+                "audit show OUT/manager.jsonl --credential OUT/nodes/{signer}/node.credential --log-of {maker} \
+                 --policy OUT/policy.toml -o json"
+            );
+            self.done(&line, 0)
+        };
+        let shown = managers.iter().map(|signer| show(signer));
+        let shown = shown.reduce(Result::or).unwrap_or_else(|| show(maker))?;
         let one = |line: &str| serde_json::from_str(line).ok();
         match serde_json::from_str::<Value>(&shown.stdout) {
             Ok(Value::Array(entries)) => Ok(entries),
@@ -470,6 +509,19 @@ impl<'a> Sealed<'a> {
             Err(_) => Ok(shown.stdout.lines().filter_map(one).collect()),
         }
     }
+}
+
+/// Ports of this machine that nobody listens at now.
+fn free_ports(count: usize) -> Result<Vec<u16>, miette::Report> {
+    let listeners = (0..count).map(|_| std::net::TcpListener::bind("127.0.0.1:0"));
+    // All are held before any is let go of, so that none comes twice.
+    let listeners: std::io::Result<Vec<_>> = listeners.collect();
+    let listeners = listeners.map_err(|cause| fail(Exit::Failed, cause))?;
+    let ports: std::io::Result<Vec<_>> = listeners
+        .iter()
+        .map(|listener| listener.local_addr().map(|at| at.port()))
+        .collect();
+    ports.map_err(|cause| fail(Exit::Failed, cause))
 }
 
 fn start_line(role: &str, file: &Path) -> String {

@@ -25,8 +25,8 @@ use crate::ui::{Exit, fail, failed, now_unix_s, refused, unreadable};
 /// The newest policy of the federation, as the manager tells the chain.
 pub(super) fn policy(place: &ManagerPlace, config: &NodeConfig) -> Result<SignedPolicy, miette::Report> {
     let anchor = place.anchor().unwrap_or_else(|| cloister_tensor::Digest::of(b""));
-    let dial = dial(place, config)?;
-    block_on(apply::newest_policy(&dial, &anchor, now_unix_s()))
+    let dials = dials(place, config)?;
+    block_on(apply::newest_policy(&dials, &anchor, now_unix_s()))
 }
 
 /// The node's identity, the keys that its policy grants it, and the link by which it keeps its lease.
@@ -36,7 +36,7 @@ pub(super) fn join(
     ground: &Ground,
     role: Role,
 ) -> Result<(Arc<NodeIdentity>, (Provisions, Link)), miette::Report> {
-    let dial = dial(place, config)?;
+    let dials = dials(place, config)?;
     let identity = match config.credential {
         Some(_) => load_identity(config)?,
         None => {
@@ -54,7 +54,7 @@ pub(super) fn join(
                     &Loaded::default(),
                 )?,
             };
-            block_on(apply::credential(&local, &dial, &applicant))?
+            block_on(apply::credential(&local, &dials, &applicant))?
         }
     };
     check_own_place(config, &ground.policy, &identity, role)?;
@@ -65,7 +65,7 @@ pub(super) fn join(
         None if matches!(error, ManagerError::Refused { .. }) => fail(Exit::Denied, error),
         None => fail(Exit::Failed, error),
     };
-    let link = Link::new(ground.local(&certificate), dial, &config.name).map_err(told)?;
+    let link = Link::new(ground.local(&certificate), dials, &config.name).map_err(told)?;
     let grants = link.grants().map_err(told)?;
     let wanted = wanted(config, &ground.policy, &grants.secrets)?;
     let mut provisions = Provisions::default();
@@ -80,13 +80,16 @@ pub(super) fn join(
     Ok((Arc::new(identity), (provisions, link)))
 }
 
-fn dial(place: &ManagerPlace, config: &NodeConfig) -> Result<DialOptions, miette::Report> {
+/// All managers that the node file names.
+fn dials(place: &ManagerPlace, config: &NodeConfig) -> Result<Vec<DialOptions>, miette::Report> {
     let proxy = config.proxy.as_deref().map(str::parse::<Proxy>).transpose();
-    Ok(DialOptions {
-        address: place.address.clone(),
-        proxy: proxy.map_err(unreadable)?,
+    let proxy = proxy.map_err(unreadable)?;
+    let dial = |address: &str| DialOptions {
+        address: address.to_owned(),
+        proxy: proxy.clone(),
         role: Some(Role::Manager),
-    })
+    };
+    Ok(place.addresses().map(dial).collect())
 }
 
 /// What of all that the manager grants this node has a use for: keys of sealed files that are at hand, its vault's key, the values

@@ -15,7 +15,7 @@ use cloister_attestation::session::applicant_report_data;
 use cloister_attestation::{NodeIdentity, QuoteProvider, RaTlsIdentity, State};
 use cloister_manager::{SealingKey, SecretKind, open_release};
 use cloister_policy::{Policy, Signatures, SignedPolicy, Version, follow};
-use cloister_session::{DialOptions, Local, SessionError, connect, fetch_policies};
+use cloister_session::{DialOptions, Local, PolicyFile, SessionError, connect, fetch_policies};
 use cloister_tensor::Digest;
 
 use super::client::{Application, Client};
@@ -32,20 +32,17 @@ const PAUSE: Duration = Duration::from_secs(1);
 
 /// The newest policy of the federation with that anchor, as the manager tells the chain.
 pub async fn newest_policy(
-    dial: &DialOptions,
+    dials: &[DialOptions],
     anchor: &Digest,
     now_unix_s: u64,
 ) -> Result<SignedPolicy, miette::Report> {
     let visitor = VisitorIdentity::new(None, now_unix_s).map_err(|error| fail(Exit::Failed, error))?;
-    let told = patiently(
-        async || fetch_policies(dial, anchor, &visitor).await,
-        SessionError::passing,
-    )
-    .await
-    .map_err(|error| fail(Exit::Failed, error))?;
+    let told = patiently(async |_| longest(dials, anchor, &visitor).await, SessionError::passing)
+        .await
+        .map_err(|error| fail(Exit::Failed, error))?;
     let mut versions = Vec::new();
     for (index, file) in told.iter().enumerate() {
-        let shown = format!("policy {} of {}", index + 1, dial.address);
+        let shown = format!("policy {} of {}", index + 1, addresses(dials));
         let policy = Policy::parse(&file.policy, &shown).map_err(unreadable)?;
         let signatures = Signatures::parse(&file.signatures, &format!("signatures of {shown}")).map_err(unreadable)?;
         versions.push(Version {
@@ -61,12 +58,35 @@ pub async fn newest_policy(
             Exit::Denied,
             format!(
                 "the policies that {} tells are no chain of signed policies that the founders with the anchor {anchor} began",
-                dial.address
+                addresses(dials)
             ),
             Some("compare `manager.anchor` with what `cloister policy status` tells of the founding policy".into()),
         ));
     };
     SignedPolicy::new(newest.policy.clone(), &newest.signatures).map_err(|error| fail(Exit::Denied, error))
+}
+
+/// What the managers tell, of whom one may not know the newest yet; the longest chain proves itself.
+async fn longest(
+    dials: &[DialOptions],
+    anchor: &Digest,
+    visitor: &VisitorIdentity,
+) -> Result<Vec<PolicyFile>, SessionError> {
+    let mut best: Result<Vec<PolicyFile>, SessionError> = Ok(Vec::new());
+    for dial in dials {
+        match (fetch_policies(dial, anchor, visitor).await, &best) {
+            (Ok(told), Ok(known)) if told.len() < known.len() => {}
+            (Ok(told), _) => best = Ok(told),
+            (Err(error), Ok(known)) if known.is_empty() => best = Err(error),
+            (Err(_), _) => {}
+        }
+    }
+    best
+}
+
+fn addresses(dials: &[DialOptions]) -> String {
+    let all: Vec<_> = dials.iter().map(|dial| dial.address.as_str()).collect();
+    all.join(", ")
 }
 
 /// What a TD without a credential shows of itself.
@@ -84,11 +104,15 @@ pub struct Applicant<'a> {
 /// The key and the credential that the node's participant left at the manager. `local` is a visitor's side.
 pub async fn credential(
     local: &Local,
-    dial: &DialOptions,
+    dials: &[DialOptions],
     applicant: &Applicant<'_>,
 ) -> Result<NodeIdentity, miette::Report> {
     let simulated = local.policy.attestation.simulated;
-    let identity = patiently(async || ask(local, dial, applicant).await, ManagerError::passing).await;
+    let one = async |attempt: usize| match dials.get(attempt % dials.len().max(1)) {
+        Some(dial) => ask(local, dial, applicant).await,
+        None => Err(ManagerError::Ended("it has no address".to_owned())),
+    };
+    let identity = patiently(one, ManagerError::passing).await;
     identity.map_err(|error| match error.refusal() {
         Some(_) => refused(error, simulated),
         None if error.is("evidence") => refused(error, simulated),
@@ -166,13 +190,14 @@ fn identity(secret: &[u8]) -> Option<NodeIdentity> {
 
 /// Tries until it works, fails for good, or takes too long.
 async fn patiently<T, E: std::fmt::Display>(
-    mut attempt: impl AsyncFnMut() -> Result<T, E>,
+    mut attempt: impl AsyncFnMut(usize) -> Result<T, E>,
     passing: impl Fn(&E) -> bool,
 ) -> Result<T, E> {
     let since = Instant::now();
     let mut said = String::new();
+    let mut attempts = 0;
     loop {
-        let error = match attempt().await {
+        let error = match attempt(attempts).await {
             Err(error) if passing(&error) && since.elapsed() < PATIENCE => error,
             done => return done,
         };
@@ -181,6 +206,7 @@ async fn patiently<T, E: std::fmt::Display>(
             tracing::info!("waiting for the manager: {text}");
             said = text;
         }
+        attempts += 1;
         tokio::time::sleep(PAUSE).await;
     }
 }

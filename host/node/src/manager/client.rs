@@ -225,6 +225,28 @@ impl Client {
         Ok(answer("a recovery share", self.inner.pass_on(request).await)?.phase)
     }
 
+    /// Another manager asks the one that leads for the state's key; gives what it sent.
+    pub async fn join(&mut self, recipient: &SealingPublicKey) -> Result<wire::JoinReply, ManagerError> {
+        let request = wire::JoinRequest {
+            recipient: Bytes::copy_from_slice(recipient.as_bytes()),
+        };
+        answer("the state's key", self.inner.join(request).await)
+    }
+
+    /// It asks to take part.
+    pub async fn take_part(&mut self, replica: u64, address: &str) -> Result<(), ManagerError> {
+        let address = address.to_owned();
+        let request = wire::TakePartRequest { replica, address };
+        answer("a replica", self.inner.take_part(request).await).map(|_| ())
+    }
+
+    /// Brings a message of another replica, and gives the answer.
+    pub async fn replicate(&mut self, message: Vec<u8>) -> Result<Bytes, ManagerError> {
+        let message = message.into();
+        let request = wire::ReplicateRequest { message };
+        Ok(answer("a message between managers", self.inner.replicate(request).await)?.message)
+    }
+
     /// Lines of the audit log, and its newest checkpoint.
     pub async fn audit(&mut self, from: u64, count: u32) -> Result<wire::AuditReply, ManagerError> {
         answer(

@@ -3,6 +3,7 @@
 //!
 //! The link has a thread and a runtime of its own: a node that computes, or waits for a disk, keeps its lease.
 
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -33,7 +34,10 @@ pub struct Link {
 
 struct Shared {
     local: Local,
-    dial: DialOptions,
+    /// All managers: whichever leads answers.
+    dials: Vec<DialOptions>,
+    /// Which of them is dialled.
+    at: AtomicUsize,
     node: String,
     /// Random, of this start of the node.
     instance: [u8; 16],
@@ -57,7 +61,7 @@ struct Seen {
 
 impl std::fmt::Debug for Link {
     fn fmt(&self, out: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(out, "Link({} to {})", self.shared.node, self.shared.dial.address)
+        write!(out, "Link({} to {})", self.shared.node, self.address())
     }
 }
 
@@ -66,7 +70,7 @@ impl Link {
     ///
     /// # Errors
     /// The system gives no thread or no randomness.
-    pub fn new(local: Local, dial: DialOptions, node: &str) -> Result<Self, ManagerError> {
+    pub fn new(local: Local, dials: Vec<DialOptions>, node: &str) -> Result<Self, ManagerError> {
         let ended = |error: String| ManagerError::Ended(error);
         let mut instance = [0; 16];
         getrandom::fill(&mut instance).map_err(|error| ended(error.to_string()))?;
@@ -79,7 +83,8 @@ impl Link {
         Ok(Self {
             shared: Arc::new(Shared {
                 local,
-                dial,
+                dials,
+                at: AtomicUsize::new(0),
                 node: node.to_owned(),
                 instance,
                 session: tokio::sync::Mutex::new(None),
@@ -91,8 +96,9 @@ impl Link {
     }
 
     /// Where the manager is.
-    pub fn address(&self) -> &str {
-        &self.shared.dial.address
+    pub fn address(&self) -> String {
+        let all: Vec<_> = self.shared.dials.iter().map(|dial| dial.address.as_str()).collect();
+        all.join(", ")
     }
 
     /// Cancelled when this instance must not go on: another one lives, or another policy is in force.
@@ -251,6 +257,7 @@ impl Shared {
                 return Err(error);
             }
             *self.session.lock().await = None;
+            self.at.fetch_add(1, Ordering::Relaxed);
             tracing::debug!("the manager's answer is late: {error}");
             tokio::time::sleep(PAUSE).await;
         }
@@ -263,14 +270,19 @@ impl Shared {
             session.sequence += 1;
             return Ok((session.client.clone(), session.sequence));
         }
-        let mut client = Client::new(connect(&self.local, &self.dial).await?).await?;
+        let dial = self
+            .dials
+            .get(self.at.load(Ordering::Relaxed) % self.dials.len().max(1));
+        let dial = dial.ok_or_else(|| ManagerError::Ended("it has no address".to_owned()))?;
+        let mut client = Client::new(connect(&self.local, dial).await?).await?;
         let newest = self.seen().witness.newest().copied();
         let (running, mark) = client.witness(newest.as_ref()).await?;
         self.observe(mark)?;
         if !running {
             return Err(ManagerError::Later {
                 what: "a node",
-                message: "it waits for recovery shares, or for more nodes that confirm its state".to_owned(),
+                message: "it follows another one, or waits for recovery shares or for nodes that confirm its state"
+                    .to_owned(),
             });
         }
         let opened = client.clone();

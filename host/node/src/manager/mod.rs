@@ -5,6 +5,7 @@
 //! node: address + anchor --policies--> policy --apply--> credential --session--> keys, lease, counters   (apply, link)
 //! participant's command line --session--> secrets, signatures, shares                                    (client)
 //! manager's TD: service --Desk--> cloister_manager                                                       (service)
+//! managers in twos and threes: cloister_replica between attested TDs                                     (replication)
 //! ```
 
 pub mod apply;
@@ -14,6 +15,7 @@ pub mod counter;
 mod error;
 pub mod link;
 pub mod recipients;
+pub mod replication;
 pub mod service;
 pub mod standing;
 

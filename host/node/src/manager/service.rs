@@ -2,11 +2,13 @@
 
 mod nodes;
 mod participants;
+mod replicas;
 
 use std::future::Future;
 use std::sync::Arc;
 
 use cloister_attestation::Verifier;
+use cloister_attestation::identity::Role;
 use cloister_exchange::service::GRACE;
 use cloister_manager::{Manager, Mark, Refused, Turn};
 use cloister_policy::{Permit, Policy, Visit};
@@ -107,6 +109,16 @@ impl ManagerService {
                 "only a node with evidence and credential may ask for that",
             )
         })
+    }
+
+    /// Another manager of the policy that calls.
+    fn manager<T>(&self, request: &Request<T>) -> Result<Permit, Status> {
+        let permit = self.node(request)?;
+        if permit.role() == Role::Manager && permit.node() != self.standing.node() {
+            return Ok(permit);
+        }
+        let text = "only another manager of the policy may do that";
+        Err(word("no-manager", Code::PermissionDenied, text))
     }
 
     /// A participant that calls.
@@ -244,6 +256,27 @@ impl manager_server::Manager for ManagerService {
     async fn witness(&self, request: Request<wire::WitnessRequest>) -> Result<Response<wire::WitnessReply>, Status> {
         let who = self.node(&request)?;
         self.hear(who, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {
+        let who = self.manager(&request)?;
+        self.hand_over(&who, request.get_ref()).await.map(Response::new)
+    }
+
+    async fn take_part(
+        &self,
+        request: Request<wire::TakePartRequest>,
+    ) -> Result<Response<wire::TakePartReply>, Status> {
+        let who = self.manager(&request)?;
+        self.let_take_part(&who, request.into_inner()).await.map(Response::new)
+    }
+
+    async fn replicate(
+        &self,
+        request: Request<wire::ReplicateRequest>,
+    ) -> Result<Response<wire::ReplicateReply>, Status> {
+        self.manager(&request)?;
+        self.take_message(request.get_ref()).await.map(Response::new)
     }
 
     async fn audit(&self, request: Request<wire::AuditRequest>) -> Result<Response<wire::AuditReply>, Status> {

@@ -1,13 +1,13 @@
 //! What a manager is at present: locked until enough participants handed their shares over, unconfirmed until enough nodes said
-//! what they saw of it, and then running.
+//! what they saw of it, and then running. One of several may also follow another one, which holds the state's key for it.
 
 use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cloister_attestation::identity::SigningKey;
 use cloister_manager::{
-    Desk, Loaded, Locked, Manager, Mark, OpenError, RecoveryShare, Refused, SealedBox, SealedShare, SealingKey,
-    SealingPublicKey, Settings, Statement, Turn,
+    Desk, Loaded, Locked, Manager, Mark, OpenError, PolicyFile, RecoveryShare, Refused, SealedBox, SealedShare,
+    SealingKey, SealingPublicKey, Settings, Statement, StoreError, Turn,
 };
 use cloister_policy::{Permit, Policy, Visit};
 use cloister_session::Clock;
@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Code, Status};
 
 use super::convert;
+use super::replication::Replication;
 use super::service::word;
 
 /// It waits for shares of the state's key.
@@ -27,6 +28,14 @@ pub const UNREADABLE: &str = "unreadable";
 pub const UNCONFIRMED: &str = "unconfirmed";
 /// It answers.
 pub const RUNNING: &str = "running";
+/// One of several, which has no store yet.
+pub const NEW: &str = "new";
+/// One of several, which got the state's key and is sent the state.
+pub const JOINING: &str = "joining";
+/// One of several, which has a state that is confirmed and waits for others to hold it too.
+pub const FOUNDING: &str = "founding";
+/// One of several, which holds what the leading one commits.
+pub const FOLLOWING: &str = "following";
 
 enum Phase {
     Locked {
@@ -38,6 +47,8 @@ enum Phase {
         statements: BTreeMap<String, Statement>,
     },
     Running(Desk),
+    /// One of several, by the word for what it does while another one answers.
+    Apart(&'static str),
     /// One phase is becoming the next.
     Between,
     /// The shares opened it, and it is not what the manager wrote.
@@ -51,6 +62,7 @@ impl Phase {
             Self::Unreadable(_) => UNREADABLE,
             Self::Unconfirmed { .. } => UNCONFIRMED,
             Self::Running(_) => RUNNING,
+            Self::Apart(word) => word,
         }
     }
 }
@@ -65,6 +77,10 @@ pub struct Standing {
     own: SealingKey,
     phase: Mutex<Phase>,
     in_force: watch::Sender<Option<Digest>>,
+    /// The policies that were in force, as far as they are known without the state.
+    chain: Mutex<Vec<Arc<PolicyFile>>>,
+    /// The other managers, where there are several.
+    replication: OnceLock<Arc<Replication>>,
 }
 
 impl Standing {
@@ -81,6 +97,14 @@ impl Standing {
         let standing = Self::new(Phase::Between, settings, key, clock)?;
         standing.run(manager);
         Ok(standing)
+    }
+
+    /// One of several managers, without a store.
+    ///
+    /// # Errors
+    /// The system gives no randomness.
+    pub fn apart(settings: Settings, key: Arc<SigningKey>, clock: Clock) -> Result<Arc<Self>, OpenError> {
+        Self::new(Phase::Apart(NEW), settings, key, clock)
     }
 
     /// A manager whose store was opened, and can't be read yet.
@@ -109,12 +133,19 @@ impl Standing {
             own,
             phase: Mutex::new(phase),
             in_force: watch::Sender::new(None),
+            chain: Mutex::default(),
+            replication: OnceLock::new(),
         }))
     }
 
     /// Tells when another policy is in force, or known to be.
     pub fn in_force(&self) -> watch::Receiver<Option<Digest>> {
         self.in_force.subscribe()
+    }
+
+    /// The manager's node.
+    pub fn node(&self) -> &str {
+        &self.settings.node
     }
 
     /// For how long a lease is.
@@ -132,13 +163,79 @@ impl Standing {
         self.phase.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
+    /// One of several from now on: a state that is confirmed is handed to them.
+    pub fn replicate_by(&self, replication: Arc<Replication>) {
+        // It is set once, before anything is served.
+        let _ = self.replication.set(replication);
+    }
+
+    /// The others, where there are several.
+    pub(super) fn replication(&self) -> Option<&Arc<Replication>> {
+        self.replication.get()
+    }
+
+    /// What a manager of this node goes by.
+    pub(super) fn settings(&self) -> (Settings, Arc<SigningKey>) {
+        (self.settings.clone(), Arc::clone(&self.key))
+    }
+
+    /// Gives up waiting for shares or witnesses, since another manager hands the state over. Not while the state is being read.
+    pub(super) fn set_apart(&self, word: &'static str) -> bool {
+        let mut phase = self.lock();
+        if matches!(&*phase, Phase::Between) {
+            return false;
+        }
+        *phase = Phase::Apart(word);
+        true
+    }
+
+    /// A store that is to be opened by shares after all.
+    pub(super) fn lock_again(&self, locked: Locked) {
+        *self.lock() = Phase::Locked {
+            locked: Box::new(locked),
+            shares: Vec::new(),
+        };
+    }
+
     fn run(&self, manager: Manager) {
+        match self.replication.get() {
+            Some(replication) => {
+                self.know(manager.policy());
+                *self.lock() = Phase::Apart(FOUNDING);
+                replication.found(manager);
+            }
+            None => self.serve(manager),
+        }
+    }
+
+    /// The manager answers from here on.
+    pub(super) fn serve(&self, manager: Manager) {
+        *self.chain() = manager.history().to_vec();
         let clock = Arc::clone(&self.clock);
         self.know(manager.policy());
         match Desk::open(manager, move || clock()) {
             // The thread ends with the last desk; nobody takes the manager back.
             Ok((desk, _)) => *self.lock() = Phase::Running(desk),
             Err(error) => tracing::error!("the manager's thread cannot start: {error}; start the manager again"),
+        }
+    }
+
+    fn chain(&self) -> MutexGuard<'_, Vec<Arc<PolicyFile>>> {
+        // A chain is put in its place whole.
+        self.chain.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// How many policies are known to have been in force.
+    pub(super) fn known_policies(&self) -> usize {
+        self.chain().len()
+    }
+
+    /// Policies that prove themselves by their signatures: the newest is in force, whoever tells it.
+    pub fn learn(&self, chain: Vec<Arc<PolicyFile>>) {
+        if chain.len() > self.known_policies() {
+            let newest = chain.last().map(|file| Arc::clone(&file.policy));
+            *self.chain() = chain;
+            self.know(newest.as_ref());
         }
     }
 
@@ -155,6 +252,7 @@ impl Standing {
         match &*self.lock() {
             Phase::Running(desk) => Ok(desk.clone()),
             Phase::Unreadable(why) => Err(word("unreadable", Code::FailedPrecondition, why)),
+            Phase::Apart(_) => Err(self.not_leading()),
             phase => {
                 let text = match phase.word() {
                     LOCKED => "it was started again and waits for recovery shares: `cloister manager recover`",
@@ -163,6 +261,26 @@ impl Standing {
                 Err(word("not-running", Code::Unavailable, text))
             }
         }
+    }
+
+    fn not_leading(&self) -> Status {
+        let leader = self.replication.get().and_then(|replication| replication.leader());
+        let text = match leader {
+            Some(leader) => format!("this manager follows; {} at {} leads", leader.name, leader.address),
+            None => "too few of the managers can be reached; nothing is granted until more of them can".to_owned(),
+        };
+        word("not-leading", Code::Unavailable, &text)
+    }
+
+    /// Of several managers a turn that failed is no fault of the store's alone: another one may lead.
+    fn failed(&self, error: &StoreError) -> Status {
+        let Some(replication) = self.replication.get() else {
+            tracing::error!(%error, "the store");
+            return word("store", Code::Internal, "the manager's store failed; its log says why");
+        };
+        tracing::warn!(%error, "this manager gives up leading");
+        replication.step_down();
+        self.not_leading()
     }
 
     /// Something that is decided and on the disk when this comes back, with the state's mark after it.
@@ -176,23 +294,20 @@ impl Standing {
             let _ = sender.send(result);
         });
         told.map_err(|_| busy())?;
-        done.await.map_err(|_| busy())?.map_err(|error| {
-            tracing::error!(%error, "the store");
-            word("store", Code::Internal, "the manager's store failed; its log says why")
-        })
+        done.await.map_err(|_| busy())?.map_err(|error| self.failed(&error))
     }
 
-    /// A look at the state.
+    /// A look at the state, which is the newest.
     pub async fn look<T: Send + 'static>(
         &self,
         work: impl FnOnce(&Manager) -> T + Send + 'static,
     ) -> Result<T, Status> {
         let (sender, done) = oneshot::channel();
         let told = self.desk()?.between(move |manager| {
-            let _ = sender.send(work(manager));
+            let _ = sender.send(manager.confirm().map(|()| work(manager)));
         });
         told.map_err(|_| busy())?;
-        done.await.map_err(|_| busy())
+        done.await.map_err(|_| busy())?.map_err(|error| self.failed(&error))
     }
 
     /// Says so if another policy took effect.
@@ -203,9 +318,9 @@ impl Standing {
     }
 
     /// The policies in force until now, as files, the founding one first; none while it can't read them.
-    pub async fn policies(&self) -> Vec<Arc<cloister_manager::PolicyFile>> {
+    pub async fn policies(&self) -> Vec<Arc<PolicyFile>> {
         let running = self.look(|manager| manager.history().to_vec()).await;
-        running.unwrap_or_default()
+        running.unwrap_or_else(|_| self.chain().clone())
     }
 
     /// What it waits for, as far as that is known in each phase.
@@ -229,7 +344,10 @@ impl Standing {
                     .map_or(0, |quorum| u32::try_from(quorum.wanted()).unwrap_or(u32::MAX));
                 reply.witnesses = statements.keys().cloned().collect();
             }
-            Phase::Running(_) | Phase::Between | Phase::Unreadable(_) => {}
+            Phase::Running(_) | Phase::Between | Phase::Unreadable(_) | Phase::Apart(_) => {}
+        }
+        if let Some(replication) = self.replication.get() {
+            replication.tell(&mut reply);
         }
         reply
     }
@@ -302,7 +420,12 @@ impl Standing {
             };
             return Err(Some(error));
         }
-        match locked.recover(&shares, self.settings.clone(), Arc::clone(&self.key)) {
+        let (settings, key) = self.settings();
+        let recovered = match self.replication.get() {
+            Some(_) => locked.recover_replica(&shares, settings, key),
+            None => locked.recover(&shares, settings, key),
+        };
+        match recovered {
             Ok(loaded) => {
                 self.know(loaded.policy());
                 self.confirm(Box::new(loaded), BTreeMap::new());

@@ -12,9 +12,11 @@ use cloister_attestation::identity::{Role, SigningKey};
 use cloister_attestation::{NodeIdentity, QuoteProvider, State};
 use cloister_manager::{Locked, Manager, Settings};
 use cloister_policy::{Policy, follow};
-use cloister_session::{Clock, ListenLimits, Listener, OnRefused, PolicyBook, PolicyFile};
+use cloister_replica::Member;
+use cloister_session::{Clock, ListenLimits, Listener, OnRefused, PolicyBook, PolicyFile, Proxy};
 use cloister_tensor::Digest;
 use serde_json::json;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::events::{Event, Teller};
@@ -26,8 +28,9 @@ use crate::keeper::lineage::policies_in;
 use crate::keeper::measured::Loaded;
 use crate::keeper::{check_own_place, load_identity, provider, trust};
 use crate::manager::recipients;
+use crate::manager::replication::{Others, Replication};
 use crate::manager::service::ManagerService;
-use crate::manager::standing::{LOCKED, RUNNING, Standing};
+use crate::manager::standing::{LOCKED, RUNNING, Standing, UNCONFIRMED};
 use crate::process::{self, until_signal};
 use crate::ui::{Exit, Ui, fail, failed, now_unix_s, root_in_words, unreadable};
 
@@ -59,11 +62,12 @@ pub fn run(config_path: &Path, json: bool, _out: &mut Ui) -> Result<Exit, miette
     let identity = load_identity(&config)?;
     let provider = provider::choose(&config)?;
     let clock = trust::clock(0, policy.attestation.max_clock_skew_s)?;
-    let standing = standing(&config, &store, (&policy, anchor), &clock)?;
+    let (standing, replication) = standing(&config, &store, (&policy, anchor), &clock)?;
     let role = ManagerRole {
         identity,
         provider,
         standing,
+        replication,
         anchor,
         teller: Teller::new(json),
         config,
@@ -116,7 +120,7 @@ fn standing(
     store: &StoreFiles,
     (policy, anchor): (&Policy, Digest),
     clock: &Clock,
-) -> Result<Arc<Standing>, miette::Report> {
+) -> Result<(Arc<Standing>, Option<Arc<Replication>>), miette::Report> {
     let settings = Settings {
         federation: policy.name.clone(),
         node: config.name.clone(),
@@ -125,23 +129,50 @@ fn standing(
     };
     let key = Arc::new(signing_key(config)?);
     let state = store.path.join("state.redb");
+    let make = {
+        let (recipients, policy) = (store.recipients.clone(), policy.clone());
+        let (state, settings, key, clock) = (state.clone(), settings.clone(), Arc::clone(&key), Arc::clone(clock));
+        move || {
+            let plan = recipients::plan(&recipients, &policy)?;
+            if let Some(folder) = state.parent() {
+                std::fs::create_dir_all(folder).map_err(|cause| {
+                    failed(
+                        Exit::Failed,
+                        format!("{}: {cause}", folder.display()),
+                        files::help(cause.kind()),
+                    )
+                })?;
+            }
+            Manager::create(&state, settings.clone(), Arc::clone(&key), &plan, clock())
+                .map_err(|error| fail(Exit::Failed, error))
+        }
+    };
     let made = if state.exists() {
         let locked = Locked::open(&state).map_err(|error| fail(Exit::Failed, error))?;
         Standing::locked(locked, settings, key, Arc::clone(clock))
+    } else if store.replicas.is_some() {
+        Standing::apart(settings, key, Arc::clone(clock))
     } else {
-        let plan = recipients::plan(&store.recipients, policy)?;
-        std::fs::create_dir_all(&store.path).map_err(|cause| {
-            failed(
-                Exit::Failed,
-                format!("{}: {cause}", store.path.display()),
-                files::help(cause.kind()),
-            )
-        })?;
-        let manager = Manager::create(&state, settings.clone(), Arc::clone(&key), &plan, clock())
-            .map_err(|error| fail(Exit::Failed, error))?;
-        Standing::running(manager, settings, key, Arc::clone(clock))
+        Standing::running(make()?, settings, key, Arc::clone(clock))
     };
-    made.map_err(|error| fail(Exit::Failed, error))
+    let standing = made.map_err(|error| fail(Exit::Failed, error))?;
+    let replication = store.replicas.as_ref().map(|places| {
+        let proxy = config.proxy.as_deref().map(str::parse::<Proxy>).transpose();
+        let others = Others {
+            own: Member {
+                name: config.name.clone(),
+                address: places.address.clone(),
+            },
+            peers: places.peers.clone(),
+            proxy: proxy.map_err(unreadable)?,
+            state,
+            anchor,
+        };
+        let replication = Replication::new(others, Box::new(move || make().map_err(|error| error.to_string())));
+        standing.replicate_by(Arc::clone(&replication));
+        Ok::<_, miette::Report>(replication)
+    });
+    Ok((standing, replication.transpose()?))
 }
 
 fn signing_key(config: &NodeConfig) -> Result<SigningKey, miette::Report> {
@@ -155,6 +186,8 @@ struct ManagerRole {
     identity: NodeIdentity,
     provider: Arc<dyn QuoteProvider>,
     standing: Arc<Standing>,
+    /// The other managers, where there are several.
+    replication: Option<Arc<Replication>>,
     teller: Teller,
 }
 
@@ -168,6 +201,7 @@ impl ManagerRole {
     ) -> Result<Exit, miette::Report> {
         let mut in_force = self.standing.in_force();
         let refused = self.write_refusals_down();
+        let mut among = self.take_part();
         while !cancel.is_cancelled() {
             let known = *in_force.borrow_and_update();
             let told = self.standing.policies().await;
@@ -177,6 +211,7 @@ impl ManagerRole {
             }
             let ground = Ground::under(&self.config, Arc::clone(&policy), Arc::clone(&self.provider))?;
             check_own_place(&self.config, &ground.policy, &self.identity, Role::Manager)?;
+            self.check_others(&policy)?;
             let certificate = ground.certificate(&self.identity, State::Member, &Loaded::default())?;
             self.teller.tell(&Event::Started {
                 node: self.config.name.clone(),
@@ -204,6 +239,9 @@ impl ManagerRole {
             self.teller.tell(&Event::Listening {
                 address: address.to_string(),
             });
+            if let Some(replication) = &self.replication {
+                replication.show(ground.local(&certificate));
+            }
             self.say_what_is_waited_for(&policy, known);
             let service = ManagerService::new(
                 Arc::clone(&ground.policy),
@@ -216,12 +254,41 @@ impl ManagerRole {
             tokio::select! {
                 changed = in_force.wait_for(|now| *now != known) => drop(changed),
                 () = cancel.cancelled() => {}
+                why = &mut among => {
+                    let why = why.unwrap_or_else(|error| error.to_string());
+                    return Err(failed(
+                        Exit::Failed,
+                        format!("this manager takes part no more: {why}"),
+                        Some("start it again; it takes the state from the others".into()),
+                    ));
+                }
             }
             stop.cancel();
             // Who is still connected was let in under the policy before.
             let _ = tokio::time::timeout(FAREWELL, serving).await;
         }
         Ok(Exit::Done)
+    }
+
+    /// Takes part with the other managers, where there are any; without it never ends.
+    fn take_part(&self) -> JoinHandle<String> {
+        match &self.replication {
+            Some(replication) => tokio::spawn(Arc::clone(replication).run(Arc::clone(&self.standing))),
+            None => tokio::spawn(std::future::pending()),
+        }
+    }
+
+    /// Several managers that do not know of each other would be several federations.
+    fn check_others(&self, policy: &Policy) -> Result<(), miette::Report> {
+        let managers = policy.nodes.iter().filter(|node| node.role == Role::Manager).count();
+        if managers <= 1 || self.replication.is_some() {
+            return Ok(());
+        }
+        Err(failed(
+            Exit::Usage,
+            format!("the policy names {managers} managers, and this one's node file none of the others"),
+            Some("add [store.replicas] with `address` and `peers` to the node file of each".into()),
+        ))
     }
 
     fn say_what_is_waited_for(&self, policy: &Policy, in_force: Option<Digest>) {
@@ -237,7 +304,8 @@ impl ManagerRole {
                 "the founders' signatures under {} (cloister policy publish)",
                 policy.digest().short()
             ),
-            _ => "nodes that confirm the state".to_owned(),
+            (UNCONFIRMED, _) => "nodes that confirm the state".to_owned(),
+            _ => "the other managers".to_owned(),
         };
         self.teller.tell(&Event::Waiting { what });
     }

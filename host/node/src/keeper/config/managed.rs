@@ -14,7 +14,7 @@ const SECRET: &str = "secret://";
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ManagerPlace {
-    /// The manager's HOST:PORT.
+    /// The manager's HOST:PORT; of several managers all, with commas between them.
     pub address: String,
     /// The founders' keys and threshold, as a digest in hexadecimal.
     pub anchor: String,
@@ -28,6 +28,11 @@ impl StoreFiles {
 }
 
 impl ManagerPlace {
+    /// The addresses of all managers.
+    pub fn addresses(&self) -> impl Iterator<Item = &str> {
+        self.address.split(',').map(str::trim)
+    }
+
     /// The anchor; the node file's parsing has seen that it is one.
     pub fn anchor(&self) -> Option<Digest> {
         self.anchor.parse().ok()
@@ -47,6 +52,10 @@ impl ManagerPlace {
 /// path = "state"                    # a folder: the sealed state, and the policies that were in force
 /// anchor = "hex"
 /// recipients = "recipients"         # NAME.recipient of each founder: `cloister manager recipient`
+///
+/// [store.replicas]                  # only where the policy names several managers, which are then one
+/// address = "a.example.org:7800"    # where the others dial this one
+/// peers = ["b.example.org:7800", "c.example.org:7800"]
 /// ```
 #[derive(Clone, Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -57,7 +66,22 @@ pub struct StoreFiles {
     pub anchor: String,
     /// The folder with the keys to which the founders' recovery shares are sealed.
     pub recipients: PathBuf,
+    /// The other managers, where the policy names several.
+    pub replicas: Option<ReplicaPlaces>,
 }
+
+/// Where managers of one federation find each other.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ReplicaPlaces {
+    /// Where the others dial this one: HOST:PORT.
+    pub address: String,
+    /// Where this one dials the others.
+    pub peers: Vec<String>,
+}
+
+/// Most other managers.
+const MAX_PEERS: usize = 4;
 
 /// A file, or a secret of the manager.
 #[derive(Clone, Debug, Deserialize, PartialEq, Eq)]
@@ -87,6 +111,16 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
         if store.anchor.parse::<Digest>().is_err() {
             return Err("`store.anchor` is no digest; `cloister policy status` tells it of the founding policy".into());
         }
+        if let Some(ReplicaPlaces { address, peers }) = &store.replicas
+            && (!has_port(address)
+                || !peers.iter().all(|peer| has_port(peer))
+                || peers.is_empty()
+                || peers.len() > MAX_PEERS)
+        {
+            return Err(format!(
+                "[store.replicas] wants `address`, this manager's HOST:PORT, and `peers`, the 1 to {MAX_PEERS} others'"
+            ));
+        }
     }
     if config.credential.is_some() != config.node_key.is_some() {
         let missing = match config.credential {
@@ -100,8 +134,11 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
     let Some(manager) = &config.manager else {
         return alone(config);
     };
-    if !has_port(&manager.address) {
-        return Err("`manager.address` is no HOST:PORT, such as \"manager.example.org:7800\"".into());
+    let most = MAX_PEERS + 1;
+    if !manager.addresses().all(has_port) || manager.addresses().count() > most {
+        return Err(format!(
+            "`manager.address` is no HOST:PORT, such as \"manager.example.org:7800\", nor up to {most} with commas between them"
+        ));
     }
     if manager.anchor().is_none() {
         return Err("`manager.anchor` is no digest; `cloister policy status` tells it of the founding policy".into());

@@ -60,7 +60,7 @@ pub use managed::{ManagerPlace, Place, StoreFiles};
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 49] = [
+const KNOWN_KEYS: [&str; 51] = [
     "name",
     "policy",
     "credential",
@@ -110,6 +110,8 @@ const KNOWN_KEYS: [&str; 49] = [
     "address",
     "store",
     "recipients",
+    "replicas",
+    "peers",
 ];
 
 /// Why a node file cannot be used.
