@@ -77,7 +77,7 @@ fn main() -> ExitCode {
     if let Command::Runner = cli.command {
         return cloister_runner::runner_main();
     }
-    process::start_log("info");
+    process::start_log("info,openraft=error");
     let mut out = Ui::default();
     let result = match cli.command {
         Command::Demo(args) => demo::run(args, &mut out),

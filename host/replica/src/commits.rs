@@ -47,9 +47,9 @@ impl Commits for ToReplicas {
     }
 
     fn confirm(&mut self, at: &Position) -> Result<(), StoreError> {
-        let asked = self
-            .runtime
-            .block_on(timeout(PATIENCE, self.raft.ensure_linearizable()));
+        // A timer is made within the runtime.
+        let asked = async { timeout(PATIENCE, self.raft.ensure_linearizable()).await };
+        let asked = self.runtime.block_on(asked);
         let asked = asked.map_err(|_| not("most managers do not answer"))?;
         asked.map_err(|error| not(&error.to_string()))?;
         if self.ledger.position().as_ref() == Some(at) {

@@ -30,7 +30,7 @@ use crate::keeper::{check_own_place, load_identity, provider, trust};
 use crate::manager::recipients;
 use crate::manager::replication::{Others, Replication};
 use crate::manager::service::ManagerService;
-use crate::manager::standing::{LOCKED, RUNNING, Standing, UNCONFIRMED};
+use crate::manager::standing::{FOLLOWING, LOCKED, RUNNING, Standing, UNCONFIRMED};
 use crate::process::{self, until_signal};
 use crate::ui::{Exit, Ui, fail, failed, now_unix_s, root_in_words, unreadable};
 
@@ -294,7 +294,7 @@ impl ManagerRole {
     fn say_what_is_waited_for(&self, policy: &Policy, in_force: Option<Digest>) {
         let what = match (self.standing.phase(), in_force) {
             (LOCKED, _) => "recovery shares (cloister manager recover)".to_owned(),
-            (RUNNING, Some(_)) => {
+            (RUNNING | FOLLOWING, Some(_)) => {
                 return self.teller.tell(&Event::InForce {
                     policy: policy.digest().to_string(),
                     version: policy.version,
