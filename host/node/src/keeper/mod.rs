@@ -125,6 +125,9 @@ impl Keeper {
         let (state, root) = (state.as_str(), certificate.node.measurement.root().to_string());
         self.audit
             .must("measured", serde_json::json!({ "state": state, "measurement": root }))?;
+        if let Some(link) = &self.link {
+            link.show(self.ground.local(&certificate));
+        }
         Ok(certificate)
     }
 }

@@ -33,7 +33,8 @@ pub struct Link {
 }
 
 struct Shared {
-    local: Local,
+    /// The node's evidence: what it showed first is not what it shows once it has loaded more.
+    local: Mutex<Local>,
     /// All managers: whichever leads answers.
     dials: Vec<DialOptions>,
     /// Which of them is dialled.
@@ -82,7 +83,7 @@ impl Link {
             .map_err(|error| ended(error.to_string()))?;
         Ok(Self {
             shared: Arc::new(Shared {
-                local,
+                local: Mutex::new(local),
                 dials,
                 at: AtomicUsize::new(0),
                 node: node.to_owned(),
@@ -99,6 +100,11 @@ impl Link {
     pub fn address(&self) -> String {
         let all: Vec<_> = self.shared.dials.iter().map(|dial| dial.address.as_str()).collect();
         all.join(", ")
+    }
+
+    /// New sessions show this evidence from now on: a TD whose registers were extended no longer fits its earlier certificate.
+    pub fn show(&self, local: Local) {
+        *self.shared.local.lock().unwrap_or_else(PoisonError::into_inner) = local;
     }
 
     /// Cancelled when this instance must not go on: another one lives, or another policy is in force.
@@ -274,7 +280,8 @@ impl Shared {
             .dials
             .get(self.at.load(Ordering::Relaxed) % self.dials.len().max(1));
         let dial = dial.ok_or_else(|| ManagerError::Ended("it has no address".to_owned()))?;
-        let mut client = Client::new(connect(&self.local, dial).await?).await?;
+        let local = self.local.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let mut client = Client::new(connect(&local, dial).await?).await?;
         let newest = self.seen().witness.newest().copied();
         let (running, mark) = client.witness(newest.as_ref()).await?;
         self.observe(mark)?;
