@@ -1,5 +1,5 @@
-//! Three managers of one federation, through the binary: one is killed amid the training, which goes on; it comes back without anybody's
-//! share, and the log of all of them is one.
+//! Three managers of one federation, through the binary: the one that leads is killed amid the training, which goes on, and the log of all of
+//! them is one. When all of them were down, one is opened by shares, and the others join it.
 #![allow(
     clippy::unwrap_used,
     clippy::expect_used,
@@ -65,11 +65,24 @@ fn lines(source: impl std::io::Read + Send + 'static) -> Receiver<String> {
     lines
 }
 
-/// The managers as one of them tells.
-fn status(folder: &Path, address: &str) -> Run {
-    let out = folder.display();
-    let line = format!("manager status --to {address} --policy {out}/policy.toml --trust-root {out}/authority -o json");
-    cloister(line.split_whitespace()).unwrap()
+/// Runs the binary on a line in which `OUT` stands for the folder.
+fn run(folder: &Path, line: &str) -> Run {
+    let out = folder.display().to_string();
+    cloister(line.split_whitespace().map(|word| word.replace("OUT", &out))).unwrap()
+}
+
+/// Where a manager listens.
+fn address(folder: &Path, name: &str) -> String {
+    let file = std::fs::read_to_string(folder.join("nodes").join(name).join("node.toml")).unwrap();
+    let line = file.lines().find_map(|line| line.strip_prefix("address = ")).unwrap();
+    line.trim_matches('"').to_owned()
+}
+
+/// The managers as the one that leads tells.
+fn status(folder: &Path) -> Value {
+    let all = MANAGERS.map(|name| address(folder, name)).join(",");
+    let line = format!("manager status --to {all} --policy OUT/policy.toml --trust-root OUT/authority -o json");
+    run(folder, &line).json().unwrap_or_default()
 }
 
 #[test]
@@ -99,32 +112,30 @@ fn a_manager_that_leads_is_killed_amid_the_training_and_the_training_goes_on() {
         said.extend(told.try_iter());
         let log = std::fs::read_to_string(&audit).unwrap_or_default();
         if log.contains("\"event\":\"round\"") {
-            // Amid the training: the one that leads, by what another one knows.
-            let at = |name: &str| {
-                let file = std::fs::read_to_string(folder.join("nodes").join(name).join("node.toml")).unwrap();
-                let line = file.lines().find_map(|line| line.strip_prefix("address = ")).unwrap();
-                line.trim_matches('"').to_owned()
-            };
-            let all: Vec<_> = MANAGERS.iter().map(|name| at(name)).collect();
-            let status = status(&folder, &all.join(",")).json().unwrap();
+            // Amid the training: the one that leads, by what it tells.
+            let status = status(&folder);
             assert_eq!(status["replicas"].as_array().unwrap().len(), 3, "{status}");
             let leader = status["leader"].as_str().unwrap().to_owned();
             let id = process_of(&folder.join("nodes").join(&leader).join("node.toml")).unwrap();
             let done = Command::new("kill").args(["-KILL", &id.to_string()]).status().unwrap();
             assert!(done.success());
-            killed = Some((leader, all));
+            killed = Some(leader);
         }
         assert!(
             demo.0.try_wait().unwrap().is_none(),
-            "it ended early: {said:?} {:?}",
-            told.try_iter().collect::<Vec<_>>()
+            "it ended early: {}",
+            said.iter()
+                .cloned()
+                .chain(told.try_iter())
+                .collect::<Vec<_>>()
+                .join("\n")
         );
         std::thread::sleep(Duration::from_millis(20));
     }
-    let (leader, _) = killed.expect("no round was told");
+    let leader = killed.expect("no round was told");
     let ended = demo.0.wait().unwrap();
     said.extend(told.iter());
-    assert!(ended.success(), "{said:?}");
+    assert!(ended.success(), "{}", said.join("\n"));
     let result: Vec<_> = result.iter().collect();
     let told: Value = serde_json::from_str(&result.join("\n")).unwrap();
     assert_eq!(told["trained"]["rounds"], 12, "{told}");
@@ -139,4 +150,54 @@ fn a_manager_that_leads_is_killed_amid_the_training_and_the_training_goes_on() {
         !led.last().unwrap().contains(&format!("\"node\":\"{leader}\"")),
         "{leader}: {led:?}"
     );
+
+    // All of them are down. The one that led last is opened by shares; the others, that one too which was killed, join it.
+    let last: Value = serde_json::from_str(led.last().unwrap()).unwrap();
+    let last = last["what"]["node"].as_str().unwrap();
+    let _again: Vec<_> = MANAGERS
+        .iter()
+        .map(|name| {
+            let mut manager = Command::new(binary());
+            manager
+                .args(["manager", "--config"])
+                .arg(folder.join("nodes").join(name).join("node.toml"));
+            Ends(
+                manager
+                    .stdin(Stdio::null())
+                    .stdout(Stdio::null())
+                    .stderr(Stdio::null())
+                    .spawn()
+                    .unwrap(),
+            )
+        })
+        .collect();
+    let at = format!(
+        "--to {} --policy OUT/policy.toml --trust-root OUT/authority",
+        address(&folder, last)
+    );
+    let since = Instant::now();
+    while run(&folder, &format!("manager status {at} -o json"))
+        .json()
+        .unwrap_or_default()["phase"]
+        != "locked"
+    {
+        assert!(since.elapsed() < PATIENCE, "it does not wait for shares");
+        std::thread::sleep(Duration::from_millis(200));
+    }
+    for name in ["north", "east", "south", "institute"] {
+        let line = format!(
+            "manager recover {at} --kept OUT/kept.mark --without-nodes --participant {name} --participant-key OUT/participants/{name}.pem"
+        );
+        let handed = run(&folder, &line);
+        assert_eq!(handed.code, 0, "{name}: {}", handed.stderr);
+    }
+    loop {
+        let status = status(&folder);
+        let replicas = status["replicas"].as_array().cloned().unwrap_or_default();
+        if status["phase"] == "running" && replicas.iter().filter(|one| one["votes"] == true).count() == 3 {
+            break;
+        }
+        assert!(since.elapsed() < PATIENCE, "{status}");
+        std::thread::sleep(Duration::from_millis(200));
+    }
 }

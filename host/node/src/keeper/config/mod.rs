@@ -15,7 +15,7 @@
 //! policies = "policies"             # every policy from that one on, with its signatures
 //!
 //! [manager]                         # instead of `policy`, `credential`, `node_key`, [agreement] and keys in files
-//! address = "manager.example.org:7800"
+//! address = "manager.example.org:7800"  # of several managers all, with commas between them
 //! anchor = "hex"
 //!
 //! [data.train]

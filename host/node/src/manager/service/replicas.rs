@@ -13,6 +13,9 @@ use crate::manager::convert;
 use crate::manager::replication::{Replication, handed_to};
 use crate::manager::standing::{FOUNDING, RUNNING};
 
+/// Longest address of another manager.
+const MAX_ADDRESS_BYTES: usize = 320;
+
 impl ManagerService {
     fn replication(&self) -> Result<&Replication, Status> {
         let text = "this manager runs alone: its node file has no [store.replicas]";
@@ -49,6 +52,10 @@ impl ManagerService {
         request: wire::TakePartRequest,
     ) -> Result<wire::TakePartReply, Status> {
         let replica = self.replication()?.replica().ok_or_else(not_yet)?;
+        let bytes = request.address.len();
+        if bytes > MAX_ADDRESS_BYTES {
+            return Err(wrong(format!("an address of {bytes} bytes; at most {MAX_ADDRESS_BYTES} are taken")));
+        }
         let member = Member {
             name: who.node().to_owned(),
             address: address(&request.address).map_err(wrong)?,
