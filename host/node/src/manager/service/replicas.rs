@@ -54,7 +54,9 @@ impl ManagerService {
         let replica = self.replication()?.replica().ok_or_else(not_yet)?;
         let bytes = request.address.len();
         if bytes > MAX_ADDRESS_BYTES {
-            return Err(wrong(format!("an address of {bytes} bytes; at most {MAX_ADDRESS_BYTES} are taken")));
+            return Err(wrong(format!(
+                "an address of {bytes} bytes; at most {MAX_ADDRESS_BYTES} are taken"
+            )));
         }
         let member = Member {
             name: who.node().to_owned(),
