@@ -10,7 +10,9 @@ use crate::workspace::Workspace;
 
 /// Set up, then run one folder of examples/: what its `federation.toml` says.
 #[derive(clap::Args, Debug)]
-#[command(after_help = "Examples:\n  cargo xtask example hospitals\n  cargo xtask example hospitals -- -o json")]
+#[command(
+    after_help = "Examples:\n  cargo xtask example hospitals\n  cargo xtask example hospitals -- -o json\n  cargo xtask example cifar10 -- --updates 40"
+)]
 pub struct ExampleArgs {
     /// A folder of examples/.
     name: String,
