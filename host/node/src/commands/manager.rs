@@ -137,7 +137,7 @@ impl ManagerAt {
             match client.status().await {
                 Ok(status) if status.phase == RUNNING => return Ok((client, true)),
                 Ok(_) => last = Ok((client, false)),
-                Err(error) => last = last.or_else(|_| Err(failed_call(error))),
+                Err(error) => last = last.map_err(|_| failed_call(error)),
             }
         }
         last
