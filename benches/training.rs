@@ -2,7 +2,7 @@
 //! directly with the forms of the rule and with those that `cloister graph tune` has measured, and the same graph through runner,
 //! sandbox and guest.
 //!
-//! `cargo xtask bench training [-- MODEL...]` sets up PyTorch and everything else, and runs this. Each way is a process of its own, so that memory
+//! `cargo xtask bench training [-- [--turns N] MODEL...]` sets up PyTorch and everything else, and runs this. Each way is a process of its own, so that memory
 //! and processor time are its own, and all wait while one takes its turn. Writes `benches/results/training.md` and `training.svg`.
 #![allow(
     missing_docs,
@@ -32,11 +32,11 @@ const MODELS: [(&str, usize, u32); 4] = [
     ("cnn", 64, 100 * worker::EPOCH),
     ("mlp", 64, 500 * worker::EPOCH),
 ];
-/// Turns of every way. The first is not counted.
+/// Turns of every way unless `--turns N` says otherwise. One more comes before them, which is not counted.
 const TURNS: usize = 9;
 
 fn main() -> ExitCode {
-    let words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
+    let mut words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
     match words.first().map(String::as_str) {
         Some("runner") => return cloister_runner::runner_main(),
         Some("worker") => {
@@ -51,16 +51,24 @@ fn main() -> ExitCode {
         );
         return ExitCode::SUCCESS;
     };
+    let mut turns = TURNS;
+    if let Some(at) = words.iter().position(|word| word == "--turns") {
+        turns = words
+            .get(at + 1)
+            .and_then(|turns| turns.parse().ok())
+            .expect("--turns N");
+        words.drain(at..at + 2);
+    }
     let folder = tempfile::tempdir().expect("a temporary folder");
     let before = load();
     let mut rows = Vec::new();
     for (model, batch, steps) in MODELS {
         if words.is_empty() || words.iter().any(|word| word == model) {
-            rows.extend(measure(&python, folder.path(), model, batch, steps));
+            rows.extend(measure(&python, folder.path(), (model, batch, steps), turns));
         }
     }
     let machine = format!(
-        "{}, {} threads; load of the machine {before} before and {} after.",
+        "{}, {} threads, {turns} turns; load of the machine {before} before and {} after.",
         processor(),
         threads(),
         load()
@@ -147,7 +155,7 @@ impl Drop for Way {
     }
 }
 
-fn measure(python: &Path, folder: &Path, model: &'static str, batch: usize, steps: u32) -> Vec<Row> {
+fn measure(python: &Path, folder: &Path, (model, batch, steps): (&'static str, usize, u32), turns: usize) -> Vec<Row> {
     eprintln!("{model}, {batch} rows a batch");
     let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("training/pytorch.py");
     let file = folder.join(format!("{model}.onnx"));
@@ -185,7 +193,7 @@ fn measure(python: &Path, folder: &Path, model: &'static str, batch: usize, step
         ));
     }
     ways.extend(Way::start("guest and sandbox, OpenVINO", &mut worker("guest", best)));
-    for turn in 0..=TURNS {
+    for turn in 0..=turns {
         for way in &mut ways {
             let answer = way.ask(&format!("step {steps}"));
             let number = |key: &str| answer[key].as_f64().expect("a number");
