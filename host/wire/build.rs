@@ -8,6 +8,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     if std::env::var_os("CARGO_FEATURE_GRPC").is_some() {
         compile("proto/federation.proto", true)?;
         compile("proto/manager.proto", true)?;
+        compile("proto/export.proto", true)?;
     }
     println!("cargo:rerun-if-changed=proto");
     Ok(())

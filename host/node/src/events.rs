@@ -36,6 +36,15 @@ pub enum Event {
         /// Its version.
         version: u64,
     },
+    /// A model was delivered to this TD, and opened.
+    Received {
+        /// The round that it came out of.
+        round: u64,
+        /// Its digest.
+        model: String,
+        /// Its files.
+        files: Vec<String>,
+    },
     /// The node waits for something that others must do.
     Waiting {
         /// For what, and why.
@@ -294,6 +303,11 @@ pub fn words(event: &Event) -> String {
             let loss = loss.map_or(String::new(), |loss| format!("  loss {loss:.3}"));
             format!("after {round}/{rounds} steps{loss}  accuracy {accuracy:.3}")
         }
+        Event::Received { round, model, files } => format!(
+            "received the model of round {round} ({}): {}",
+            first(model, 12),
+            files.join(", ")
+        ),
         Event::ModuleFailed { module, code, reason } => format!("module {module} failed ({code}): {reason}"),
         Event::DatasetFailed { dataset, reason } => format!("dataset {dataset} cannot be trained on: {reason}"),
         Event::Ended { finished, rounds } => {

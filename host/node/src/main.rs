@@ -11,6 +11,7 @@ mod demo;
 mod drafting;
 mod engines;
 mod events;
+mod export;
 mod files;
 mod keeper;
 mod manager;
@@ -143,6 +144,11 @@ mod tests {
             format!("manager secrets ls --to 127.0.0.1:1 {pem} -o json"),
             format!("manager recover --to 127.0.0.1:1 {pem}"),
             "manager status --to 127.0.0.1:1 --policy p.toml".to_owned(),
+            "vault export v --key-file k --to d".to_owned(),
+            "vault export --config a.toml --to north --recipient north.recipient --out m.export".to_owned(),
+            "vault export --config a.toml --to 127.0.0.1:1 -o json".to_owned(),
+            "vault receive --config t.toml --out d".to_owned(),
+            "unseal m.export --policy p.toml --participant a --participant-key a.key --out d".to_owned(),
             "policy publish p.toml --to 127.0.0.1:1 --policy p.toml".to_owned(),
         ] {
             if let Err(error) = Cli::try_parse_from(["cloister"].into_iter().chain(line.split(' '))) {

@@ -17,6 +17,11 @@ impl<T> Through<T> {
         Self { inner, digester }
     }
 
+    /// What is behind it, for looking at.
+    pub fn inner(&mut self) -> &mut T {
+        &mut self.inner
+    }
+
     /// What is behind it, and SHA-256 of all that went through.
     pub fn finish(self) -> (T, Digest) {
         (self.inner, self.digester.finish())

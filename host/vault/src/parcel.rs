@@ -23,6 +23,8 @@ pub enum ParcelKind {
     Module,
     /// A dataset.
     Data,
+    /// A file of a model that leaves the federation.
+    Model,
 }
 
 impl ParcelKind {
@@ -31,6 +33,7 @@ impl ParcelKind {
         match self {
             Self::Module => "module",
             Self::Data => "data",
+            Self::Model => "model",
         }
     }
 
@@ -45,7 +48,7 @@ impl ParcelKind {
     }
 
     fn decode(field: &[u8; 16]) -> Option<Self> {
-        [Self::Module, Self::Data]
+        [Self::Module, Self::Data, Self::Model]
             .into_iter()
             .find(|kind| kind.encode() == *field)
     }
@@ -186,7 +189,7 @@ fn decode(header: &[u8; PARCEL_HEADER_BYTES]) -> Result<(ParcelKind, &[u8; 32], 
     if u64::from_be_bytes(*segment) != SEGMENT_BYTES as u64 {
         return Err(ParcelError::NoParcel("its segments have another size than 65536 bytes"));
     }
-    let kind = ParcelKind::decode(kind).ok_or(ParcelError::NoParcel("it is neither a module nor data"))?;
+    let kind = ParcelKind::decode(kind).ok_or(ParcelError::NoParcel("it is neither a module, nor data, nor a model"))?;
     Ok((kind, salt, commitment))
 }
 

@@ -30,6 +30,19 @@ pub mod federation {
     include!(concat!(env!("OUT_DIR"), "/cloister.federation.v1.rs"));
 }
 
+/// Messages and gRPC service by which a model gets to another TD (`cloister.export.v1`).
+#[cfg(feature = "grpc")]
+pub mod export {
+    #![allow(
+        missing_docs,
+        unreachable_pub,
+        unused_qualifications,
+        clippy::all,
+        reason = "generated; documented in proto/export.proto"
+    )]
+    include!(concat!(env!("OUT_DIR"), "/cloister.export.v1.rs"));
+}
+
 /// Messages and gRPC service of a federation's manager (`cloister.manager.v1`). Every message is at most [`MAX_MESSAGE_BYTES`].
 #[cfg(feature = "grpc")]
 pub mod manager {

@@ -31,3 +31,4 @@ mod quote_shown;
 mod quote_verify;
 pub mod seal;
 pub mod vault;
+mod vault_export;

@@ -4,15 +4,21 @@ use std::fs::File;
 use std::io::{self, BufReader};
 use std::path::{Path, PathBuf};
 
+use cloister_manager::SealingKey;
+use cloister_policy::Policy;
 use cloister_tensor::Digest;
 use cloister_vault::{Cipher, ParcelError, ParcelKind, READ_AHEAD_BYTES, VaultKey, open_parcel, seal_parcel};
 use serde_json::json;
 use tempfile::NamedTempFile;
 
 use super::vault::bar;
+use crate::export::package::{self, Recipient};
 use crate::files;
 use crate::through::Through;
 use crate::ui::{self, Exit, OutputArgs, Ui};
+
+/// No policy file is larger.
+const MAX_POLICY_BYTES: u64 = 1 << 20;
 
 /// Seal a module or a dataset under a key of its own, so that the file can be kept and sent anywhere.
 ///
@@ -51,25 +57,36 @@ struct OneArgs {
     output: OutputArgs,
 }
 
-/// Open a file that `cloister seal` made.
+/// Open a file that `cloister seal` made, or a model that a federation released to a participant.
 ///
-/// The file appears when all of it is authentic, and not before. With --sha256 it also has to be that very content.
+/// The file appears when all of it is authentic, and not before. With --sha256 it also has to be that very content. A released model
+/// (`cloister vault export`) opens with its participant's key into a folder, if a node of the policy signed it.
 #[derive(clap::Args, Debug)]
 #[command(after_help = "Examples:
   cloister unseal train_sgd.wasm.sealed --key-file train_sgd.key --out train_sgd.wasm
-  cloister unseal rows.csv.sealed --key-file rows.key --out rows.csv --sha256 \"$(cat rows.sha256)\"")]
+  cloister unseal rows.csv.sealed --key-file rows.key --out rows.csv --sha256 \"$(cat rows.sha256)\"
+  cloister unseal model.export --policy wards.toml --participant north --participant-key north.pem --out model")]
 pub struct UnsealArgs {
     /// The sealed file.
     file: PathBuf,
     /// Its key.
-    #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
-    /// Where to write the content; readable by its owner alone.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", required_unless_present = "participant_key", conflicts_with = "participant_key")]
+    key_file: Option<PathBuf>,
+    /// Where to write the content, readable by its owner alone; of a released model a folder.
+    #[arg(long, value_name = "PATH")]
     out: PathBuf,
     /// The SHA-256 that the content must have.
-    #[arg(long, value_name = "SHA256")]
+    #[arg(long, value_name = "SHA256", conflicts_with = "participant_key")]
     sha256: Option<Digest>,
+    /// The private key (PEM) of the participant to whom a model was released.
+    #[arg(long, value_name = "FILE", requires = "participant", requires = "policy")]
+    participant_key: Option<PathBuf>,
+    /// That participant.
+    #[arg(long, value_name = "NAME", requires = "participant_key")]
+    participant: Option<String>,
+    /// The policy under which it was trained.
+    #[arg(long, value_name = "FILE", requires = "participant_key")]
+    policy: Option<PathBuf>,
     #[command(flatten)]
     output: OutputArgs,
 }
@@ -125,7 +142,12 @@ pub fn seal(args: &SealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 
 /// Runs `cloister unseal`.
 pub fn unseal(args: &UnsealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let key = VaultKey::load(&args.key_file).map_err(ui::unreadable)?;
+    let key_file = match (&args.key_file, &args.participant_key, &args.participant, &args.policy) {
+        (Some(key_file), ..) => key_file,
+        (None, Some(key), Some(name), Some(policy)) => return released(args, (key, name, policy), out),
+        _ => return Err(ui::failed(Exit::Usage, "give --key-file, or --participant-key", None)),
+    };
+    let key = VaultKey::load(key_file).map_err(ui::unreadable)?;
     let (file, bytes) = open(&args.file)?;
     if args.out.exists() {
         return Err(there(&args.out));
@@ -155,6 +177,29 @@ pub fn unseal(args: &UnsealArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     } else {
         out.data(format_args!("{digest}  {}", args.out.display()));
         out.note(format_args!("opened {bytes} bytes of {kind}"));
+    }
+    Ok(Exit::Done)
+}
+
+/// Opens a model that was released to a participant.
+fn released(
+    args: &UnsealArgs,
+    (key, name, policy): (&Path, &str, &Path),
+    out: &mut Ui,
+) -> Result<Exit, miette::Report> {
+    let text = files::read(policy, MAX_POLICY_BYTES)?;
+    let policy = Policy::parse(&text, &policy.display().to_string()).map_err(ui::unreadable)?;
+    let key = SealingKey::of(&files::read_key(key)?).map_err(|error| ui::fail(Exit::Failed, error))?;
+    let (file, _) = open(&args.file)?;
+    let mut source = BufReader::with_capacity(READ_AHEAD_BYTES, file);
+    let me = Recipient::Participant(name.to_owned());
+    let (statement, paths) =
+        package::open(&mut source, &policy, (&me, &key), &args.out).map_err(super::vault_export::export_failed)?;
+    if args.output.json() {
+        out.json(&json!({ "round": statement.round, "model": statement.model, "files": paths }));
+    } else {
+        paths.iter().for_each(|path| out.data(path.display()));
+        out.note(format_args!("the model of round {} ({})", statement.round, statement.model));
     }
     Ok(Exit::Done)
 }

@@ -11,6 +11,7 @@ use cloister_vault::{
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::Serialize;
 
+use super::vault_export::{self, ExportArgs, ReceiveArgs};
 use crate::files;
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, unreadable};
 
@@ -22,13 +23,15 @@ Examples:
   cloister vault init vault --key-file vault.key --last-seen vault.last-seen
   cloister vault put vault model.safetensors --from ./model.safetensors --key-file vault.key --last-seen vault.last-seen
   cloister vault ls vault --key-file vault.key --last-seen vault.last-seen
-  cloister vault export vault --to ./opened --key-file vault.key --last-seen vault.last-seen")]
+  cloister vault export vault --to ./opened --key-file vault.key --last-seen vault.last-seen
+  cloister vault export --config aggregator.toml --to institute --recipient institute.recipient --out model.export")]
 pub struct VaultArgs {
     #[command(subcommand)]
     command: VaultCommand,
 }
 
 #[derive(clap::Subcommand, Debug)]
+#[allow(clippy::large_enum_variant, reason = "parsed once")]
 enum VaultCommand {
     /// Make a new random vault key in a file that only its owner can read.
     #[command(after_help = "Example:\n  cloister vault keygen vault.key")]
@@ -86,29 +89,20 @@ enum VaultCommand {
         #[command(flatten)]
         output: OutputArgs,
     },
-    /// Open all files of the vault into a folder.
-    #[command(
-        after_help = "Example:\n  cloister vault export vault --to ./opened --key-file vault.key --last-seen vault.last-seen"
-    )]
-    Export {
-        #[command(flatten)]
-        place: Place,
-        /// The folder; made when missing. Files that are there are not overwritten.
-        #[arg(long)]
-        to: PathBuf,
-    },
+    Export(ExportArgs),
+    Receive(ReceiveArgs),
 }
 
 #[derive(clap::Args, Debug)]
-struct Place {
+pub(super) struct Place {
     /// The vault's folder.
-    vault: PathBuf,
+    pub(super) vault: PathBuf,
     /// The file with the vault key.
     #[arg(long, value_name = "FILE")]
-    key_file: PathBuf,
+    pub(super) key_file: PathBuf,
     /// The record against rollback, outside the vault. Without it freshness is not proven.
     #[arg(long, value_name = "FILE")]
-    last_seen: Option<PathBuf>,
+    pub(super) last_seen: Option<PathBuf>,
 }
 
 #[derive(Serialize)]
@@ -198,27 +192,8 @@ pub fn run(args: VaultArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             out.note("every file is what was sealed");
             list(&vault, output.json(), out);
         }
-        VaultCommand::Export { place, to } => {
-            let vault = place.open(Access::Read)?;
-            say_freshness(&vault, out);
-            for name in vault.index().files.keys() {
-                let path = to.join(name.as_str());
-                if let Some(folder) = path.parent() {
-                    std::fs::create_dir_all(folder).map_err(|cause| {
-                        failed(
-                            Exit::Failed,
-                            format!("{}: {cause}", folder.display()),
-                            files::help(cause.kind()),
-                        )
-                    })?;
-                }
-                let reader = vault
-                    .get(name, Cipher::Bulk)
-                    .map_err(|error| fail(exit_of(&error), error))?;
-                write_out(reader, &path)?;
-                out.data(path.display());
-            }
-        }
+        VaultCommand::Export(args) => return vault_export::export(&args, out),
+        VaultCommand::Receive(args) => return vault_export::receive(&args, out),
     }
     Ok(Exit::Done)
 }
@@ -230,13 +205,13 @@ impl Place {
             .map(|path| Box::new(LastSeenFile::new(path)) as Box<dyn CommitCounter>)
     }
 
-    fn open(&self, access: Access) -> Result<Vault, miette::Report> {
+    pub(super) fn open(&self, access: Access) -> Result<Vault, miette::Report> {
         let key = VaultKey::load(&self.key_file).map_err(unreadable)?;
         Vault::open(&self.vault, key, self.counter(), access).map_err(|error| fail(exit_of(&error), error))
     }
 }
 
-fn exit_of(error: &VaultError) -> Exit {
+pub(super) fn exit_of(error: &VaultError) -> Exit {
     match error {
         VaultError::NoVault(_)
         | VaultError::NoFile { .. }
@@ -271,7 +246,7 @@ fn list(vault: &Vault, json: bool, out: &mut Ui) {
     say_freshness(vault, out);
 }
 
-fn say_freshness(vault: &Vault, out: &mut Ui) {
+pub(super) fn say_freshness(vault: &Vault, out: &mut Ui) {
     out.note(match vault.freshness() {
         Freshness::Proven => format!(
             "vault version {}: fresh (not older than its record)",
@@ -285,7 +260,7 @@ fn say_freshness(vault: &Vault, out: &mut Ui) {
 }
 
 /// Writes beside `path` and renames: nobody ever finds half a file under that name, and nothing is overwritten.
-fn write_out(reader: SealedReader, path: &Path) -> Result<(), miette::Report> {
+pub(super) fn write_out(reader: SealedReader, path: &Path) -> Result<(), miette::Report> {
     let shown = path.display().to_string();
     let unwritable =
         |cause: std::io::Error| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind()));

@@ -184,7 +184,7 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     for worker in plan.workers() {
         let config = write_node_file(&prepared, worker, Some(&address))?;
         processes
-            .start(&worker.name, "worker", &config)
+            .start(&worker.name, &["worker"], &config)
             .map_err(|error| fail(Exit::Failed, error))?;
     }
     let told = follow(&plan, &mut processes, out).and_then(|seen| processes.wait(END).map(|()| seen));
@@ -278,13 +278,13 @@ fn start_aggregator(plan: &Plan, prepared: &Prepared, processes: &mut Processes)
         .aggregator()
         .ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
     let config = write_node_file(prepared, aggregator, None)?;
-    start(&aggregator.name, "aggregator", &config, processes)
+    start(&aggregator.name, &["aggregator"], &config, processes)
 }
 
 /// Starts a node that listens; gives its address.
-fn start(node: &str, role: &str, config: &Path, processes: &mut Processes) -> Result<String, miette::Report> {
+fn start(node: &str, command: &[&str], config: &Path, processes: &mut Processes) -> Result<String, miette::Report> {
     processes
-        .start(node, role, config)
+        .start(node, command, config)
         .map_err(|error| fail(Exit::Failed, error))?;
     loop {
         let (_, event) = processes

@@ -230,14 +230,14 @@ pub struct LimitsPlan {
 pub struct NodePlan {
     /// Its name.
     pub name: String,
-    /// `worker` or `aggregator`; in a sealed example one is the `manager`, or up to three.
+    /// `worker` or `aggregator`; in a sealed example one is the `manager`, or up to three, and one a `server` to which the model goes.
     pub role: String,
     /// Whose it is.
     pub participant: String,
-    /// Its dataset's name; a manager has none.
+    /// Its dataset's name; manager and server have none.
     #[serde(default)]
     pub dataset: String,
-    /// Its share of the rows that are dealt out, as a weight among all shares.
+    /// Its share of the rows that are dealt out, as a weight among all shares; manager and server have none.
     #[serde(default)]
     pub share: u32,
     /// Its rows of a file that is used where it lies, as the policy writes them; left out: all.
@@ -296,6 +296,13 @@ pub struct Plan {
     pub text: String,
 }
 
+impl NodePlan {
+    /// Whether it works on rows.
+    pub fn has_rows(&self) -> bool {
+        self.role == "worker" || self.role == "aggregator"
+    }
+}
+
 impl Plan {
     /// Reads `federation.toml` in an example's folder, and changes it as is wished.
     pub fn load(folder: &Path, wish: &Wish) -> Result<Self, PlanError> {
@@ -351,6 +358,12 @@ impl Plan {
                 "{aggregators} nodes have the role aggregator; exactly one is wanted"
             ));
         }
+        let servers = self.nodes.iter().filter(|node| node.role == "server").count();
+        if servers != usize::from(self.sealed) {
+            return Err(format!(
+                "{servers} nodes have the role server; a sealed example has one, others none"
+            ));
+        }
         let managers = self.nodes.iter().filter(|node| node.role == "manager").count();
         let most = if self.sealed { MAX_MANAGERS } else { 0 };
         if managers > most || managers < usize::from(self.sealed) {
@@ -359,9 +372,9 @@ impl Plan {
             ));
         }
         for node in &self.nodes {
-            if !["aggregator", "worker", "manager"].contains(&node.role.as_str()) {
+            if !["aggregator", "worker", "manager", "server"].contains(&node.role.as_str()) {
                 return Err(format!(
-                    "node {} has the role {}; worker, aggregator or manager is wanted",
+                    "node {} has the role {}; worker, aggregator, manager or server is wanted",
                     node.name, node.role
                 ));
             }
@@ -371,9 +384,9 @@ impl Plan {
                     node.name, node.participant
                 ));
             }
-            if node.dataset.is_empty() != (node.role == "manager") {
+            if node.dataset.is_empty() == node.has_rows() {
                 return Err(format!(
-                    "node {} has no dataset, or is a manager and has one",
+                    "node {} has no dataset, or is a manager or a server and has one",
                     node.name
                 ));
             }

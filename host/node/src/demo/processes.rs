@@ -94,7 +94,7 @@ impl Processes {
 
     /// Starts `cloister ROLE --config FILE -o json`, as a process that ends with this one: to be called on a thread that lives as long
     /// (the kernel watches the thread).
-    pub fn start(&mut self, node: &str, role: &str, config: &Path) -> Result<(), ProcessError> {
+    pub fn start(&mut self, node: &str, command: &[&str], config: &Path) -> Result<(), ProcessError> {
         let failed = |cause| ProcessError::Start {
             node: node.into(),
             cause,
@@ -102,7 +102,7 @@ impl Processes {
         let log = self.logs.join(format!("{node}.log"));
         let log_file = std::fs::File::create(&log).map_err(failed)?;
         let mut child = Command::new(own_binary())
-            .arg(role)
+            .args(command)
             .arg("--config")
             .arg(config)
             .args(["-o", "json", "--end-with", &std::process::id().to_string()])

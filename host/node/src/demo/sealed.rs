@@ -81,7 +81,7 @@ impl<'a> Sealed<'a> {
             .ok_or_else(|| failed(Exit::Usage, "the plan has no aggregator", None))?;
         let address = start(
             &hub.name,
-            "aggregator",
+            &["aggregator"],
             &self.node_file(hub, None, "node.toml", "")?,
             &mut processes,
         )?;
@@ -94,16 +94,13 @@ impl<'a> Sealed<'a> {
         submit(self.plan, self.prepared, &open, &address)?;
         for worker in others {
             let file = self.node_file(worker, Some(&address), "node.toml", "")?;
-            let started = processes.start(&worker.name, "worker", &file);
+            let started = processes.start(&worker.name, &["worker"], &file);
             started.map_err(|error| fail(Exit::Failed, error))?;
         }
         let seen = follow(self.plan, &mut processes, out).map_err(|error| fail(Exit::Failed, error))?;
         processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
         self.try_an_empty_vault(hub, out)?;
-        let exported = self.export(hub)?;
-        out.note(format!(
-            "6  the model's owner opened the vault with its own key: {exported}"
-        ));
+        let exported = self.export(hub, out)?;
         let log = self.audit()?;
         let status = self.done(
             &format!("manager status {} --keep OUT/kept.mark -o json", self.at_manager()),
@@ -143,7 +140,7 @@ impl<'a> Sealed<'a> {
     }
 
     fn nodes(&self) -> impl Iterator<Item = &'a NodePlan> + use<'a> {
-        self.plan.nodes.iter().filter(|node| node.role != "manager")
+        self.plan.nodes.iter().filter(|node| node.has_rows())
     }
 
     fn is_sealed(&self, item: &super::work::Submission) -> bool {
@@ -238,7 +235,7 @@ impl<'a> Sealed<'a> {
             );
             let file = self.prepared.nodes.join(&node.name).join("node.toml");
             files::write(&file, text.as_bytes())?;
-            addresses.push(start(&node.name, "manager", &file, processes)?);
+            addresses.push(start(&node.name, &["manager"], &file, processes)?);
         }
         self.manager = addresses.join(",");
         let since = Instant::now();
@@ -323,15 +320,10 @@ impl<'a> Sealed<'a> {
                 participant,
                 &format!("{name}.salt --from OUT/nodes/{name}/data.csv.salt"),
             )?;
-            self.put(
-                participant,
-                &format!(
-                    "{name}.node --from OUT/nodes/{name}/node.pem --credential {name} --credential-file OUT/nodes/{name}/node.credential"
-                ),
-            )?;
+            self.put_credential(name, participant)?;
             // What the operator's machine holds from here on is sealed.
             let own = self.prepared.nodes.join(name);
-            for open in ["data.csv", "data.csv.salt", "node.pem", "node.credential"] {
+            for open in ["data.csv", "data.csv.salt"] {
                 std::fs::remove_file(own.join(open)).map_err(|cause| fail(Exit::Failed, cause))?;
             }
             let content = own.join("content");
@@ -339,6 +331,9 @@ impl<'a> Sealed<'a> {
             let shipped = format!("{trainer}.wasm.sealed");
             std::fs::copy(self.folder.join(&shipped), content.join(&shipped))
                 .map_err(|cause| fail(Exit::Failed, cause))?;
+        }
+        for NodePlan { name, participant, .. } in self.plan.nodes.iter().filter(|node| node.role == "server") {
+            self.put_credential(name, participant)?;
         }
         let hub = self
             .plan
@@ -351,6 +346,19 @@ impl<'a> Sealed<'a> {
             owner,
             &format!("vault-key --from OUT/participants/vault.key --vault {hub}"),
         )
+    }
+
+    /// Leaves a node's key and credential at the manager, and nowhere else.
+    fn put_credential(&self, node: &str, participant: &str) -> Result<(), miette::Report> {
+        let secret = format!(
+            "{node}.node --from OUT/nodes/{node}/node.pem --credential {node} --credential-file OUT/nodes/{node}/node.credential"
+        );
+        self.put(participant, &secret)?;
+        for open in ["node.pem", "node.credential"] {
+            let path = self.prepared.nodes.join(node).join(open);
+            std::fs::remove_file(path).map_err(|cause| fail(Exit::Failed, cause))?;
+        }
+        Ok(())
     }
 
     fn put(&self, participant: &str, what: &str) -> Result<(), miette::Report> {
@@ -463,23 +471,69 @@ impl<'a> Sealed<'a> {
         Ok(path)
     }
 
-    /// The owner of the model has the vault's key: it made it.
-    fn export(&self, hub: &NodePlan) -> Result<Value, miette::Report> {
+    /// The model leaves the aggregator's TD for whom the policy names: another TD, attested first, and a participant's key.
+    fn export(&mut self, hub: &NodePlan, out: &mut Ui) -> Result<Value, miette::Report> {
+        let config = format!("vault export --config OUT/nodes/{}/node.toml", hub.name);
+        let stranger = self.plan.workers().next().map(|node| node.participant.clone());
+        let stranger = stranger.unwrap_or_default();
+        self.refusal(
+            "a hospital that the policy does not name asks for the model",
+            &format!("{config} --to {stranger} --recipient OUT/recipients/{stranger}.recipient --out OUT/stolen.export"),
+            out,
+        )?;
+        let owner = &hub.participant;
+        self.done(
+            &format!("{config} --to {owner} --recipient OUT/recipients/{owner}.recipient --out OUT/model.export"),
+            0,
+        )?;
         self.done(
             &format!(
-                "vault export OUT/nodes/{}/vault --key-file OUT/participants/vault.key --to OUT/released",
-                hub.name
+                "unseal OUT/model.export --policy OUT/policy.toml --participant {owner} \
+                 --participant-key OUT/participants/{owner}.pem --out OUT/released"
             ),
             0,
         )?;
+        let reader = self.plan.nodes.iter().find(|node| node.role == "server");
+        let reader = reader.ok_or_else(|| failed(Exit::Usage, "the plan has no server", None))?;
+        let received = self.export_to_td(reader, &config)?;
         let released = self.folder.join("released");
         let mut found = BTreeMap::new();
         for name in ["model.safetensors", "model.onnx"] {
             let path = released.join(name);
             let digest = files::digest_of(&path)?;
+            if files::digest_of(&self.folder.join("received").join(name))? != digest {
+                return Err(failed(Exit::Failed, format!("{name} differs between the two exports"), None));
+            }
             found.insert(name, json!({ "path": path, "sha256": digest }));
         }
-        Ok(json!({ "to": hub.participant, "files": found }))
+        out.note(format!(
+            "6  the model went to the TD {} and to {owner}'s key, and opened there",
+            reader.name
+        ));
+        Ok(json!({ "to": owner, "td": reader.name, "model": received, "files": found }))
+    }
+
+    /// A TD that starts with the manager's address alone waits for the model, is attested, and opens it.
+    fn export_to_td(&self, reader: &NodePlan, config: &str) -> Result<String, miette::Report> {
+        let text = format!(
+            "name = \"{}\"\nlisten = \"127.0.0.1:0\"\nprovider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[manager]\n\
+             address = \"{}\"\nanchor = \"{}\"\n\n[content]\ndir = \"content\"\n\n[simulated]\nauthority = \"../../authority\"\n",
+            reader.name, self.manager, self.anchor
+        );
+        let file = self.prepared.nodes.join(&reader.name).join("node.toml");
+        files::write(&file, text.as_bytes())?;
+        let mut processes = Processes::new(&self.folder.join("logs"));
+        let into = self.folder.join("received").display().to_string();
+        let address = start(&reader.name, &["vault", "receive", "--out", &into], &file, &mut processes)?;
+        self.done(&format!("{config} --to {address}"), 0)?;
+        let told = processes.next("the model at the reader's TD", STEP);
+        match told.map_err(|error| fail(Exit::Failed, error))? {
+            (_, Event::Received { model, .. }) => {
+                processes.wait(END).map_err(|error| fail(Exit::Failed, error))?;
+                Ok(model)
+            }
+            (_, other) => Err(failed(Exit::Failed, format!("the reader's TD told {other:?}"), None)),
+        }
     }
 
     /// The manager's log, verified; its entries.

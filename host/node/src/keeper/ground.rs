@@ -4,6 +4,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloister_attestation::measurement::{Entry, EntryRole};
+use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::simulated::reissue_if_stale;
 use cloister_attestation::{NodeIdentity, QuoteProvider, RaTlsIdentity, State, TrustRoot, Verifier};
 use cloister_policy::{Policy, SignedPolicy};
@@ -142,8 +143,14 @@ impl Ground {
         self.local_as(SelfSide::Node(self.side(certificate)))
     }
 
+    /// Everything that sessions need to dial and verify others, showing nothing.
+    pub fn visiting(&self) -> Result<Local, miette::Report> {
+        let visitor = VisitorIdentity::new(None, now_unix_s()).map_err(|error| fail(Exit::Failed, error))?;
+        Ok(self.local_as(SelfSide::Visitor(Arc::new(visitor))))
+    }
+
     /// Everything that sessions need, as somebody.
-    pub(super) fn local_as(&self, own: SelfSide) -> Local {
+    fn local_as(&self, own: SelfSide) -> Local {
         Local {
             own,
             verifier: Arc::clone(&self.verifier),

@@ -4,11 +4,10 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloister_attestation::identity::Role;
-use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{NodeIdentity, State};
 use cloister_manager::{Released, SecretId, SecretInfo, SecretKind, Wanted};
 use cloister_policy::{Policy, SignedPolicy};
-use cloister_session::{DialOptions, Proxy, SelfSide};
+use cloister_session::{DialOptions, Proxy};
 use cloister_vault::VaultKey;
 use zeroize::Zeroizing;
 
@@ -40,8 +39,7 @@ pub(super) fn join(
     let identity = match config.credential {
         Some(_) => load_identity(config)?,
         None => {
-            let visitor = VisitorIdentity::new(None, now_unix_s()).map_err(|error| fail(Exit::Failed, error))?;
-            let local = ground.local_as(SelfSide::Visitor(Arc::new(visitor)));
+            let local = ground.visiting()?;
             let applicant = Applicant {
                 provider: ground.provider.as_ref(),
                 runtime: &ground.runtime,

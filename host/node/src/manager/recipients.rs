@@ -6,6 +6,7 @@ use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
 use cloister_manager::{Recipient, RecoveryPlan, SealingPublicKey};
 use cloister_policy::Policy;
+use cloister_policy::agreement::Participant;
 use serde::{Deserialize, Serialize};
 
 use crate::files;
@@ -59,6 +60,29 @@ fn read(path: &Path) -> Result<Recipient, miette::Report> {
     })
 }
 
+/// A participant's word about its sealing key, if the participant said it.
+fn signed(path: &Path, policy: &Policy, participant: &Participant) -> Result<Recipient, miette::Report> {
+    let recipient = read(path)?;
+    if recipient.participant == participant.name && recipient.verify(&policy.name, &participant.public_key) {
+        return Ok(recipient);
+    }
+    Err(failed(
+        Exit::Denied,
+        format!(
+            "{} is not signed by {} for the federation {}",
+            path.display(),
+            participant.name,
+            policy.name
+        ),
+        Some(format!("{} makes it anew: cloister manager recipient", participant.name)),
+    ))
+}
+
+/// The key that a participant says is its own.
+pub fn of(path: &Path, policy: &Policy, participant: &Participant) -> Result<SealingPublicKey, miette::Report> {
+    signed(path, policy, participant).map(|recipient| recipient.key)
+}
+
 /// Who gets a share of a new store's key, and how many of them open it: all founders, and as many as sign a policy. Each has to have
 /// said its key.
 pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Report> {
@@ -70,20 +94,7 @@ pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Repo
             missing.push(founder.name.as_str());
             continue;
         }
-        let recipient = read(&path)?;
-        if recipient.participant != founder.name || !recipient.verify(&policy.name, &founder.public_key) {
-            return Err(failed(
-                Exit::Denied,
-                format!(
-                    "{} is not signed by {} for the federation {}",
-                    path.display(),
-                    founder.name,
-                    policy.name
-                ),
-                Some(format!("{} makes it anew: cloister manager recipient", founder.name)),
-            ));
-        }
-        holders.push(recipient);
+        holders.push(signed(&path, policy, founder)?);
     }
     if !missing.is_empty() {
         return Err(failed(

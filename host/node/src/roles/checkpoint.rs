@@ -67,6 +67,37 @@ pub fn open(keeper: &Keeper) -> Result<Found, miette::Report> {
     Ok(Found::Ready(Box::new(vault), last.map(Box::new)))
 }
 
+/// The vault with the final model, and the last round's receipt: every round of the policy is done, and the counter outside has this
+/// very version.
+pub fn released(keeper: &Keeper) -> Result<(Vault, Receipt), miette::Report> {
+    let files = keeper
+        .config
+        .vault
+        .as_ref()
+        .ok_or_else(|| failed(Exit::Usage, "the node file names no vault to export from", None))?;
+    // For writing: what is ahead of the counter by a commit is confirmed first.
+    let vault = Vault::open(&files.path, key(keeper, files)?, counter(keeper, files), Access::Write)
+        .map_err(|error| fail(Exit::Failed, error))?;
+    let count = u64::from(keeper.policy.rounds.count);
+    let last = last_round(&vault, keeper)?;
+    match last {
+        Some(last) if last.round >= count && vault.freshness() == Freshness::Proven => Ok((vault, last)),
+        Some(last) if last.round >= count => Err(failed(
+            Exit::Failed,
+            "nothing proves that this vault is the newest, so nothing is released out of it",
+            Some("name `last_seen` in [vault], or a manager".into()),
+        )),
+        last => Err(failed(
+            Exit::Denied,
+            format!(
+                "the policy releases the final model, of round {count}; the vault holds {}",
+                last.map_or("none".to_owned(), |last| format!("that of round {}", last.round))
+            ),
+            Some("run the aggregator until the last round is done".into()),
+        )),
+    }
+}
+
 /// The vault's key, out of the node's file or from its manager.
 fn key(keeper: &Keeper, files: &VaultFiles) -> Result<VaultKey, miette::Report> {
     match (&files.key_file, &keeper.provisions.vault) {

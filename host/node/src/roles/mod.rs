@@ -2,7 +2,7 @@
 
 pub mod aggregator;
 pub mod checkpoint;
-mod ending;
+pub mod ending;
 pub mod manager;
 pub mod watch;
 pub mod worker;
