@@ -1,5 +1,6 @@
 //! The vault key, and the keys that are derived from it.
 
+use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
@@ -15,6 +16,56 @@ use crate::VaultError;
 /// The key of a vault: 32 random bytes. In a file: 64 hexadecimal digits, readable by its owner alone.
 #[derive(Clone, Zeroize, ZeroizeOnDrop)]
 pub struct VaultKey([u8; 32]);
+
+/// A vault's keys by epoch: the newest one seals, older ones open what was sealed before the key was rotated.
+#[derive(Clone, Debug)]
+pub struct VaultKeys {
+    epochs: BTreeMap<u64, VaultKey>,
+    /// One key of which nobody said of which epoch it is: it is tried whatever a file says.
+    any_epoch: bool,
+}
+
+impl VaultKeys {
+    /// Keys with their epochs; `None` without any.
+    pub fn new(epochs: impl IntoIterator<Item = (u64, VaultKey)>) -> Option<Self> {
+        let epochs: BTreeMap<_, _> = epochs.into_iter().collect();
+        (!epochs.is_empty()).then_some(Self {
+            epochs,
+            any_epoch: false,
+        })
+    }
+
+    /// The epoch that files are sealed under from now on, in a vault that is at `current`.
+    pub(crate) fn epoch(&self, current: u64) -> u64 {
+        match self.epochs.last_key_value() {
+            Some((newest, _)) if !self.any_epoch => *newest,
+            _ => current,
+        }
+    }
+
+    /// The key of an epoch.
+    pub(crate) fn of(&self, epoch: u64) -> Option<&VaultKey> {
+        match self.any_epoch {
+            true => self.epochs.values().next(),
+            false => self.epochs.get(&epoch),
+        }
+    }
+
+    /// All of them, the newest one first.
+    pub(crate) fn newest_first(&self) -> impl Iterator<Item = &VaultKey> {
+        self.epochs.values().rev()
+    }
+}
+
+impl From<VaultKey> for VaultKeys {
+    /// The key of a vault of one epoch, whichever that is.
+    fn from(key: VaultKey) -> Self {
+        Self {
+            epochs: BTreeMap::from([(0, key)]),
+            any_epoch: true,
+        }
+    }
+}
 
 /// A key for AES-256-GCM and the commitment to it.
 #[derive(Zeroize, ZeroizeOnDrop)]

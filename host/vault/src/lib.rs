@@ -25,7 +25,7 @@ pub use cipher::Cipher;
 pub use error::VaultError;
 pub use format::{HEADER_BYTES, Header, READ_AHEAD_BYTES, SEGMENT_BYTES, VaultId};
 pub use index::{Entry, Index};
-pub use key::VaultKey;
+pub use key::{VaultKey, VaultKeys};
 pub use name::FileName;
 pub use parcel::{PARCEL_HEADER_BYTES, ParcelError, ParcelKind, is_parcel, open_parcel, seal_parcel};
 pub use reader::SealedReader;

@@ -189,7 +189,8 @@ fn decode(header: &[u8; PARCEL_HEADER_BYTES]) -> Result<(ParcelKind, &[u8; 32], 
     if u64::from_be_bytes(*segment) != SEGMENT_BYTES as u64 {
         return Err(ParcelError::NoParcel("its segments have another size than 65536 bytes"));
     }
-    let kind = ParcelKind::decode(kind).ok_or(ParcelError::NoParcel("it is neither a module, nor data, nor a model"))?;
+    let kind =
+        ParcelKind::decode(kind).ok_or(ParcelError::NoParcel("it is neither a module, nor data, nor a model"))?;
     Ok((kind, salt, commitment))
 }
 

@@ -12,7 +12,7 @@ use crate::cipher::SegmentCipher;
 use crate::format::{
     HEADER_BYTES, Header, SEALED_SEGMENT_BYTES, SEGMENT_BYTES, VaultId, hex, nonce, sealed_bytes, segments,
 };
-use crate::{Cipher, VaultError, VaultKey};
+use crate::{Cipher, VaultError, VaultKeys};
 
 /// What the sealed file must be.
 #[derive(Clone, Copy, Debug)]
@@ -50,7 +50,7 @@ impl std::fmt::Debug for SealedReader {
 }
 
 impl SealedReader {
-    pub(crate) fn open(path: &Path, key: &VaultKey, wanted: &Wanted<'_>, cipher: Cipher) -> Result<Self, VaultError> {
+    pub(crate) fn open(path: &Path, keys: &VaultKeys, wanted: &Wanted<'_>, cipher: Cipher) -> Result<Self, VaultError> {
         let listed = wanted.commitment.is_some();
         // A pipe in its place must not make this wait for a writer.
         let opened = File::options()
@@ -71,7 +71,8 @@ impl SealedReader {
             .map_err(|_| VaultError::tampered(path, format!("{on_disk} bytes are less than a header has")))?;
         let header =
             Header::decode(&bytes).ok_or_else(|| VaultError::tampered(path, "it does not start like a sealed file"))?;
-        let file_key = header.file_key(key, wanted.name).ok_or_else(|| VaultError::WrongKey {
+        let file_key = keys.of(header.epoch).and_then(|key| header.file_key(key, wanted.name));
+        let file_key = file_key.ok_or_else(|| VaultError::WrongKey {
             path: path.to_path_buf(),
         })?;
         if wanted.vault.is_some_and(|vault| vault != header.vault) {

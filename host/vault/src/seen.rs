@@ -8,7 +8,7 @@ use aws_lc_rs::hmac;
 
 use crate::VaultError;
 use crate::format::VaultId;
-use crate::key::VaultKey;
+use crate::key::{VaultKey, VaultKeys};
 
 const MAGIC: &[u8; 16] = b"cloister-seen/v1";
 const RECORD_BYTES: usize = 16 + 16 + 8 + 32 + 32;
@@ -34,13 +34,13 @@ pub trait CommitCounter: Send {
     ///
     /// # Errors
     /// It can't be asked, or its answer is not authentic.
-    fn newest(&mut self, key: &VaultKey, found: Option<&Seen>) -> Result<Option<Seen>, VaultError>;
+    fn newest(&mut self, keys: &VaultKeys, found: Option<&Seen>) -> Result<Option<Seen>, VaultError>;
 
     /// Remembers a commit; one that is far away may begin to, and be done by [`CommitCounter::settle`].
     ///
     /// # Errors
     /// It can't be told. The commit stands all the same, and counts as newer than the record when the vault is opened again.
-    fn remember(&mut self, key: &VaultKey, seen: &Seen) -> Result<(), VaultError>;
+    fn remember(&mut self, keys: &VaultKeys, seen: &Seen) -> Result<(), VaultError>;
 
     /// Waits until every commit that it was told of is remembered for good.
     ///
@@ -77,7 +77,7 @@ impl CommitCounter for LastSeenFile {
         self.path.display().to_string()
     }
 
-    fn newest(&mut self, key: &VaultKey, _found: Option<&Seen>) -> Result<Option<Seen>, VaultError> {
+    fn newest(&mut self, keys: &VaultKeys, _found: Option<&Seen>) -> Result<Option<Seen>, VaultError> {
         let bytes = match fs::metadata(&self.path) {
             Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(VaultError::io("reading", &self.path)(error)),
@@ -87,17 +87,25 @@ impl CommitCounter for LastSeenFile {
         let (content, tag) = bytes
             .split_at_checked(RECORD_BYTES - 32)
             .ok_or_else(|| self.bad("its length is another one"))?;
-        hmac::verify(&record_key(key), content, tag).map_err(|_| self.bad("it is not authentic under this key"))?;
+        // A crash amid a rotation leaves a record under the key before.
+        let authentic = |key| hmac::verify(&record_key(key), content, tag).is_ok();
+        if !keys.newest_first().any(authentic) {
+            return Err(self.bad("it is not authentic under this key"));
+        }
         let seen = decode(content).ok_or_else(|| self.bad("it does not start like one"))?;
         Ok(Some(seen))
     }
 
-    fn remember(&mut self, key: &VaultKey, seen: &Seen) -> Result<(), VaultError> {
+    fn remember(&mut self, keys: &VaultKeys, seen: &Seen) -> Result<(), VaultError> {
         let mut record = Vec::with_capacity(RECORD_BYTES);
         record.extend_from_slice(MAGIC);
         record.extend_from_slice(&seen.vault);
         record.extend_from_slice(&seen.version.to_be_bytes());
         record.extend_from_slice(&seen.index);
+        let key = keys
+            .newest_first()
+            .next()
+            .ok_or_else(|| self.bad("there is no key for it"))?;
         let tag = hmac::sign(&record_key(key), &record);
         record.extend_from_slice(tag.as_ref());
         let fresh = self.path.with_added_extension("new");

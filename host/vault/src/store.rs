@@ -13,7 +13,7 @@ use sha2::{Digest as _, Sha256};
 use crate::format::{HEADER_BYTES, Header, VaultId};
 use crate::index::MAX_INDEX_BYTES;
 use crate::reader::Wanted;
-use crate::{Cipher, CommitCounter, FileName, Index, SealedReader, Seen, VaultError, VaultKey};
+use crate::{Cipher, CommitCounter, FileName, Index, SealedReader, Seen, VaultError, VaultKeys};
 
 /// What a vault is opened for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -36,7 +36,7 @@ pub enum Freshness {
 /// An open vault.
 pub struct Vault {
     folder: PathBuf,
-    key: VaultKey,
+    keys: VaultKeys,
     id: VaultId,
     epoch: u64,
     index: Index,
@@ -65,16 +65,17 @@ impl Vault {
     /// The folder isn't empty or can't be written, or `counter` has seen a vault before: the one that was there is gone.
     pub fn create(
         folder: &Path,
-        key: VaultKey,
+        keys: impl Into<VaultKeys>,
         mut counter: Option<Box<dyn CommitCounter>>,
     ) -> Result<Self, VaultError> {
+        let keys = keys.into();
         fs::create_dir_all(folder).map_err(VaultError::io("making", folder))?;
         if !unused(folder)? {
             return Err(VaultError::NotEmpty(folder.to_path_buf()));
         }
         // An empty vault in place of the one on record is a rollback to the beginning.
         if let Some(counter) = &mut counter
-            && let Some(seen) = counter.newest(&key, None)?
+            && let Some(seen) = counter.newest(&keys, None)?
         {
             return Err(VaultError::Gone {
                 path: folder.to_path_buf(),
@@ -91,9 +92,9 @@ impl Vault {
         }
         let mut vault = Self {
             folder: folder.to_path_buf(),
-            key,
+            epoch: keys.epoch(0),
+            keys,
             id: random()?,
-            epoch: 0,
             index: Index::first(),
             access: Access::Write,
             freshness: if counter.is_some() {
@@ -111,14 +112,15 @@ impl Vault {
         Ok(vault)
     }
 
-    /// Opens a vault and compares it with what `counter` has seen.
+    /// Opens a vault and compares it with what `counter` has seen. For writing, and with a key of a newer epoch than something in it
+    /// is sealed under, all of that is sealed anew, in one commit.
     ///
     /// # Errors
     /// There is none, the key is another one, the index was changed, the vault is older than the record (or of another history),
     /// or somebody else has it open.
     pub fn open(
         folder: &Path,
-        key: VaultKey,
+        keys: impl Into<VaultKeys>,
         counter: Option<Box<dyn CommitCounter>>,
         access: Access,
     ) -> Result<Self, VaultError> {
@@ -127,12 +129,13 @@ impl Vault {
             return Err(VaultError::NoVault(folder.to_path_buf()));
         }
         let lock = lock(folder, access)?;
-        let (header, index, digest) = read_index(&index_path, &key)?;
+        let keys = keys.into();
+        let (header, index, digest) = read_index(&index_path, &keys)?;
         let mut vault = Self {
             folder: folder.to_path_buf(),
-            key,
+            epoch: keys.epoch(header.epoch),
+            keys,
             id: header.vault,
-            epoch: header.epoch,
             index,
             access,
             freshness: Freshness::NotProven,
@@ -144,6 +147,7 @@ impl Vault {
         vault.compare_with_record(digest)?;
         if access == Access::Write {
             vault.clean()?;
+            vault.rotate(header.epoch)?;
         }
         Ok(vault)
     }
@@ -180,7 +184,7 @@ impl Vault {
             plain_bytes: Some(entry.bytes),
             commitment: Some(&entry.commitment),
         };
-        SealedReader::open(&self.blob(&entry.blob), &self.key, &wanted, cipher)
+        SealedReader::open(&self.blob(&entry.blob), &self.keys, &wanted, cipher)
     }
 
     /// Reads and authenticates every file, with the portable cipher; `progress` hears name, bytes done and bytes in all.
@@ -220,12 +224,12 @@ impl Vault {
             version: self.index.version,
             index: digest,
         };
-        match counter.newest(&self.key, Some(&found))? {
+        match counter.newest(&self.keys, Some(&found))? {
             // The first look at this vault: from here on it can't go back.
             None => {
                 self.freshness = Freshness::NotProven;
                 if self.access == Access::Write {
-                    counter.remember(&self.key, &found)?;
+                    counter.remember(&self.keys, &found)?;
                     counter.settle()?;
                 }
                 return Ok(());
@@ -253,7 +257,7 @@ impl Vault {
             }
             // A crash between commit and record leaves the vault ahead: only the key's holder can have made it so.
             Some(seen) if seen.version < found.version && self.access == Access::Write => {
-                counter.remember(&self.key, &found)?;
+                counter.remember(&self.keys, &found)?;
                 counter.settle()?;
             }
             Some(_) => {}
@@ -263,7 +267,7 @@ impl Vault {
     }
 }
 
-fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), VaultError> {
+fn read_index(path: &Path, keys: &VaultKeys) -> Result<(Header, Index, [u8; 32]), VaultError> {
     let wanted = Wanted {
         vault: None,
         name: "",
@@ -272,7 +276,7 @@ fn read_index(path: &Path, key: &VaultKey) -> Result<(Header, Index, [u8; 32]), 
         plain_bytes: None,
         commitment: None,
     };
-    let reader = SealedReader::open(path, key, &wanted, Cipher::Portable)?;
+    let reader = SealedReader::open(path, keys, &wanted, Cipher::Portable)?;
     let header = reader.header().clone();
     let plain = reader.read_all(MAX_INDEX_BYTES)?;
     let index = Index::decode(&plain).map_err(|what| VaultError::tampered(path, what))?;

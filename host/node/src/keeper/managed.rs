@@ -8,7 +8,7 @@ use cloister_attestation::{NodeIdentity, State};
 use cloister_manager::{Released, SecretId, SecretInfo, SecretKind, Wanted};
 use cloister_policy::{Policy, SignedPolicy};
 use cloister_session::{DialOptions, Proxy};
-use cloister_vault::VaultKey;
+use cloister_vault::{VaultKey, VaultKeys};
 use zeroize::Zeroizing;
 
 use super::config::{ManagerPlace, NodeConfig, Place};
@@ -165,7 +165,7 @@ fn values_named(config: &NodeConfig, policy: &Policy) -> Result<Vec<SecretId>, m
 
 /// Puts what was released in its place.
 fn take(provisions: &mut Provisions, released: Vec<Released>, wanted: &[Wanted]) -> Result<(), miette::Report> {
-    let mut vault_epoch = 0;
+    let mut vault = Vec::new();
     for one in released {
         let text = Zeroizing::new(String::from_utf8_lossy(one.value.expose()).into_owned());
         let key = || {
@@ -195,17 +195,15 @@ fn take(provisions: &mut Provisions, released: Vec<Released>, wanted: &[Wanted])
             SecretKind::Data { dataset, .. } => {
                 provisions.data.insert(dataset.clone(), parcel()?);
             }
-            // All epochs come; the newest one seals.
-            SecretKind::Vault { .. } if one.epoch > vault_epoch => {
-                provisions.vault = Some(key()?);
-                vault_epoch = one.epoch;
-            }
+            // All epochs come: the newest one seals, the others open what was sealed before. A vault counts them from 0.
+            SecretKind::Vault { .. } => vault.push((u64::from(one.epoch).saturating_sub(1), key()?)),
             SecretKind::Value => {
                 provisions.values.insert(one.id.to_string(), text);
             }
-            SecretKind::Vault { .. } | SecretKind::Credential { .. } => {}
+            SecretKind::Credential { .. } => {}
         }
     }
+    provisions.vault = VaultKeys::new(vault);
     Ok(())
 }
 

@@ -12,7 +12,9 @@ use cloister_policy::Scalar;
 use cloister_policy::agreement::Module;
 use cloister_sandbox::SettingValue;
 use cloister_tensor::Digest;
-use cloister_vault::{Cipher, PARCEL_HEADER_BYTES, ParcelKind, READ_AHEAD_BYTES, VaultKey, is_parcel, open_parcel};
+use cloister_vault::{
+    Cipher, PARCEL_HEADER_BYTES, ParcelKind, READ_AHEAD_BYTES, VaultKey, VaultKeys, is_parcel, open_parcel,
+};
 use rustix::fs::{MemfdFlags, memfd_create};
 use zeroize::Zeroizing;
 
@@ -43,8 +45,8 @@ pub struct Provisions {
     pub modules: BTreeMap<String, ParcelKey>,
     /// Keys of datasets, by name.
     pub data: BTreeMap<String, ParcelKey>,
-    /// The vault's key.
-    pub vault: Option<VaultKey>,
+    /// The vault's keys, of all epochs.
+    pub vault: Option<VaultKeys>,
     /// Values, by `OWNER/NAME`.
     pub values: BTreeMap<String, Zeroizing<String>>,
     /// Modules that lie sealed somewhere, by name, whether or not this node is granted them: they are in no content store.

@@ -4,10 +4,11 @@
 //! (`settle`), waits for its answer first. So a vault is ahead of the manager by at most one commit, of which nothing was told.
 
 use std::sync::mpsc::Receiver;
+use std::time::{Duration, Instant};
 
 use cloister_manager::Commit;
 use cloister_tensor::Digest;
-use cloister_vault::{CommitCounter, Seen, VaultError, VaultKey};
+use cloister_vault::{CommitCounter, Seen, VaultError, VaultKeys};
 
 use super::error::ManagerError;
 use super::link::Link;
@@ -22,6 +23,20 @@ pub struct ManagerCounter {
     confirmed: Option<Commit>,
     /// The commit that is on its way, and where its answer comes.
     pending: Option<(Commit, Receiver<Result<(), ManagerError>>)>,
+    /// How many commits were confirmed, and how long the node waited for that, all in all.
+    confirmations: (u64, Duration),
+}
+
+impl Drop for ManagerCounter {
+    fn drop(&mut self) {
+        let (commits, waited) = self.confirmations;
+        if commits > 0 {
+            let ms = waited.as_secs_f64() * 1e3;
+            tracing::info!(
+                "the vault's counter: {commits} commits confirmed, for which this node waited {ms:.1} ms in all"
+            );
+        }
+    }
 }
 
 impl ManagerCounter {
@@ -34,6 +49,7 @@ impl ManagerCounter {
             subject,
             confirmed: None,
             pending: None,
+            confirmations: (0, Duration::ZERO),
         }
     }
 
@@ -49,8 +65,11 @@ impl ManagerCounter {
             return Ok(());
         };
         let gone = || Err(ManagerError::Ended("its thread ended".to_owned()));
+        let since = Instant::now();
         let answer = answer.recv().unwrap_or_else(|_| gone());
         answer.map_err(|error| self.failed(&error))?;
+        self.confirmations.0 += 1;
+        self.confirmations.1 += since.elapsed();
         self.confirmed = Some(commit);
         Ok(())
     }
@@ -72,7 +91,7 @@ impl CommitCounter for ManagerCounter {
         format!("the manager at {}", self.link.address())
     }
 
-    fn newest(&mut self, _key: &VaultKey, found: Option<&Seen>) -> Result<Option<Seen>, VaultError> {
+    fn newest(&mut self, _keys: &VaultKeys, found: Option<&Seen>) -> Result<Option<Seen>, VaultError> {
         let held = found.map(commit_of);
         let newest = self.link.counter(self.subject, held);
         self.confirmed = newest.map_err(|error| self.failed(&error))?;
@@ -107,7 +126,7 @@ impl CommitCounter for ManagerCounter {
         }))
     }
 
-    fn remember(&mut self, _key: &VaultKey, seen: &Seen) -> Result<(), VaultError> {
+    fn remember(&mut self, _keys: &VaultKeys, seen: &Seen) -> Result<(), VaultError> {
         self.settle_pending()?;
         let next = commit_of(seen);
         let answer = self.link.begin_commit(self.subject, (self.confirmed, next));

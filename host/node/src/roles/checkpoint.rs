@@ -9,7 +9,9 @@ use cloister_exchange::work::{RoundRecord, WorkError};
 use cloister_rounds::{Layout, LayoutError, Receipt};
 use cloister_sandbox::MAX_SLOTS;
 use cloister_tensor::{Digest, ReadLimits, TensorMap, safetensors};
-use cloister_vault::{Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey};
+use cloister_vault::{
+    Access, Cipher, CommitCounter, FileName, Freshness, LastSeenFile, Vault, VaultError, VaultKey, VaultKeys,
+};
 
 use crate::keeper::Keeper;
 use crate::keeper::config::VaultFiles;
@@ -99,10 +101,10 @@ pub fn released(keeper: &Keeper) -> Result<(Vault, Receipt), miette::Report> {
 }
 
 /// The vault's key, out of the node's file or from its manager.
-fn key(keeper: &Keeper, files: &VaultFiles) -> Result<VaultKey, miette::Report> {
+fn key(keeper: &Keeper, files: &VaultFiles) -> Result<VaultKeys, miette::Report> {
     match (&files.key_file, &keeper.provisions.vault) {
-        (Some(path), _) => VaultKey::load(path).map_err(unreadable),
-        (None, Some(key)) => Ok(key.clone()),
+        (Some(path), _) => VaultKey::load(path).map(VaultKeys::from).map_err(unreadable),
+        (None, Some(keys)) => Ok(keys.clone()),
         (None, None) => Err(failed(
             Exit::Denied,
             "no key of the vault was released to this node",

@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File, OpenOptions};
-use std::io::BufRead;
+use std::io::{BufRead, BufReader};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 
@@ -11,9 +11,10 @@ use sha2::{Digest as _, Sha256};
 
 use super::{Access, Vault, random};
 use crate::format::{Header, hex};
+use crate::key::FileKey;
 use crate::seal::{SealError, seal_pipelined};
 use crate::seen::sync_folder;
-use crate::{Entry, FileName, Index, Seen, VaultError};
+use crate::{Cipher, Entry, FileName, Index, READ_AHEAD_BYTES, Seen, VaultError};
 
 impl Vault {
     /// Seals `source` under `name`, as a new file or a new version of the one that is there. Gives its entry. A source
@@ -89,7 +90,7 @@ impl Vault {
         let path = self.blob(&blob);
         self.step("create blob")?;
         let mut file = new_file(&path)?;
-        let (header, key) = Header::fresh(&self.key, random()?, self.id, name.as_str(), version, self.epoch);
+        let (header, key) = self.fresh(name.as_str(), version)?;
         let bytes = seal_pipelined(&header, &key, source, &mut file).map_err(|error| match error {
             SealError::Source(cause) => VaultError::Source {
                 name: name.as_str().to_owned(),
@@ -109,6 +110,35 @@ impl Vault {
         })
     }
 
+    /// Seals what is under keys of older epochs under the newest one, in one commit: whoever has an older key alone reads nothing of it
+    /// from then on. `index` is the epoch of the index.
+    pub(super) fn rotate(&mut self, index: u64) -> Result<(), VaultError> {
+        let newest = self.epoch;
+        let older = self.index.files.iter().filter(|(_, entry)| entry.epoch != newest);
+        let older: Vec<FileName> = older.map(|(name, _)| name.clone()).collect();
+        if older.is_empty() && index == newest {
+            return Ok(());
+        }
+        let open = |name: &FileName| {
+            let reader = self.get(name, Cipher::Bulk)?;
+            Ok((name.clone(), BufReader::with_capacity(READ_AHEAD_BYTES, reader)))
+        };
+        let mut readers: Vec<_> = older.iter().map(open).collect::<Result<_, VaultError>>()?;
+        let files = readers
+            .iter_mut()
+            .map(|(name, reader)| (name.clone(), reader as &mut dyn BufRead));
+        self.put_all(files.collect())?;
+        self.settle()
+    }
+
+    /// Header and key of a file that is sealed now.
+    fn fresh(&self, name: &str, version: u64) -> Result<(Header, FileKey), VaultError> {
+        let key = self.keys.of(self.epoch).ok_or_else(|| VaultError::WrongKey {
+            path: self.folder.clone(),
+        })?;
+        Ok(Header::fresh(key, random()?, self.id, name, version, self.epoch))
+    }
+
     /// Makes `next` the vault's index: written beside the old one, synced, renamed over it; then the record outside is told.
     pub(super) fn commit(&mut self, next: Index) -> Result<(), VaultError> {
         let (path, fresh) = (self.folder.join("index"), self.folder.join("index.new"));
@@ -118,7 +148,7 @@ impl Vault {
             fs::remove_file(&fresh).map_err(VaultError::io("removing", &fresh))?;
         }
         let mut file = new_file(&fresh)?;
-        let (header, key) = Header::fresh(&self.key, random()?, self.id, "", next.version, self.epoch);
+        let (header, key) = self.fresh("", next.version)?;
         let mut hashing = Hashing {
             file: &mut file,
             hash: Sha256::new(),
@@ -142,7 +172,7 @@ impl Vault {
             index: digest,
         };
         match &mut self.counter {
-            Some(counter) => counter.remember(&self.key, &seen),
+            Some(counter) => counter.remember(&self.keys, &seen),
             None => Ok(()),
         }
     }

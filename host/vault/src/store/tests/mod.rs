@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read, Seek, SeekFrom};
 
 mod crashes;
+mod rotation;
 mod tampering;
 
 use proptest::prelude::*;
 
 use super::*;
-use crate::{HEADER_BYTES, LastSeenFile, SEGMENT_BYTES, Subject, seal};
+use crate::{HEADER_BYTES, LastSeenFile, SEGMENT_BYTES, Subject, VaultKey, seal};
 
 /// Fails at the n-th durable step, and keeps a copy of the vault as a crash at that instant would leave it.
 #[derive(Default)]

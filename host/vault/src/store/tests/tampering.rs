@@ -102,7 +102,7 @@ fn a_cut_at_a_segment_shows_even_where_the_index_is_not_asked() {
         plain_bytes: None,
         commitment: None,
     };
-    let reader = SealedReader::open(&dir.path().join("x"), &key(), &wanted, Cipher::Bulk).unwrap();
+    let reader = SealedReader::open(&dir.path().join("x"), &key().into(), &wanted, Cipher::Bulk).unwrap();
     assert!(matches!(reader.read_all(u64::MAX), Err(VaultError::Tampered { .. })));
 }
 
@@ -171,7 +171,7 @@ fn an_index_that_is_swapped_between_two_looks_at_it_does_not_pass_for_the_one_on
     let folder = dir.path().join("v");
     let mut vault = Vault::create(&folder, key(), None).unwrap();
     vault.put(&name("a"), &mut &b"1"[..]).unwrap();
-    let (seen, _, digest) = read_index(&folder.join("index"), &key()).unwrap();
+    let (seen, _, digest) = read_index(&folder.join("index"), &key().into()).unwrap();
     assert_eq!(index_digest(&folder.join("index"), &seen).unwrap(), digest);
     vault.put(&name("a"), &mut &b"2"[..]).unwrap();
     let error = index_digest(&folder.join("index"), &seen).unwrap_err();
