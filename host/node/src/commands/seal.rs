@@ -70,7 +70,12 @@ pub struct UnsealArgs {
     /// The sealed file.
     file: PathBuf,
     /// Its key.
-    #[arg(long, value_name = "FILE", required_unless_present = "participant_key", conflicts_with = "participant_key")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "participant_key",
+        conflicts_with = "participant_key"
+    )]
     key_file: Option<PathBuf>,
     /// Where to write the content, readable by its owner alone; of a released model a folder.
     #[arg(long, value_name = "PATH")]
@@ -199,7 +204,10 @@ fn released(
         out.json(&json!({ "round": statement.round, "model": statement.model, "files": paths }));
     } else {
         paths.iter().for_each(|path| out.data(path.display()));
-        out.note(format_args!("the model of round {} ({})", statement.round, statement.model));
+        out.note(format_args!(
+            "the model of round {} ({})",
+            statement.round, statement.model
+        ));
     }
     Ok(Exit::Done)
 }

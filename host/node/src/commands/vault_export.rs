@@ -43,7 +43,12 @@ pub(super) struct ExportArgs {
     #[arg(required_unless_present = "config", conflicts_with = "config")]
     vault: Option<PathBuf>,
     /// The file with the vault key.
-    #[arg(long, value_name = "FILE", required_unless_present = "config", conflicts_with = "config")]
+    #[arg(
+        long,
+        value_name = "FILE",
+        required_unless_present = "config",
+        conflicts_with = "config"
+    )]
     key_file: Option<PathBuf>,
     /// The record against rollback, outside the vault. Without it freshness is not proven.
     #[arg(long, value_name = "FILE", conflicts_with = "config")]
@@ -119,7 +124,9 @@ fn into_folder(place: &Place, to: &Path, out: &mut Ui) -> Result<Exit, miette::R
                 failed(Exit::Failed, text, files::help(cause.kind()))
             })?;
         }
-        let reader = vault.get(name, Cipher::Bulk).map_err(|error| fail(exit_of(&error), error))?;
+        let reader = vault
+            .get(name, Cipher::Bulk)
+            .map_err(|error| fail(exit_of(&error), error))?;
         write_out(reader, &path)?;
         out.data(path.display());
     }
@@ -144,7 +151,10 @@ fn release(config: &Path, args: &ExportArgs, out: &mut Ui) -> Result<Exit, miett
         )),
         (None, None, _) => {
             let address = crate::keeper::config::address(&args.to).map_err(|error| {
-                let text = format!("--to {}: neither a participant of the policy, nor HOST:PORT: {error}", args.to);
+                let text = format!(
+                    "--to {}: neither a participant of the policy, nor HOST:PORT: {error}",
+                    args.to
+                );
                 failed(Exit::Usage, text, None)
             })?;
             block_on(to_td(&keeper, (&vault, &receipt), &address))
@@ -161,7 +171,10 @@ fn release(config: &Path, args: &ExportArgs, out: &mut Ui) -> Result<Exit, miett
     if args.output.json() {
         out.json(&json!({ "to": to, "round": receipt.round, "model": model, "out": args.out }));
     } else {
-        out.data(format_args!("the model of round {} ({model}) went to {to}", receipt.round));
+        out.data(format_args!(
+            "the model of round {} ({model}) went to {to}",
+            receipt.round
+        ));
     }
     Ok(Exit::Done)
 }
@@ -216,7 +229,13 @@ async fn to_td(keeper: &Keeper, kept: (&Vault, &Receipt), address: &str) -> Resu
     };
     let dial = DialOptions {
         address: address.to_owned(),
-        proxy: keeper.config.proxy.as_deref().map(str::parse::<Proxy>).transpose().map_err(unreadable)?,
+        proxy: keeper
+            .config
+            .proxy
+            .as_deref()
+            .map(str::parse::<Proxy>)
+            .transpose()
+            .map_err(unreadable)?,
         role: Some(Role::Server),
     };
     let connection = connect(&keeper.visiting()?, &dial).await.map_err(in_session)?;
@@ -243,10 +262,13 @@ pub(super) fn receive(args: &ReceiveArgs, out: &mut Ui) -> Result<Exit, miette::
     args.parent.tie().map_err(|error| fail(Exit::Failed, error))?;
     let keeper = Keeper::open(&args.config, Role::Server)?;
     let name = keeper.config.name.clone();
-    let address = keeper
-        .config
-        .listen
-        .ok_or_else(|| failed(Exit::Usage, "a node that receives wants `listen` in its node file", None))?;
+    let address = keeper.config.listen.ok_or_else(|| {
+        failed(
+            Exit::Usage,
+            "a node that receives wants `listen` in its node file",
+            None,
+        )
+    })?;
     let me = Recipient::Node {
         name: name.clone(),
         connection: [0; 32],
@@ -258,7 +280,12 @@ pub(super) fn receive(args: &ReceiveArgs, out: &mut Ui) -> Result<Exit, miette::
     })?;
     let certificate = keeper.certificate(State::Bootstrap, &Loaded::default())?;
     // Model, the same as ONNX, receipt, and what stands around them.
-    let limit = keeper.policy.limits.update_mib.saturating_mul(3 << 20).saturating_add(4 << 20);
+    let limit = keeper
+        .policy
+        .limits
+        .update_mib
+        .saturating_mul(3 << 20)
+        .saturating_add(4 << 20);
     let into = (args.out.clone(), limit);
     let receiver = Receiver::new((Arc::clone(&keeper.policy), keeper.clock()), &name, into);
     let receiver = receiver.map_err(|error| fail(Exit::Failed, error))?;
@@ -290,7 +317,9 @@ pub(super) fn receive(args: &ReceiveArgs, out: &mut Ui) -> Result<Exit, miette::
     };
     let model = received.statement.model;
     let round = received.statement.round;
-    keeper.audit.must("received", json!({ "round": round, "model": model }))?;
+    keeper
+        .audit
+        .must("received", json!({ "round": round, "model": model }))?;
     teller.tell(&Event::Received {
         round,
         model: model.to_string(),

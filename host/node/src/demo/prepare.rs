@@ -163,7 +163,7 @@ pub fn prepared(plan: &Plan, found: &Rows<'_>, out: &Path) -> Result<Prepared, m
         .iter()
         .map(|dataset| (dataset.node.clone(), dataset.rows.unwrap_or_default()));
     let mut places = BTreeMap::new();
-    for node in plan.nodes.iter().filter(|node| node.role != "manager") {
+    for node in plan.nodes.iter().filter(|node| node.has_rows()) {
         places.insert(node.name.clone(), place(found, node, &nodes.join(&node.name))?);
     }
     Ok(Prepared {

@@ -43,7 +43,7 @@ pub struct Layout {
 impl DataPlan {
     /// What does not go together, in words.
     pub fn check(&self, nodes: &[NodePlan]) -> Result<(), String> {
-        let mut own = nodes.iter().filter(|node| node.role != "manager");
+        let mut own = nodes.iter().filter(|node| node.has_rows());
         match (&self.file, self.layouts.is_empty()) {
             (Some(_), true) => match own.find(|node| node.share == 0 || node.slice.is_some()) {
                 Some(node) => Err(format!(

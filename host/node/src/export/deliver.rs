@@ -137,7 +137,8 @@ impl Receiver {
 
     /// Writes a piece; gives the whole once the last one is there.
     fn write(&self, connection: [u8; 32], piece: &wire::Piece) -> Result<Option<NamedTempFile>, Status> {
-        let not_offered = || Status::failed_precondition("nothing was offered on this connection, or it was idle too long");
+        let not_offered =
+            || Status::failed_precondition("nothing was offered on this connection, or it was idle too long");
         let mut coming = self.coming().remove(&connection).ok_or_else(not_offered)?;
         if piece.offset != coming.written || piece.content.len() > PIECE_BYTES {
             return Err(Status::invalid_argument("a piece out of order, or larger than 1 MiB"));
@@ -260,11 +261,7 @@ impl Delivery {
         let key: Result<[u8; 32], _> = offered.recipient.as_ref().try_into();
         let key = key.map_err(|_| not_taken(format!("a key of {} bytes", offered.recipient.len())))?;
         let (address, key) = (address.to_owned(), SealingPublicKey::from_bytes(key));
-        Ok(Self {
-            client,
-            address,
-            key,
-        })
+        Ok(Self { client, address, key })
     }
 
     /// Delivers what was sealed to that key.

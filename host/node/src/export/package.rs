@@ -234,7 +234,6 @@ fn position(file: &mut File) -> Result<u64, ExportError> {
         .map_err(ExportError::io("the sealed files on their way"))
 }
 
-
 /// Opens an export into a folder: each file appears when all of them are what was sealed, and none is overwritten.
 ///
 /// # Errors
@@ -334,7 +333,10 @@ fn read_statement(source: &mut dyn Read, policy: &Policy) -> Result<(Statement, 
 /// Who may sign an export: an aggregator, by a credential of its participant's. It may have expired since.
 fn signer(credential: &str, policy: &Policy) -> Result<(String, PublicKey), ExportError> {
     let not_one = |why: String| ExportError::NotOne(why);
-    let text = STANDARD.decode(credential).ok().and_then(|bytes| String::from_utf8(bytes).ok());
+    let text = STANDARD
+        .decode(credential)
+        .ok()
+        .and_then(|bytes| String::from_utf8(bytes).ok());
     let text = text.ok_or_else(|| not_one("its credential is no text".into()))?;
     let credential = Credential::parse(&text).map_err(|error| not_one(error.to_string()))?;
     let fields = &credential.fields;
@@ -351,12 +353,7 @@ fn signer(credential: &str, policy: &Policy) -> Result<(String, PublicKey), Expo
     Ok((credential.fields.node, credential.fields.node_key))
 }
 
-fn open_one(
-    source: &mut dyn Read,
-    file: &Sealed,
-    entry: &[u8],
-    folder: &Path,
-) -> Result<NamedTempFile, ExportError> {
+fn open_one(source: &mut dyn Read, file: &Sealed, entry: &[u8], folder: &Path) -> Result<NamedTempFile, ExportError> {
     let (secret, wanted) = entry.split_at(32);
     let mut key = Zeroizing::new([0; 32]);
     key.copy_from_slice(secret);

@@ -74,7 +74,10 @@ fn signed(path: &Path, policy: &Policy, participant: &Participant) -> Result<Rec
             participant.name,
             policy.name
         ),
-        Some(format!("{} makes it anew: cloister manager recipient", participant.name)),
+        Some(format!(
+            "{} makes it anew: cloister manager recipient",
+            participant.name
+        )),
     ))
 }
 

@@ -95,12 +95,16 @@ fn node(name: &str, connection: u8) -> Recipient {
 fn whom_the_policy_names_opens_it_and_gets_what_was_in_the_vault() {
     let house = House::new();
     let key = house.key("alpha");
-    let paths = house.opened(&house.sealed(&alpha(), &key.public()), &alpha(), &key).unwrap();
+    let paths = house
+        .opened(&house.sealed(&alpha(), &key.public()), &alpha(), &key)
+        .unwrap();
     let read: Vec<_> = paths.iter().map(|path| std::fs::read(path).unwrap()).collect();
     assert_eq!(read, [b"weights".to_vec(), b"receipt".to_vec()]);
     let td = SealingKey::generate().unwrap();
     let reader = node("reader", 1);
-    house.opened(&house.sealed(&reader, &td.public()), &reader, &td).unwrap();
+    house
+        .opened(&house.sealed(&reader, &td.public()), &reader, &td)
+        .unwrap();
 }
 
 #[test]
@@ -109,7 +113,13 @@ fn whom_the_policy_does_not_name_gets_nothing() {
     let key = SealingKey::generate().unwrap();
     let beta = Recipient::Participant("beta".into());
     // A participant that is no recipient, its server, nodes of other roles, and nobody.
-    for to in [beta, node("stray", 1), node("hub", 1), node("alpha-worker", 1), node("nobody", 1)] {
+    for to in [
+        beta,
+        node("stray", 1),
+        node("hub", 1),
+        node("alpha-worker", 1),
+        node("nobody", 1),
+    ] {
         let refused = house.sealed_by(&house.hub, &to, &key.public());
         let words = refused.unwrap_err().to_string();
         assert!(words.contains(&to.to_string()) && words.contains("alpha"), "{words}");
@@ -121,10 +131,19 @@ fn another_recipient_key_or_connection_does_not_open_it() {
     let house = House::new();
     let (key, td) = (house.key("alpha"), SealingKey::generate().unwrap());
     let bytes = house.sealed(&alpha(), &key.public());
-    assert!(matches!(house.opened(&bytes, &alpha(), &house.key("beta")), Err(ExportError::Sealing(_))));
-    assert!(matches!(house.opened(&bytes, &node("reader", 1), &key), Err(ExportError::NotOurs(_))));
+    assert!(matches!(
+        house.opened(&bytes, &alpha(), &house.key("beta")),
+        Err(ExportError::Sealing(_))
+    ));
+    assert!(matches!(
+        house.opened(&bytes, &node("reader", 1), &key),
+        Err(ExportError::NotOurs(_))
+    ));
     let bytes = house.sealed(&node("reader", 1), &td.public());
-    assert!(matches!(house.opened(&bytes, &node("reader", 2), &td), Err(ExportError::Sealing(_))));
+    assert!(matches!(
+        house.opened(&bytes, &node("reader", 2), &td),
+        Err(ExportError::Sealing(_))
+    ));
 }
 
 #[test]
@@ -140,7 +159,10 @@ fn nobody_but_an_aggregator_of_the_policy_makes_one() {
     };
     for by in [&worker, &stranger, &stolen] {
         let bytes = house.sealed_by(by, &alpha(), &key.public()).unwrap();
-        assert!(matches!(house.opened(&bytes, &alpha(), &key), Err(ExportError::NotOne(_))));
+        assert!(matches!(
+            house.opened(&bytes, &alpha(), &key),
+            Err(ExportError::NotOne(_))
+        ));
     }
     let other = WardsPolicy {
         comment: "another policy".into(),
