@@ -296,6 +296,12 @@ fn what_is_missing_or_contradicts_itself_ends_with_2() {
             ["--dataset", "DIR/worker-a.toml"],
             "worker-a.toml: `dataset[3]` is a second dataset",
         ),
+        (["--max-staleness", "3"], "--max-staleness has no meaning with --mode averaging"),
+        (
+            ["--mode", "synchronous"],
+            "workers send gradients (mode synchronous), and graph train gives none: make it with --optimizer none",
+        ),
+        (["--evaluate-every", "0"], "--evaluate-every 0: `rounds.evaluate_every`"),
     ] {
         let without_step = &MADE[2..];
         let first = if more[1].contains("step") { without_step } else { &MADE };
