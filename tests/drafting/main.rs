@@ -296,7 +296,10 @@ fn what_is_missing_or_contradicts_itself_ends_with_2() {
             ["--dataset", "DIR/worker-a.toml"],
             "worker-a.toml: `dataset[3]` is a second dataset",
         ),
-        (["--max-staleness", "3"], "--max-staleness has no meaning with --mode averaging"),
+        (
+            ["--max-staleness", "3"],
+            "--max-staleness has no meaning with --mode averaging",
+        ),
         (
             ["--mode", "synchronous"],
             "workers send gradients (mode synchronous), and graph train gives none: make it with --optimizer none",

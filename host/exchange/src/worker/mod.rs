@@ -1,5 +1,6 @@
 //! A worker: dials the aggregator, takes part, and dials again when the connection ends before the rounds do.
 
+mod attesting;
 mod bootstrap;
 mod result;
 mod session;

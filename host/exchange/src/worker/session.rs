@@ -7,7 +7,6 @@ use bytes::Bytes;
 use cloister_attestation::identity::{PublicKey, Role};
 use cloister_attestation::{PeerEvidence, State};
 use cloister_policy::agreement::RoundMode;
-use cloister_policy::{Appraiser, Expected};
 use cloister_rounds::worker::{RoundHead, WorkerConfig};
 use cloister_rounds::{Layout, RosterEntry, Worker};
 use cloister_session::{NodeSide, Peer, SessionError, connect};
@@ -107,7 +106,7 @@ pub(super) struct Session<'a> {
     pub(super) options: &'a WorkerOptions,
     pub(super) node: &'a NodeSide,
     pub(super) machine: Worker,
-    aggregator: RosterEntry,
+    pub(super) aggregator: RosterEntry,
     pub(super) aggregator_key: PublicKey,
     peer: Peer,
     out: mpsc::Sender<wire::MemberMessage>,
@@ -203,68 +202,6 @@ impl Session<'_> {
         self.shows(Happening::Finished { rounds: finish.rounds });
         self.leave("all rounds are done", inbound).await?;
         Ok(SessionEnd::Finished)
-    }
-
-    async fn challenged(&mut self, challenge: wire::RosterChallenge) -> Result<(), ExchangeError> {
-        let mut nonces = Vec::with_capacity(challenge.nonces.len());
-        for nonce in challenge.nonces {
-            let bytes = convert::digest(&nonce.nonce, "a roster challenge")?;
-            nonces.push((nonce.node, *bytes.as_bytes()));
-        }
-        let digest = self.machine.challenged(challenge.epoch, &nonces)?;
-        let evidence = roster::make(self.node, challenge.epoch, &digest).await?;
-        self.send(member_message::Body::RosterEvidence(evidence)).await;
-        Ok(())
-    }
-
-    async fn roster(&mut self, roster: &wire::Roster, inbound: &mut Inbound) -> Result<(), ExchangeError> {
-        let local = &self.options.local;
-        let appraiser = Appraiser::new(Arc::clone(&local.policy)).expecting(Expected {
-            role: Some(Role::Worker),
-            ..Expected::default()
-        });
-        let own = roster::own_entry(&self.node.identity);
-        let mut entries = Vec::with_capacity(roster.members.len());
-        for evidence in &roster.members {
-            let challenge = self.machine.challenge();
-            match roster::verify(evidence, challenge, &local.verifier, &appraiser, (local.clock)()) {
-                Ok(verified) => {
-                    let entry = roster::entry(&verified);
-                    if entry.node != own.node {
-                        self.shows(Happening::Verified {
-                            node: entry.node.clone(),
-                            role: verified.role().as_str().to_owned(),
-                            measurement: verified.measurement().root().to_string(),
-                            simulated: verified.simulated(),
-                        });
-                    } else if entry != own {
-                        return Err(out_of_place(
-                            "a roster",
-                            "it shows other evidence under this node's name",
-                        ));
-                    }
-                    entries.push(entry);
-                }
-                Err(refusal) => {
-                    let node = convert::tame(&evidence.node);
-                    let refused = wire::RosterRefused {
-                        epoch: roster.epoch,
-                        node: node.clone(),
-                        rules: convert::rule_messages(&refusal),
-                    };
-                    self.send(member_message::Body::RosterRefused(refused)).await;
-                    self.leave("a member of the roster was refused", inbound).await?;
-                    return Err(ExchangeError::RosterRefused { node, refusal });
-                }
-            }
-        }
-        let digest = self.machine.roster(roster.epoch, &self.aggregator, &entries)?;
-        let accepted = wire::RosterAccepted {
-            epoch: roster.epoch,
-            roster_digest: convert::digest_bytes(&digest),
-        };
-        self.send(member_message::Body::RosterAccepted(accepted)).await;
-        Ok(())
     }
 
     async fn round(
