@@ -1,5 +1,6 @@
 //! Tests that look inside: every operator against finite differences in f64, and files meant to break the reader.
 
+mod forms;
 mod gradients;
 mod hostile;
 mod interpreter;
