@@ -80,7 +80,7 @@ pub fn explain(policy: &Policy) -> Vec<String> {
     lines.push(match policy.release.recipients.as_slice() {
         [] => "The model is released to nobody: it stays in the vaults.".to_owned(),
         recipients => format!(
-            "The {} model is released to {}.",
+            "The {} model is released to {}: to the key of each, and to TDs of theirs with the role server.",
             policy.release.model.as_str(),
             recipients.join(", ")
         ),

@@ -18,6 +18,7 @@ mod crowd;
 mod dial;
 mod error;
 mod handshake;
+pub mod kbs;
 mod lease;
 mod listen;
 mod local;

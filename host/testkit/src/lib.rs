@@ -28,6 +28,7 @@ pub mod configfs;
 pub mod device;
 pub mod fakes;
 pub mod https;
+pub mod kbs;
 pub mod link;
 pub mod measurements;
 pub mod pccs;

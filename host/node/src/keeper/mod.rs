@@ -4,6 +4,7 @@
 pub mod audit;
 pub mod config;
 pub mod contents;
+mod external;
 pub mod ground;
 pub mod lineage;
 mod managed;
@@ -82,6 +83,8 @@ impl Keeper {
             None => (own_identity(&config, &ground.policy, role)?, None),
         };
         let (provisions, link) = managed.unzip();
+        let mut provisions = provisions.unwrap_or_default();
+        external::fetch(&config, &ground, &mut provisions)?;
         let audit = Audit::open(&config, &identity, ground.policy.version, Arc::clone(&ground.clock))?;
         audit.must(
             audit::AGREEMENT,
@@ -112,7 +115,7 @@ impl Keeper {
             config,
             identity,
             ground,
-            provisions: provisions.unwrap_or_default(),
+            provisions,
             link,
             _references: watch,
         })

@@ -149,13 +149,14 @@ impl Keeper {
             let open = self.provisions.dataset(name, &file.path)?;
             let salt = match file.salt_place() {
                 Place::File(path) => salt::read(&path).map_err(unreadable)?,
-                Place::Secret(secret) => salt::parse(self.provisions.value(&secret)?.trim()).ok_or_else(|| {
-                    failed(
-                        Exit::Usage,
-                        format!("secret://{secret} is no salt: 64 hexadecimal digits are wanted"),
-                        None,
-                    )
-                })?,
+                Place::Secret(secret) | Place::Kbs(secret) => salt::parse(self.provisions.value(&secret)?.trim())
+                    .ok_or_else(|| {
+                        failed(
+                            Exit::Usage,
+                            format!("secret://{secret} is no salt: 64 hexadecimal digits are wanted"),
+                            None,
+                        )
+                    })?,
             };
             let info = runner
                 .open_dataset(&shown, open, format, &dataset.spec, &salt)

@@ -1,4 +1,4 @@
-//! One GET over HTTP/1.1, with and without TLS, within bounds.
+//! One question over HTTP/1.1, with and without TLS, within bounds.
 //!
 //! Collateral is signed: TLS keeps others from seeing and from spoiling it, and decides nothing about what it says.
 
@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use http::{HeaderMap, Request, Uri};
-use http_body_util::{BodyExt as _, Empty, Limited};
+use http_body_util::{BodyExt as _, Full, Limited};
 use hyper_util::rt::TokioIo;
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
@@ -30,14 +30,42 @@ const SYSTEM_AUTHORITIES: [&str; 3] = [
 
 /// An answer.
 #[derive(Debug)]
-pub(super) struct Answer {
-    pub(super) headers: HeaderMap,
-    pub(super) body: Bytes,
+pub(crate) struct Answer {
+    pub(crate) headers: HeaderMap,
+    pub(crate) body: Bytes,
+}
+
+/// What is asked.
+pub(crate) struct Question<'a> {
+    url: &'a str,
+    /// JSON that is posted; without it the page is got.
+    body: Option<Bytes>,
+    cookie: Option<&'a str>,
+}
+
+impl<'a> Question<'a> {
+    /// Gets a page.
+    pub(crate) fn get(url: &'a str) -> Self {
+        let (body, cookie) = (None, None);
+        Self { url, body, cookie }
+    }
+
+    /// Posts JSON.
+    pub(crate) fn post(url: &'a str, body: &serde_json::Value) -> Self {
+        let (body, cookie) = (Some(body.to_string().into()), None);
+        Self { url, body, cookie }
+    }
+
+    /// In a session that a cookie names.
+    pub(crate) fn with_cookie(self, cookie: &'a str) -> Self {
+        let cookie = Some(cookie);
+        Self { cookie, ..self }
+    }
 }
 
 /// Dials and asks. Clones share the TLS configuration.
 #[derive(Clone, Debug)]
-pub(super) struct Http {
+pub(crate) struct Http {
     tls: Option<Arc<rustls::ClientConfig>>,
     proxy: Option<Proxy>,
     timeout: Duration,
@@ -45,7 +73,7 @@ pub(super) struct Http {
 
 impl Http {
     /// Trusts the authorities in a PEM file, or the system's.
-    pub(super) fn new(
+    pub(crate) fn new(
         authorities: Option<&std::path::Path>,
         proxy: Option<Proxy>,
         timeout: Duration,
@@ -81,16 +109,23 @@ impl Http {
 
     /// Asks for one page.
     pub(super) async fn get(&self, url: &str) -> Result<Answer, FetchError> {
+        self.ask_within(&Question::get(url)).await
+    }
+
+    /// Asks, and waits for as long as an answer may take.
+    pub(crate) async fn ask_within(&self, question: &Question<'_>) -> Result<Answer, FetchError> {
+        let url = question.url;
         let failed = |cause: String| FetchError::Transport {
             url: url.to_owned(),
             cause,
         };
-        tokio::time::timeout(self.timeout, self.ask(url))
+        tokio::time::timeout(self.timeout, self.ask(question))
             .await
             .map_err(|_| failed(format!("no whole answer within {} s", self.timeout.as_secs())))?
     }
 
-    async fn ask(&self, url: &str) -> Result<Answer, FetchError> {
+    async fn ask(&self, question: &Question<'_>) -> Result<Answer, FetchError> {
+        let url = question.url;
         let failed = |cause: String| FetchError::Transport {
             url: url.to_owned(),
             cause,
@@ -115,7 +150,9 @@ impl Http {
                 .map_err(|error| failed(error.to_string()))?,
         };
         if !https {
-            return exchange(stream, &uri, host).await.map_err(|error| error.at(url));
+            return exchange(stream, (&uri, host), question)
+                .await
+                .map_err(|error| error.at(url));
         }
         let tls = self.tls.clone().ok_or_else(|| {
             failed("this system has no file of trusted authorities; name one as `authorities`".into())
@@ -135,7 +172,9 @@ impl Http {
                     _ => failed(error.to_string()),
                 }
             })?;
-        exchange(stream, &uri, host).await.map_err(|error| error.at(url))
+        exchange(stream, (&uri, host), question)
+            .await
+            .map_err(|error| error.at(url))
     }
 }
 
@@ -159,18 +198,26 @@ impl Trouble {
     }
 }
 
-async fn exchange<S>(stream: S, uri: &Uri, host: &str) -> Result<Answer, Trouble>
+async fn exchange<S>(stream: S, (uri, host): (&Uri, &str), question: &Question<'_>) -> Result<Answer, Trouble>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let transport = |error: &dyn std::error::Error| Trouble::Transport(error.to_string());
     let (mut sender, connection) = hyper::client::conn::http1::Builder::new()
         .max_buf_size(MAX_HEAD_BYTES)
-        .handshake::<_, Empty<Bytes>>(TokioIo::new(stream))
+        .handshake::<_, Full<Bytes>>(TokioIo::new(stream))
         .await
         .map_err(|error| transport(&error))?;
     let path = uri.path_and_query().map_or("/", http::uri::PathAndQuery::as_str);
-    let request = Request::get(path)
+    let request = match question.body {
+        Some(_) => Request::post(path).header(http::header::CONTENT_TYPE, "application/json"),
+        None => Request::get(path),
+    };
+    let request = match question.cookie {
+        Some(cookie) => request.header(http::header::COOKIE, cookie),
+        None => request,
+    };
+    let request = request
         .header(
             http::header::HOST,
             uri.port_u16()
@@ -180,7 +227,7 @@ where
             http::header::USER_AGENT,
             concat!("cloister/", env!("CARGO_PKG_VERSION")),
         )
-        .body(Empty::new())
+        .body(Full::new(question.body.clone().unwrap_or_default()))
         .map_err(|error| transport(&error))?;
     let asked = async {
         let answer = sender.send_request(request).await.map_err(|error| transport(&error))?;

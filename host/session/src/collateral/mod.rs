@@ -10,6 +10,7 @@ mod http;
 mod store;
 
 pub use client::{Authority, Client, Source};
+pub(crate) use http::{Http, Question};
 pub use store::{Refresher, Store, StoreError};
 
 /// Why there is no collateral.

@@ -9,6 +9,8 @@ use super::{NodeConfig, has_port};
 
 /// What stands before the name of a secret where a path or a value could stand.
 const SECRET: &str = "secret://";
+/// What a resource of an external key service begins with.
+const KBS: &str = "kbs://";
 
 /// Where a manager is, and whose it has to be.
 #[derive(Clone, Debug, Deserialize)]
@@ -91,19 +93,46 @@ pub enum Place {
     File(PathBuf),
     /// A secret's name, `OWNER/NAME`.
     Secret(String),
+    /// A resource of an external key service: `kbs:///REPOSITORY/TYPE/TAG`.
+    Kbs(String),
 }
 
 impl From<String> for Place {
     fn from(text: String) -> Self {
         match text.strip_prefix(SECRET) {
             Some(name) => Self::Secret(name.to_owned()),
+            None if text.starts_with(KBS) => Self::Kbs(text),
             None => Self::File(text.into()),
         }
     }
 }
 
+/// An external key service that speaks the protocol of Trustee's key broker.
+#[derive(Clone, Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KbsPlace {
+    /// Its address, `https://kbs.example.org:8080`.
+    pub url: String,
+    /// Authorities for HTTPS, PEM; the system's, if not given.
+    pub authorities: Option<PathBuf>,
+}
+
 /// What of a manager, of a manager's node and of a node alone does not go together.
 pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
+    for (name, data) in &config.data {
+        let places = [data.salt.as_ref(), data.key.as_ref()];
+        let of_kbs = places.into_iter().flatten().any(|place| matches!(place, Place::Kbs(_)));
+        if of_kbs && config.kbs.is_none() {
+            return Err(format!(
+                "[data.{name}] names a resource of a key service: add [kbs] with its `url`"
+            ));
+        }
+        if data.key.as_ref().is_some_and(|key| !matches!(key, Place::Kbs(_))) {
+            return Err(format!(
+                "the key of [data.{name}] is no `kbs:///REPOSITORY/TYPE/TAG`; a manager's node gets it without being told"
+            ));
+        }
+    }
     if let Some(store) = &config.store {
         if config.manager.is_some() {
             return Err("[store] makes this a manager's file; take [manager] out".into());

@@ -41,6 +41,13 @@
 //! cache = "collateral"
 //! platforms = ["00806f050000"]      # platform families beside those of the policy
 //! ```
+//! A salt, and the `key` of a sealed dataset, may be `kbs:///REPOSITORY/TYPE/TAG`, a resource of an external key service ([`KbsPlace`]):
+//!
+//! ```toml
+//! [kbs]
+//! url = "https://kbs.example.org:8080"
+//! ```
+//!
 //! With `[manager]` a file of data or content may be sealed (`cloister seal`): the manager has its key. A salt may be
 //! `secret://OWNER/NAME`. A manager's own file has `[store]` in place of data and vault ([`StoreFiles`]).
 //!
@@ -54,13 +61,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Deserialize;
 
-pub use managed::{ManagerPlace, Place, StoreFiles};
+pub use managed::{KbsPlace, ManagerPlace, Place, StoreFiles};
 
 /// No node file is larger than this.
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 51] = [
+const KNOWN_KEYS: [&str; 53] = [
     "name",
     "policy",
     "credential",
@@ -112,6 +119,8 @@ const KNOWN_KEYS: [&str; 51] = [
     "recipients",
     "replicas",
     "peers",
+    "kbs",
+    "key",
 ];
 
 /// Why a node file cannot be used.
@@ -166,6 +175,8 @@ pub struct DataFile {
     pub path: PathBuf,
     /// The salt of its commitment; by default the data file's path with `.salt` behind it.
     pub salt: Option<Place>,
+    /// The key of a sealed one, at an external key service.
+    pub key: Option<Place>,
 }
 
 impl DataFile {
@@ -359,6 +370,8 @@ pub struct NodeConfig {
     pub agreement: Option<AgreementFiles>,
     /// Where policy, credential and keys come from, in place of files.
     pub manager: Option<ManagerPlace>,
+    /// An external key service for salts and keys of datasets.
+    pub kbs: Option<KbsPlace>,
     /// A manager's own state.
     pub store: Option<StoreFiles>,
 }
