@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use cloister_tensor::{Digest, Digester};
+use rustix::mm::{MlockAllFlags, mlockall};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, Signal};
 
 /// Why the host cannot start.
@@ -14,6 +15,17 @@ pub enum ProcessError {
         /// What should have been switched off.
         what: &'static str,
         /// The system's error.
+        cause: rustix::io::Errno,
+    },
+    /// Memory may be written to a disk.
+    #[error(
+        "this machine swaps ({swaps}), and the memory of this process cannot be locked ({cause}): keys and rows would get to a disk. \
+         Switch swap off, or give the process an unlimited RLIMIT_MEMLOCK (LimitMEMLOCK=infinity)"
+    )]
+    Swap {
+        /// The devices or files.
+        swaps: String,
+        /// Why it cannot be locked.
         cause: rustix::io::Errno,
     },
     /// What started this process is gone, or its end would not be noticed.
@@ -52,6 +64,44 @@ pub fn harden() -> Result<(), ProcessError> {
         what: "ptrace (dumpable)",
         cause,
     })
+}
+
+/// Keeps this process's memory, with keys and opened rows in it, out of swap: locked as it is touched, or on a machine that does not swap.
+///
+/// # Errors
+/// Neither holds; in simulation that is told and no error.
+pub fn keep_memory(simulated: bool) -> Result<(), ProcessError> {
+    let Err(cause) = lock_memory() else { return Ok(()) };
+    let swaps = std::fs::read_to_string("/proc/swaps").unwrap_or_default();
+    let swaps: Vec<_> = swaps
+        .lines()
+        .skip(1)
+        .filter_map(|line| line.split_whitespace().next())
+        .collect();
+    if swaps.is_empty() {
+        return Ok(());
+    }
+    let error = ProcessError::Swap {
+        swaps: swaps.join(", "),
+        cause,
+    };
+    if simulated {
+        tracing::warn!("{error}");
+        return Ok(());
+    }
+    Err(error)
+}
+
+/// With a limit, what is allocated later would fail: so all of it is locked, or nothing.
+fn lock_memory() -> Result<(), rustix::io::Errno> {
+    let unlimited = Rlimit {
+        current: None,
+        maximum: None,
+    };
+    if rustix::process::getrlimit(Resource::Memlock).current.is_some() {
+        rustix::process::setrlimit(Resource::Memlock, unlimited)?;
+    }
+    mlockall(MlockAllFlags::CURRENT | MlockAllFlags::FUTURE | MlockAllFlags::ONFAULT)
 }
 
 /// Has the kernel ask this process to end (SIGTERM) when the one that started it ends, however that ends: by SIGKILL, too.
@@ -144,6 +194,25 @@ pub async fn until_signal(cancel: tokio_util::sync::CancellationToken) {
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
     use super::*;
+
+    #[test]
+    fn memory_is_locked_or_nothing_swaps_or_it_is_told() {
+        let locked = lock_memory();
+        let status = std::fs::read_to_string("/proc/self/status").unwrap();
+        let kept = status.lines().find_map(|line| line.strip_prefix("VmLck:")).unwrap();
+        match locked {
+            Ok(()) => assert_ne!(kept.trim(), "0 kB"),
+            Err(cause) => {
+                let swaps = std::fs::read_to_string("/proc/swaps")
+                    .unwrap_or_default()
+                    .lines()
+                    .count()
+                    > 1;
+                assert_eq!(keep_memory(false).is_err(), swaps, "{cause}");
+            }
+        }
+        keep_memory(true).unwrap();
+    }
 
     #[test]
     fn every_file_that_an_engine_could_load_is_measured_and_none_comes_from_elsewhere() {

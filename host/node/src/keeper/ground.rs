@@ -13,6 +13,7 @@ use cloister_session::{Clock, Local, NodeSide, QuoteService, SelfSide, SessionMe
 
 use super::config::NodeConfig;
 use super::measured::{self, Loaded};
+use super::references::{Watch, Watched};
 use super::runtime::Runtime;
 use super::{load_verifier, references, runner, trust};
 use crate::process;
@@ -67,6 +68,7 @@ impl Ground {
     ) -> Result<Self, miette::Report> {
         let now = now_unix_s();
         check_root(&policy, provider.as_ref())?;
+        process::keep_memory(policy.attestation.simulated).map_err(|error| fail(Exit::Failed, error))?;
         let (verifier, fetched) = own_verifier(config, &policy, now)?;
         let floor_unix_s = match &fetched {
             Some(fetched) => fetched.store.floor_unix_s(),
@@ -141,6 +143,22 @@ impl Ground {
     /// Everything that sessions need, showing that certificate.
     pub fn local(&self, certificate: &Arc<RaTlsIdentity>) -> Local {
         self.local_as(SelfSide::Node(self.side(certificate)))
+    }
+
+    /// Looks for newer reference values for as long as what it gives is held; `tell` writes down what was taken.
+    pub fn watch_references(
+        &self,
+        config: &NodeConfig,
+        tell: impl Fn(serde_json::Value) + Send + 'static,
+    ) -> Result<Option<Watch>, miette::Report> {
+        let watched = |path: &PathBuf| Watched {
+            path: path.clone(),
+            policy: Arc::clone(&self.policy),
+            store: self.store.clone(),
+        };
+        let watched = config.references.as_ref().map(watched);
+        let watch = watched.map(|watched| Watch::start(watched, tell)).transpose();
+        watch.map_err(|error| fail(Exit::Failed, error))
     }
 
     /// Everything that sessions need to dial and verify others, showing nothing.

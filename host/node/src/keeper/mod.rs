@@ -33,7 +33,7 @@ use config::NodeConfig;
 use ground::Ground;
 use measured::Loaded;
 use provisions::Provisions;
-use references::{Watch, Watched};
+use references::Watch;
 
 /// No policy or file of signatures is larger than this.
 const MAX_POLICY_BYTES: u64 = 4 * 1024 * 1024;
@@ -99,17 +99,8 @@ impl Keeper {
         if let Some(references) = ground.policy.references() {
             audit.must(references::EVENT, references::written_down(&references))?;
         }
-        let watch = match &config.references {
-            None => None,
-            Some(path) => {
-                let watched = Watched {
-                    path: path.clone(),
-                    policy: Arc::clone(&ground.policy),
-                    store: ground.store.clone(),
-                };
-                Some(Watch::start(watched, audit.clone()).map_err(|error| fail(Exit::Failed, error))?)
-            }
-        };
+        let log = audit.clone();
+        let watch = ground.watch_references(&config, move |newer| log.note(references::EVENT, newer))?;
         Ok(Self {
             audit,
             config,

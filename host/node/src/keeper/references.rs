@@ -11,7 +11,6 @@ use cloister_session::collateral::Store;
 use cloister_tensor::Digest;
 
 use super::MAX_POLICY_BYTES;
-use super::audit::Audit;
 use crate::files;
 use crate::ui::{Exit, fail, unreadable};
 
@@ -75,7 +74,8 @@ pub struct Watch {
 impl Watch {
     /// Looks at the file of a policy that has reference values from it. What it finds counts from then on for all who hold the
     /// policy: each session asks it, and what was remembered of peers is forgotten. What can't be taken changes nothing.
-    pub fn start(watched: Watched, audit: Audit) -> std::io::Result<Self> {
+    /// `tell` writes down what was taken.
+    pub fn start(watched: Watched, tell: impl Fn(serde_json::Value) + Send + 'static) -> std::io::Result<Self> {
         let (stop, stopped) = channel();
         std::thread::Builder::new().name("references".into()).spawn(move || {
             let mut last = String::new();
@@ -84,7 +84,7 @@ impl Watch {
                     Ok(None) => last.clear(),
                     Ok(Some(newer)) => {
                         last.clear();
-                        audit.note(EVENT, written_down(&newer));
+                        tell(written_down(&newer));
                     }
                     // Said once, and not each minute.
                     Err(error) => {

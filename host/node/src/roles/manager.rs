@@ -16,6 +16,7 @@ use cloister_replica::Member;
 use cloister_session::{Clock, ListenLimits, Listener, OnRefused, PolicyBook, PolicyFile, Proxy};
 use cloister_tensor::Digest;
 use serde_json::json;
+use tokio::runtime::Handle;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
@@ -26,6 +27,7 @@ use crate::keeper::config::{NodeConfig, StoreFiles};
 use crate::keeper::ground::Ground;
 use crate::keeper::lineage::policies_in;
 use crate::keeper::measured::Loaded;
+use crate::keeper::references::{self, Watch};
 use crate::keeper::{check_own_place, load_identity, provider, trust};
 use crate::manager::recipients;
 use crate::manager::replication::{Others, Replication};
@@ -212,6 +214,7 @@ impl ManagerRole {
             let ground = Ground::under(&self.config, Arc::clone(&policy), Arc::clone(&self.provider))?;
             check_own_place(&self.config, &ground.policy, &self.identity, Role::Manager)?;
             self.check_others(&policy)?;
+            let _references = self.watch_references(&ground)?;
             let certificate = ground.certificate(&self.identity, State::Member, &Loaded::default())?;
             self.teller.tell(&Event::Started {
                 node: self.config.name.clone(),
@@ -289,6 +292,20 @@ impl ManagerRole {
             format!("the policy names {managers} managers, and this one's node file none of the others"),
             Some("add [store.replicas] with `address` and `peers` to the node file of each".into()),
         ))
+    }
+
+    /// Reference values count for those who dial a manager as they do at any node; which ones stands in its log.
+    fn watch_references(&self, ground: &Ground) -> Result<Option<Watch>, miette::Report> {
+        let (runtime, standing) = (Handle::current(), Arc::clone(&self.standing));
+        let tell = move |what| {
+            let standing = Arc::clone(&standing);
+            // A manager that can't write yet has told it in its own log.
+            runtime.spawn(async move { standing.turn(move |turn| turn.note(references::EVENT, what)).await });
+        };
+        if let Some(references) = ground.policy.references() {
+            tell(references::written_down(&references));
+        }
+        ground.watch_references(&self.config, tell)
     }
 
     fn say_what_is_waited_for(&self, policy: &Policy, in_force: Option<Digest>) {
