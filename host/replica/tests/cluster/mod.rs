@@ -198,6 +198,14 @@ impl Cluster {
         panic!("{name} was not admitted: {last}");
     }
 
+    /// Waits until a replica's disk holds the state of this version: what most have confirmed reaches the last one later.
+    pub(crate) async fn held(&self, name: &str, version: u64) {
+        let held = |at: Position| at.version >= version;
+        while !self.seat(name).replica.ledger().lies_at().unwrap().is_some_and(held) {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    }
+
     pub(crate) fn seat(&self, name: &str) -> Arc<Seat> {
         Arc::clone(&self.seats.lock().unwrap()[name])
     }
