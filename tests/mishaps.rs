@@ -306,7 +306,17 @@ fn a_model_that_is_no_number_is_not_trained_from() {
     let weights = model.windows(2).position(|field| field == [0x4a, 48]).unwrap() + 2;
     model[weights + 8..weights + 12].copy_from_slice(&f32::NAN.to_le_bytes());
     std::fs::write(at("nan.onnx"), model).unwrap();
-    let train = run(&["graph", "train", &at("nan.onnx"), "--optimizer", "sgd", "--batch", "4", "-o", &at("t.onnx")]);
+    let train = run(&[
+        "graph",
+        "train",
+        &at("nan.onnx"),
+        "--optimizer",
+        "sgd",
+        "--batch",
+        "4",
+        "-o",
+        &at("t.onnx"),
+    ]);
     assert_eq!(train.code, 2, "{}", train.stderr);
     assert!(
         words(&train.stderr).contains("is not finite at element 2"),

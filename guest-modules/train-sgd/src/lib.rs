@@ -50,31 +50,30 @@ struct Pass {
     most: u32,
 }
 
-/// The passes of a round, of which each has so many batches.
-fn passes(settings: &Settings, round: Round, batches: u32) -> Vec<Pass> {
-    if settings.steps == 0 || batches == 0 {
-        let whole = |epoch| Pass {
-            seed: round.seed.wrapping_add(u64::from(epoch)),
-            first: 0,
-            most: batches,
-        };
-        return (0..settings.epochs).map(whole).collect();
-    }
-    let mut passes = Vec::new();
-    let (mut at, mut left) = (round.step.wrapping_mul(u64::from(settings.steps)), settings.steps);
-    while left > 0 {
+/// The passes of a round, of which each has so many batches. One after another: a round may have any number.
+fn passes(settings: &Settings, round: Round, batches: u32) -> impl Iterator<Item = Pass> + use<> {
+    let whole = settings.steps == 0 || batches == 0;
+    let (seed, mut epochs, mut left) = (settings.seed, 0..settings.epochs, settings.steps);
+    let mut at = round.step.wrapping_mul(u64::from(settings.steps));
+    core::iter::from_fn(move || {
+        if whole {
+            return epochs.next().map(|epoch| Pass {
+                seed: round.seed.wrapping_add(u64::from(epoch)),
+                first: 0,
+                most: batches,
+            });
+        }
+        if left == 0 {
+            return None;
+        }
         // Below `batches`, so it fits.
         let first = (at % u64::from(batches)) as u32;
         let most = left.min(batches - first);
-        passes.push(Pass {
-            seed: settings.seed.wrapping_add(at / u64::from(batches)),
-            first,
-            most,
-        });
+        let seed = seed.wrapping_add(at / u64::from(batches));
         at = at.wrapping_add(u64::from(most));
         left -= most;
-    }
-    passes
+        Some(Pass { seed, first, most })
+    })
 }
 
 fn train(round: Round, model: &mut Model) -> Result<()> {
