@@ -263,6 +263,12 @@ impl Leases {
         Ok(())
     }
 
+    /// The nodes that hold a lease.
+    pub(crate) fn held(&self, now_unix_s: u64) -> impl Iterator<Item = &str> {
+        let alive = self.0.iter().filter(move |(_, held)| held.expires_unix_s > now_unix_s);
+        alive.map(|(node, _)| node.as_str())
+    }
+
     /// Whether that token is the newest, and its lease has not ended.
     pub(crate) fn holds(&self, node: &str, token: u64, now_unix_s: u64) -> Result<(), Refused> {
         let held = self.0.get(node);

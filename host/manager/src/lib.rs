@@ -59,4 +59,4 @@ pub use secrets::{MAX_EPOCHS, MAX_SECRETS_OF_PARTICIPANT};
 pub use share::{RecoveryShare, Remembered, SealedShare};
 pub use standing::{Equivocation, PolicyFile, PolicyStanding, PolicyStatus};
 pub use turn::{MAX_NOTE_BYTES, Turn};
-pub use witness::{Echoes, Mark, Quorum, Statement, StoreId, Witness};
+pub use witness::{Audience, Echoes, Mark, Quorum, Statement, StoreId, Unseen, Witness};

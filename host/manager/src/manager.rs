@@ -23,7 +23,7 @@ use crate::standing::{Equivocation, PolicyFile, PolicyStatus};
 use crate::state::State;
 use crate::store::{Store, position};
 use crate::turn::{Done, Turn};
-use crate::witness::{Mark, StoreId};
+use crate::witness::{Audience, Mark, Quorum, StoreId};
 
 /// Most audit lines that are given out at once.
 pub const MAX_LINES: usize = 4096;
@@ -241,6 +241,14 @@ impl Manager {
     /// Where a counter stands.
     pub fn counter(&self, id: &CounterId) -> Option<&Commit> {
         self.state.counters.get(id)
+    }
+
+    /// Who has to have seen a state before what it says is told: the nodes that hold a lease, and whose word counts. Nobody while no
+    /// policy is in force.
+    pub fn audience(&self, now_unix_s: u64) -> Audience {
+        let now_unix_s = now_unix_s.max(self.head.clock_unix_s);
+        let held = self.state.leases.held(now_unix_s);
+        self.policy().map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
     }
 
     /// Audit lines from that index on, at most [`MAX_LINES`]: together, a newline behind each, they are the log that `cloister audit` reads.

@@ -1,11 +1,11 @@
 //! Against a manager that was put back: others remember its newest state, and a quorum of them must confirm it when it starts.
 //!
-//! All of it is pure. A node keeps a [`Witness`] in its vault and shows it each [`Mark`] that it gets; a manager that starts collects
-//! [`Statement`]s and is confirmed or refused; a running one may hold back answers of weight until [`Echoes`] say that a quorum
-//! has seen the state they stand in, as ROTE does. What is written without waiting for that is protected against a manager put
-//! back only once a quorum has seen it.
+//! All of it is pure. A node keeps a [`Witness`] in its TD's memory, since a disk could be put back with the manager's, and shows it each
+//! [`Mark`] that it gets; a manager that starts collects [`Statement`]s and is confirmed or refused; a running one holds a vault's
+//! commit back until [`Echoes`] say that its [`Audience`] has seen the state that it stands in, as ROTE does. What is written without
+//! waiting for that is protected against a manager put back only once a quorum has seen it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
 use cloister_attestation::encoding::{from_hex, hex};
@@ -177,35 +177,65 @@ impl Quorum {
     }
 }
 
+/// Who has to have seen a state before what it says is told: the nodes that are there (they hold a lease), up to a quorum of the
+/// policy's. A node that is not there can't see anything, and one that goes ends with its lease; so no commit waits for one for longer
+/// than a lease lasts.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Audience {
+    present: BTreeSet<String>,
+    wanted: usize,
+}
+
+impl Audience {
+    /// Of those who are there, the ones that count.
+    pub fn of<'a>(quorum: &Quorum, there: impl Iterator<Item = &'a str>) -> Self {
+        let present: BTreeSet<_> = there.filter(|node| quorum.counts(node)).map(str::to_owned).collect();
+        Self {
+            wanted: quorum.wanted.min(present.len()),
+            present,
+        }
+    }
+}
+
+/// What is missing until a state may be told of.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Unseen {
+    /// How many nodes have seen it.
+    pub seen: usize,
+    /// How many have to.
+    pub wanted: usize,
+    /// Nodes that are there and have not.
+    pub silent: Vec<String>,
+}
+
 /// Who has seen which state.
-#[derive(Clone, Debug)]
+#[derive(Clone, Debug, Default)]
 pub struct Echoes {
-    quorum: Quorum,
     seen: BTreeMap<String, u64>,
 }
 
 impl Echoes {
-    /// Nobody has seen anything.
-    pub fn new(quorum: Quorum) -> Self {
-        Self {
-            quorum,
-            seen: BTreeMap::new(),
-        }
-    }
-
-    /// A node said that it remembers the state of that version. Nodes that don't count are passed over.
+    /// A node said that it remembers the state of that version.
     pub fn heard(&mut self, node: &str, version: u64) {
-        if self.quorum.counts(node) {
-            let seen = self.seen.entry(node.to_owned()).or_default();
-            *seen = version.max(*seen);
-        }
+        let seen = self.seen.entry(node.to_owned()).or_default();
+        *seen = version.max(*seen);
     }
 
-    /// The newest version that a quorum has seen: up to there a manager put back is found out.
-    pub fn seen_by_quorum(&self) -> u64 {
-        let mut seen: Vec<u64> = self.seen.values().copied().collect();
-        seen.sort_unstable_by(|a, b| b.cmp(a));
-        seen.get(self.quorum.wanted - 1).copied().unwrap_or(0)
+    /// Whether enough of the audience have seen the state of that version, or a later one.
+    ///
+    /// # Errors
+    /// [`Unseen`].
+    pub fn seen_by(&self, audience: &Audience, version: u64) -> Result<(), Unseen> {
+        let saw = |node: &&String| self.seen.get(*node).is_some_and(|seen| *seen >= version);
+        let (saw, silent): (Vec<_>, Vec<_>) = audience.present.iter().partition(saw);
+        if saw.len() >= audience.wanted {
+            return Ok(());
+        }
+        Err(Unseen {
+            seen: saw.len(),
+            wanted: audience.wanted,
+            silent: silent.into_iter().cloned().collect(),
+        })
     }
 }
 
@@ -281,19 +311,24 @@ mod tests {
     }
 
     #[test]
-    fn a_version_is_safe_once_a_quorum_has_seen_it() {
+    fn a_state_is_told_of_once_those_who_are_there_have_seen_it_up_to_a_quorum() {
         let quorum = Quorum {
-            nodes: ["a", "b", "c"].map(str::to_owned).to_vec(),
-            wanted: 2,
+            nodes: ["a", "b", "c", "d", "e"].map(str::to_owned).to_vec(),
+            wanted: 3,
         };
-        let mut echoes = Echoes::new(quorum);
-        echoes.heard("a", 9);
-        echoes.heard("stranger", 9);
-        assert_eq!(echoes.seen_by_quorum(), 0);
-        echoes.heard("b", 4);
-        assert_eq!(echoes.seen_by_quorum(), 4);
-        echoes.heard("b", 3);
-        echoes.heard("c", 8);
-        assert_eq!(echoes.seen_by_quorum(), 8);
+        let there = |nodes: &[&'static str]| Audience::of(&quorum, nodes.iter().copied());
+        let all = there(&["a", "b", "c", "d", "stranger"]);
+        let mut echoes = Echoes::default();
+        for (node, version) in [("a", 9), ("stranger", 9), ("b", 4), ("b", 3), ("c", 8)] {
+            echoes.heard(node, version);
+        }
+        assert_eq!(echoes.seen_by(&all, 4), Ok(()));
+        let unseen = echoes.seen_by(&all, 8).unwrap_err();
+        assert_eq!((unseen.seen, unseen.wanted), (2, 3));
+        assert_eq!(unseen.silent, ["b", "d"]);
+        // Whoever is not there is not waited for; whoever is, is.
+        assert_eq!(echoes.seen_by(&there(&["a", "c"]), 8), Ok(()));
+        assert_eq!(echoes.seen_by(&there(&["a", "d"]), 8).unwrap_err().silent, ["d"]);
+        assert_eq!(echoes.seen_by(&Audience::default(), 10), Ok(()));
     }
 }

@@ -10,8 +10,11 @@ use cloister_tensor::Digest;
 use cloister_wire::MAX_MESSAGE_BYTES;
 use cloister_wire::manager as wire;
 use cloister_wire::manager::manager_client::ManagerClient;
-use tonic::Response;
+use tokio::sync::mpsc;
+use tokio_stream::StreamExt;
+use tokio_stream::wrappers::ReceiverStream;
 use tonic::transport::Channel;
+use tonic::{Response, Streaming};
 
 use super::convert::{self, Wrong};
 use super::error::ManagerError;
@@ -208,6 +211,14 @@ impl Client {
         ))
     }
 
+    /// Watches the states that the manager announces; what the node remembers goes there by `saw`.
+    pub async fn watch(&mut self, saw: mpsc::Receiver<Mark>) -> Result<Watched, ManagerError> {
+        let said = ReceiverStream::new(saw).map(|mark| wire::WitnessRequest {
+            mark: convert::mark_bytes(Some(&mark)),
+        });
+        answer("the states of the manager", self.inner.watch(said).await).map(Watched)
+    }
+
     /// The participant's recovery share, sealed to it.
     pub async fn share(&mut self) -> Result<OwnShare, ManagerError> {
         let reply = answer("a recovery share", self.inner.share(wire::ShareRequest {}).await)?;
@@ -253,6 +264,24 @@ impl Client {
             "its audit log",
             self.inner.audit(wire::AuditRequest { from, count }).await,
         )
+    }
+}
+
+/// The states that a manager announces.
+#[derive(Debug)]
+pub struct Watched(Streaming<wire::WitnessReply>);
+
+impl Watched {
+    /// The next one.
+    ///
+    /// # Errors
+    /// The connection ended.
+    pub async fn next(&mut self) -> Result<Mark, ManagerError> {
+        let ended = || ManagerError::Ended("it announces nothing more".to_owned());
+        let what = "a mark";
+        let next = self.0.message().await.map_err(|status| ManagerError::call(what, &status))?;
+        let mark = valid(what, convert::mark(&next.ok_or_else(ended)?.mark))?;
+        mark.ok_or_else(ended)
     }
 }
 

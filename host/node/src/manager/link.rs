@@ -13,6 +13,7 @@ use cloister_manager::{
 };
 use cloister_session::{DialOptions, Local, connect};
 use tokio::runtime::{Builder, Runtime};
+use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Grants};
@@ -22,6 +23,8 @@ use super::error::ManagerError;
 const PATIENCE: Duration = Duration::from_secs(120);
 /// The pause before it tries again.
 const PAUSE: Duration = Duration::from_millis(500);
+/// The pause before the manager's states are watched anew.
+const WATCH_PAUSE: Duration = Duration::from_secs(1);
 /// A lease is renewed after this part of its time.
 const RENEW_AFTER: u32 = 3;
 
@@ -147,6 +150,7 @@ impl Link {
                 }
             }
         })?;
+        self.runtime.spawn(Arc::clone(&self.shared).witness());
         let shared = Arc::clone(&self.shared);
         self.runtime.spawn(async move {
             let pause = Duration::from_secs(lease_s.max(1)) / RENEW_AFTER;
@@ -295,6 +299,39 @@ impl Shared {
         let opened = client.clone();
         *place = Some(Session { client, sequence: 1 });
         Ok((opened, 1))
+    }
+
+    /// Remembers each state that the manager announces, and says so, as long as this instance lives. A manager that shows an older one is
+    /// left.
+    async fn witness(self: Arc<Self>) {
+        loop {
+            let ended = tokio::select! {
+                ended = self.watch() => ended,
+                () = self.lost.cancelled() => return,
+            };
+            match ended {
+                Err(error @ ManagerError::NotTheNewest(_)) => return self.lose(&error),
+                ended => {
+                    tracing::debug!("the manager's states are not watched for a moment: {ended:?}");
+                    *self.session.lock().await = None;
+                }
+            }
+            tokio::time::sleep(WATCH_PAUSE).await;
+        }
+    }
+
+    async fn watch(&self) -> Result<(), ManagerError> {
+        let (mut client, _) = self.dialled().await?;
+        let (say, saw) = mpsc::channel(1);
+        let mut announced = client.watch(saw).await?;
+        loop {
+            let mark = announced.next().await?;
+            self.observe(Some(mark))?;
+            let newest = self.seen().witness.newest().copied().unwrap_or(mark);
+            if say.send(newest).await.is_err() {
+                return Ok(());
+            }
+        }
     }
 
     /// Takes or renews the lease; gives for how long it is.

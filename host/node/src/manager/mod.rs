@@ -5,6 +5,7 @@
 //! node: address + anchor --policies--> policy --apply--> credential --session--> keys, lease, counters   (apply, link)
 //! participant's command line --session--> secrets, signatures, shares                                    (client)
 //! manager's TD: service --Desk--> cloister_manager                                                       (service)
+//! nodes that are there see each state of a commit before it is answered                                   (echo)
 //! managers in twos and threes: cloister_replica between attested TDs                                     (replication)
 //! ```
 
@@ -12,6 +13,7 @@ pub mod apply;
 pub mod client;
 mod convert;
 pub mod counter;
+mod echo;
 mod error;
 pub mod link;
 pub mod recipients;

@@ -17,9 +17,10 @@ use cloister_wire::MAX_MESSAGE_BYTES;
 use cloister_wire::manager as wire;
 use cloister_wire::manager::manager_server::{self, ManagerServer};
 use tokio::sync::Semaphore;
+use tokio_stream::wrappers::ReceiverStream;
 use tokio_util::sync::CancellationToken;
 use tonic::transport::Server;
-use tonic::{Code, Request, Response, Status};
+use tonic::{Code, Request, Response, Status, Streaming};
 
 use super::REFUSED;
 use super::convert::Wrong;
@@ -39,6 +40,8 @@ pub struct ManagerService {
     clock: Clock,
     standing: Arc<Standing>,
     verifying: Arc<Semaphore>,
+    /// Ends the streams that would go on.
+    stopping: CancellationToken,
 }
 
 impl ManagerService {
@@ -50,6 +53,7 @@ impl ManagerService {
             clock,
             standing,
             verifying: Arc::new(Semaphore::new(MAX_VERIFYING)),
+            stopping: CancellationToken::new(),
         }
     }
 
@@ -62,10 +66,10 @@ impl ManagerService {
         listener: Listener,
         stop: impl Future<Output = ()>,
     ) -> Result<(), tonic::transport::Error> {
+        let stopping = self.stopping.clone();
         let service = ManagerServer::new(self)
             .max_decoding_message_size(MAX_MESSAGE_BYTES)
             .max_encoding_message_size(MAX_MESSAGE_BYTES);
-        let stopping = CancellationToken::new();
         let server = Server::builder()
             .max_frame_size(channel::MAX_FRAME_BYTES)
             .max_concurrent_streams(MAX_STREAMS)
@@ -256,6 +260,16 @@ impl manager_server::Manager for ManagerService {
     async fn witness(&self, request: Request<wire::WitnessRequest>) -> Result<Response<wire::WitnessReply>, Status> {
         let who = self.node(&request)?;
         self.hear(who, request.get_ref()).await.map(Response::new)
+    }
+
+    type WatchStream = ReceiverStream<Result<wire::WitnessReply, Status>>;
+
+    async fn watch(
+        &self,
+        request: Request<Streaming<wire::WitnessRequest>>,
+    ) -> Result<Response<Self::WatchStream>, Status> {
+        let who = self.node(&request)?;
+        Ok(Response::new(self.watched_by(who, request.into_inner())))
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {

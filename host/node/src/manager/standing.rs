@@ -17,6 +17,7 @@ use tokio::sync::{oneshot, watch};
 use tonic::{Code, Status};
 
 use super::convert;
+use super::echo::Announcements;
 use super::replication::Replication;
 use super::service::word;
 
@@ -81,6 +82,7 @@ pub struct Standing {
     chain: Mutex<Vec<Arc<PolicyFile>>>,
     /// The other managers, where there are several.
     replication: OnceLock<Arc<Replication>>,
+    announcements: Announcements,
 }
 
 impl Standing {
@@ -135,6 +137,7 @@ impl Standing {
             in_force: watch::Sender::new(None),
             chain: Mutex::default(),
             replication: OnceLock::new(),
+            announcements: Announcements::default(),
         }))
     }
 
@@ -308,6 +311,21 @@ impl Standing {
         });
         told.map_err(|_| busy())?;
         done.await.map_err(|_| busy())?.map_err(|error| self.failed(&error))
+    }
+
+    /// Waits until the nodes that are there have seen that state, up to a quorum of them.
+    pub async fn seen(&self, mark: &Mark) -> Result<(), Status> {
+        let audience = || {
+            let now = (self.clock)();
+            self.look(move |manager| manager.audience(now))
+        };
+        let seen = self.announcements.wait(mark, audience).await?;
+        seen.map_err(|missing| word("unseen", Code::Unavailable, &missing))
+    }
+
+    /// The states that are announced, and what nodes say of them.
+    pub(super) fn announcements(&self) -> &Announcements {
+        &self.announcements
     }
 
     /// Says so if another policy took effect.

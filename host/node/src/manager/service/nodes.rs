@@ -9,10 +9,13 @@ use cloister_policy::Permit;
 use cloister_session::Peer;
 use cloister_wire::manager as wire;
 use serde_json::json;
-use tonic::{Code, Status};
+use tokio::sync::mpsc;
+use tokio_stream::wrappers::ReceiverStream;
+use tonic::{Code, Status, Streaming};
 
 use super::{ManagerService, refused, word, wrong};
 use crate::manager::convert;
+use crate::manager::standing::RUNNING;
 
 /// Most bytes of a quote.
 const MAX_QUOTE_BYTES: usize = 16 * 1024;
@@ -135,9 +138,53 @@ impl ManagerService {
             next: next.ok_or_else(|| wrong("a commit without a next version".to_owned()))?,
         };
         let (_, mark) = self.turn(move |turn| turn.commit(&who, &step)).await?;
+        self.standing.seen(&mark).await?;
         Ok(wire::CommitReply {
             mark: convert::mark_bytes(Some(&mark)),
         })
+    }
+
+    /// Sends a node each state that is announced, and takes what it says that it remembers, until either end is gone.
+    pub(super) fn watched_by(
+        &self,
+        who: Permit,
+        mut said: Streaming<wire::WitnessRequest>,
+    ) -> ReceiverStream<Result<wire::WitnessReply, Status>> {
+        let (tell, told) = mpsc::channel(1);
+        let (standing, stopping) = (Arc::clone(&self.standing), self.stopping.clone());
+        let mut announced = standing.announcements().follow();
+        announced.mark_changed();
+        tokio::spawn(async move {
+            loop {
+                // The place is there before the mark is read: a node that reads slowly gets the newest one.
+                let next = async {
+                    let place = tell.reserve().await.ok()?;
+                    announced.changed().await.ok()?;
+                    Some((place, *announced.borrow_and_update()))
+                };
+                let (place, mark) = tokio::select! {
+                    () = stopping.cancelled() => return,
+                    request = said.message() => {
+                        let Ok(Some(request)) = request else { return };
+                        match convert::mark(&request.mark) {
+                            Ok(Some(mark)) => standing.announcements().heard(who.node(), &mark),
+                            Ok(None) => {}
+                            Err(_) => return,
+                        }
+                        continue;
+                    }
+                    Some(next) = next => next,
+                    else => return,
+                };
+                if mark.is_some() {
+                    place.send(Ok(wire::WitnessReply {
+                        phase: RUNNING.to_owned(),
+                        mark: convert::mark_bytes(mark.as_ref()),
+                    }));
+                }
+            }
+        });
+        ReceiverStream::new(told)
     }
 
     /// What a node saw of this manager's state.
@@ -145,7 +192,7 @@ impl ManagerService {
         let newest = convert::mark(&request.mark).map_err(wrong)?;
         let phase = self.standing.hear(who, newest).await?;
         let mark = match phase {
-            crate::manager::standing::RUNNING => Some(self.look(|manager| manager.mark()).await?),
+            RUNNING => Some(self.look(|manager| manager.mark()).await?),
             _ => None,
         };
         Ok(wire::WitnessReply {
