@@ -9,6 +9,7 @@
 
 mod house;
 mod policies;
+mod restart;
 mod vault;
 
 use house::{House, Node, PARTICIPANTS};

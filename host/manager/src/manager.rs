@@ -248,7 +248,8 @@ impl Manager {
     pub fn audience(&self, now_unix_s: u64) -> Audience {
         let now_unix_s = now_unix_s.max(self.head.clock_unix_s);
         let held = self.state.leases.held(now_unix_s);
-        self.policy().map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
+        self.policy()
+            .map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
     }
 
     /// Audit lines from that index on, at most [`MAX_LINES`]: together, a newline behind each, they are the log that `cloister audit` reads.
@@ -267,6 +268,13 @@ impl Manager {
     /// The recovery shares, each sealed to its holder.
     pub fn shares(&self) -> &[SealedShare] {
         &self.store.about.recovery.shares
+    }
+
+    /// How many shares open the state, and who holds one.
+    pub fn holders(&self) -> (u8, Vec<&str>) {
+        let recovery = &self.store.about.recovery;
+        let holders = recovery.shares.iter().map(|share| share.participant.as_str());
+        (recovery.threshold, holders.collect())
     }
 
     /// Splits a new recovery key; every share of before is stale from then on. Copies of the store that were made before open with those

@@ -108,6 +108,19 @@ impl Witness {
         self.newest = Some(*mark);
         Ok(())
     }
+
+    /// Takes a state that was told by a manager found to be no older when it was dialled. Answers on one connection overtake each other,
+    /// so an earlier one of the same manager accuses nobody; it is passed over.
+    ///
+    /// # Errors
+    /// [`Refused::ManagerOther`] and [`Refused::ManagerForked`].
+    pub fn observe_answer(&mut self, mark: &Mark) -> Result<(), Refused> {
+        let overtaken = |newest: &Mark| newest.store == mark.store && newest.version > mark.version;
+        if self.newest.as_ref().is_some_and(overtaken) {
+            return Ok(());
+        }
+        self.observe(mark)
+    }
 }
 
 /// Whether a state may be the continuation of what a witness saw, by versions alone.
@@ -305,6 +318,13 @@ mod tests {
             ..mark(9, b"c")
         };
         assert_eq!(witness.observe(&other).unwrap_err().code(), "manager-other");
+        assert_eq!(
+            witness.observe_answer(&mark(7, b"x")).unwrap_err().code(),
+            "manager-forked"
+        );
+        assert_eq!(witness.observe_answer(&other).unwrap_err().code(), "manager-other");
+        // An answer that was overtaken on its way is no older manager.
+        witness.observe_answer(&mark(6, b"x")).unwrap();
         assert_eq!(witness, kept);
         let text = serde_json::to_string(&witness).unwrap();
         assert_eq!(serde_json::from_str::<Witness>(&text).unwrap(), witness);

@@ -50,14 +50,17 @@ pub struct Consent {
     pub threshold: u32,
     /// Whether successors are forbidden.
     pub immutable: bool,
+    /// Recovery shares that open the state of the federation's manager when it starts again; each participant holds one.
+    pub recovery_shares: u32,
 }
 
 impl Consent {
-    /// What a policy has that says nothing: everybody signs, and a successor may follow.
+    /// What a policy has that says nothing: everybody signs, a successor may follow, and everybody's share opens a manager's state.
     pub fn of_all(participants: usize) -> Self {
         Self {
             threshold: u32::try_from(participants).unwrap_or(u32::MAX),
             immutable: false,
+            recovery_shares: u32::try_from(participants).unwrap_or(u32::MAX),
         }
     }
 }

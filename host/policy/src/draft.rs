@@ -45,6 +45,11 @@ fn render(agreement: &Agreement) -> String {
         "participants who have to sign it, and its successor",
     );
     out.explained("immutable", consent.immutable, "true: no successor may follow it");
+    out.explained(
+        "recovery_shares",
+        consent.recovery_shares,
+        "participants who together open a manager's state when it starts again",
+    );
     parties(&mut out, agreement);
     work(&mut out, agreement);
     data(&mut out, agreement);

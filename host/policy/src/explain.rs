@@ -28,6 +28,13 @@ pub fn explain(policy: &Policy) -> Vec<String> {
             "as many of them have to sign what follows it"
         }
     ));
+    if policy.nodes.iter().any(|node| node.role == Role::Manager) {
+        lines.push(format!(
+            "When its manager starts again, {} of {} participants together open its state.",
+            policy.consent.recovery_shares,
+            policy.participants.len()
+        ));
+    }
     for participant in &policy.participants {
         let nodes = policy.nodes.iter().filter(|node| node.participant == participant.name);
         let nodes: Vec<_> = nodes.map(|node| format!("{} {}", node.role, node.name)).collect();

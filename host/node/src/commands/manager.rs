@@ -6,12 +6,14 @@ use std::time::{Duration, Instant};
 use clap::{Args, Subcommand};
 use cloister_attestation::encoding::hex;
 use cloister_attestation::identity::Role;
-use cloister_manager::{Mark, Recipient, RecoveryShare, Remembered, SealedShare, SealingKey};
+use cloister_manager::{Recipient, RecoveryShare, Remembered, SealedShare, SealingKey};
 use cloister_session::Local;
 use cloister_wire::manager as wire;
 use serde_json::{Value, json};
 
+use super::manager_mark;
 use super::manager_secrets::{self, SecretsCommand};
+use super::manager_store::{self, BackupArgs, RestoreArgs};
 use super::peer::{TrustArgs, block_on};
 use crate::files;
 use crate::manager::client::Client;
@@ -22,8 +24,6 @@ use crate::ui::{self, Exit, OutputArgs, Ui};
 
 /// Whom these commands speak to.
 pub(super) const ROLE: Role = Role::Manager;
-/// Longest kept mark, in bytes.
-const MAX_MARK_BYTES: u64 = 4096;
 /// How long one of several managers may take to lead, and the pause before they are asked again.
 const PATIENCE: Duration = Duration::from_secs(30);
 const PAUSE: Duration = Duration::from_millis(500);
@@ -67,6 +67,8 @@ enum ManagerCommand {
     Recover(RecoverArgs),
     Recipient(RecipientArgs),
     Log(LogArgs),
+    Backup(BackupArgs),
+    Restore(RestoreArgs),
 }
 
 /// Where the manager is, and as whom to speak.
@@ -82,6 +84,10 @@ pub(super) struct AsParticipant {
     /// The participant's private key (PEM), as `cloister identity new` wrote it.
     #[arg(long, value_name = "FILE")]
     participant_key: PathBuf,
+    /// The mark of the manager's state that this participant keeps in FILE: a manager that was put back or made anew is refused by it,
+    /// and a newer mark takes its place.
+    #[arg(long, value_name = "FILE")]
+    keep: Option<PathBuf>,
 }
 
 impl AsParticipant {
@@ -92,7 +98,12 @@ impl AsParticipant {
 
     /// A client of a manager whose evidence was verified.
     pub(super) async fn client(&self, local: &Local) -> Result<Client, miette::Report> {
-        self.to.client(local, &self.trust).await
+        let mut client = self.to.client(local, &self.trust).await?;
+        if let Some(path) = &self.keep {
+            let status = client.status().await.map_err(failed_call)?;
+            manager_mark::keep(path, &status.mark)?;
+        }
+        Ok(client)
     }
 }
 
@@ -156,7 +167,8 @@ struct StatusArgs {
     to: ManagerAt,
     #[command(flatten)]
     trust: TrustArgs,
-    /// Keep the mark of the manager's state in this file: against an older copy of it (`manager recover --kept`).
+    /// Keep the mark of the manager's state in this file, for `manager recover --kept`: a manager that was put back to before the mark that
+    /// is there, or made anew, is refused.
     #[arg(long, value_name = "FILE")]
     keep: Option<PathBuf>,
     #[command(flatten)]
@@ -229,6 +241,8 @@ pub fn run(args: ManagerArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         (Some(ManagerCommand::Recover(args)), _) => recover(&args, out),
         (Some(ManagerCommand::Recipient(args)), _) => recipient(&args, out),
         (Some(ManagerCommand::Log(args)), _) => log(&args, out),
+        (Some(ManagerCommand::Backup(args)), _) => manager_store::backup(&args, out),
+        (Some(ManagerCommand::Restore(args)), _) => manager_store::restore(&args, out),
     }
 }
 
@@ -258,8 +272,8 @@ fn status(args: &StatusArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         let (mut client, _) = args.to.any(&local, &args.trust).await?;
         client.status().await.map_err(failed_call)
     })?;
-    if let (Some(path), false) = (&args.keep, reply.mark.is_empty()) {
-        files::write(path, &reply.mark)?;
+    if let Some(path) = &args.keep {
+        manager_mark::keep(path, &reply.mark)?;
     }
     let in_force = reply.policies.iter().find(|standing| standing.standing == "in-force");
     let mark: Option<Value> = serde_json::from_slice(&reply.mark).ok();
@@ -354,19 +368,7 @@ fn or_nobody(names: &[String]) -> String {
 }
 
 fn recover(args: &RecoverArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
-    let newest: Option<Mark> = match &args.kept {
-        Some(path) => {
-            let mark = serde_json::from_slice(&files::read(path, MAX_MARK_BYTES)?);
-            Some(mark.map_err(|error| {
-                ui::failed(
-                    Exit::Usage,
-                    format!("{} is no kept mark: {error}", path.display()),
-                    Some("`cloister manager status --keep` writes one".into()),
-                )
-            })?)
-        }
-        None => None,
-    };
+    let newest = args.kept.as_deref().map(manager_mark::read).transpose()?;
     let remembered = Remembered {
         newest,
         without_nodes: args.without_nodes,

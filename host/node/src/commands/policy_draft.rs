@@ -61,6 +61,9 @@ pub(super) struct DraftArgs {
     /// No successor may follow it.
     #[arg(long)]
     immutable: bool,
+    /// Participants who together open a manager's state when it starts again, at least 2. By default as many as sign.
+    #[arg(long, value_name = "COUNT")]
+    recovery_shares: Option<u32>,
     /// A participant and its public key, or the file that has it (repeat).
     #[arg(long = "participant", value_name = "NAME=KEY", required = true)]
     pub(super) participants: Vec<String>,
@@ -259,14 +262,17 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
         );
         return Err(ui::failed(Exit::Usage, text, None));
     }
-    let all = Consent::of_all(participants.len());
+    let threshold = args
+        .threshold
+        .unwrap_or_else(|| Consent::of_all(participants.len()).threshold);
     let agreement = Agreement {
         name: args.name.clone(),
         version: before.as_ref().map_or(1, |before| before.version + 1),
         predecessor: before.map(|before| before.digest()),
         consent: Consent {
-            threshold: args.threshold.unwrap_or(all.threshold),
+            threshold,
             immutable: args.immutable,
+            recovery_shares: args.recovery_shares.unwrap_or(threshold),
         },
         participants,
         nodes,

@@ -258,6 +258,28 @@ impl Client {
         Ok(answer("a message between managers", self.inner.replicate(request).await)?.message)
     }
 
+    /// A copy of the sealed state, piece by piece, into `sink`; gives its length.
+    pub async fn backup(&mut self, sink: &mut impl std::io::Write) -> Result<u64, ManagerError> {
+        let what = "a backup";
+        let mut pieces = answer(what, self.inner.backup(wire::BackupRequest {}).await)?;
+        let (mut got, mut length) = (0, 0);
+        while let Some(piece) = pieces
+            .message()
+            .await
+            .map_err(|status| ManagerError::call(what, &status))?
+        {
+            got += piece.piece.len() as u64;
+            length = piece.length;
+            let kept = sink.write_all(&piece.piece);
+            kept.map_err(|error| ManagerError::Ended(format!("the backup can't be written: {error}")))?;
+        }
+        if got == 0 || got != length {
+            let cause = format!("{got} bytes of {length} came");
+            return Err(ManagerError::Message { what, cause });
+        }
+        Ok(length)
+    }
+
     /// Lines of the audit log, and its newest checkpoint.
     pub async fn audit(&mut self, from: u64, count: u32) -> Result<wire::AuditReply, ManagerError> {
         answer(
@@ -279,7 +301,11 @@ impl Watched {
     pub async fn next(&mut self) -> Result<Mark, ManagerError> {
         let ended = || ManagerError::Ended("it announces nothing more".to_owned());
         let what = "a mark";
-        let next = self.0.message().await.map_err(|status| ManagerError::call(what, &status))?;
+        let next = self
+            .0
+            .message()
+            .await
+            .map_err(|status| ManagerError::call(what, &status))?;
         let mark = valid(what, convert::mark(&next.ok_or_else(ended)?.mark))?;
         mark.ok_or_else(ended)
     }

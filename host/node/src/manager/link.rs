@@ -18,6 +18,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Grants};
 use super::error::ManagerError;
+use crate::process::until_signal;
 
 /// How long a call goes on trying while the manager is not there.
 const PATIENCE: Duration = Duration::from_secs(120);
@@ -60,7 +61,18 @@ struct Session {
 struct Seen {
     witness: Witness,
     lease: Option<Lease>,
-    why_lost: Option<String>,
+    /// Until when the lease is known to be held: its time, counted from when it was asked for, by this TD's monotonic clock.
+    held_until: Option<Instant>,
+    lost: Option<Lost>,
+}
+
+/// Why an instance must not go on.
+#[derive(Clone, Debug)]
+pub struct Lost {
+    /// In words.
+    pub why: String,
+    /// Nobody refused it: the manager did not answer in time. Then this node may still be needed, to say what it saw of it.
+    pub unanswered: bool,
 }
 
 impl std::fmt::Debug for Link {
@@ -116,8 +128,34 @@ impl Link {
     }
 
     /// Why it must not go on.
-    pub fn why_lost(&self) -> Option<String> {
-        self.shared.seen().why_lost.clone()
+    pub fn why_lost(&self) -> Option<Lost> {
+        self.shared.seen().lost.clone()
+    }
+
+    /// Says what was seen of the manager to one that is started again, until it runs: it may need this node's word, which no other
+    /// instance of this node could give. Ends also where the node is asked to end, or is refused.
+    pub fn stand_by(&self) {
+        let shared = Arc::clone(&self.shared);
+        let stand_by = async move {
+            loop {
+                *shared.session.lock().await = None;
+                shared.at.fetch_add(1, Ordering::Relaxed);
+                match shared.dialled().await {
+                    Err(error) if error.passing() => tracing::debug!("standing by: {error}"),
+                    Err(error) => return tracing::warn!("standing by no longer: {error}"),
+                    Ok(_) => return,
+                }
+                tokio::time::sleep(WATCH_PAUSE).await;
+            }
+        };
+        let stand_by = async move {
+            tokio::select! {
+                () = stand_by => {}
+                () = until_signal(CancellationToken::new()) => {}
+            }
+        };
+        // Where the link's thread is gone there is nothing to say it with.
+        let _ = self.block(stand_by);
     }
 
     /// What the manager would give this node.
@@ -156,8 +194,11 @@ impl Link {
             let pause = Duration::from_secs(lease_s.max(1)) / RENEW_AFTER;
             loop {
                 tokio::time::sleep(pause).await;
-                if let Err(error) = shared.renew().await {
-                    return shared.lose(&error);
+                let until = shared.seen().held_until.unwrap_or_else(Instant::now);
+                match tokio::time::timeout_at(until.into(), shared.renew()).await {
+                    Ok(Ok(_)) => {}
+                    Ok(Err(error)) => return shared.lose(&error),
+                    Err(_) => return shared.lose_unanswered(lease_s),
                 }
             }
         });
@@ -232,18 +273,35 @@ impl Shared {
         self.seen.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    /// Refuses a manager that is older than what was seen of it.
+    /// Takes the state that an answer stands in.
     fn observe(&self, mark: Option<Mark>) -> Result<(), ManagerError> {
         let Some(mark) = mark else { return Ok(()) };
-        self.seen()
-            .witness
-            .observe(&mark)
-            .map_err(|error| ManagerError::NotTheNewest(error.to_string()))
+        let seen = self.seen().witness.observe_answer(&mark);
+        seen.map_err(|error| ManagerError::NotTheNewest(error.to_string()))
     }
 
     fn lose(&self, error: &ManagerError) {
-        tracing::error!("this instance must not go on: {error}");
-        self.seen().why_lost = Some(error.to_string());
+        self.stop(Lost {
+            why: error.to_string(),
+            unanswered: false,
+        });
+    }
+
+    /// Another instance may get the lease from here on, whatever the manager would still answer to this one.
+    fn lose_unanswered(&self, lease_s: u64) {
+        let address: Vec<_> = self.dials.iter().map(|dial| dial.address.as_str()).collect();
+        self.stop(Lost {
+            why: format!(
+                "the manager at {} did not renew the lease within its {lease_s} s, so another instance may run",
+                address.join(", ")
+            ),
+            unanswered: true,
+        });
+    }
+
+    fn stop(&self, lost: Lost) {
+        tracing::error!("this instance must not go on: {}", lost.why);
+        self.seen().lost = Some(lost);
         self.lost.cancel();
     }
 
@@ -255,11 +313,16 @@ impl Shared {
     {
         let since = Instant::now();
         loop {
-            let error = match self.dialled().await {
-                Ok((client, sequence)) => match ask(client, sequence).await {
-                    Ok(done) => return Ok(done),
-                    Err(error) => error,
-                },
+            let answer = async {
+                let (client, sequence) = self.dialled().await?;
+                ask(client, sequence).await
+            };
+            let answer = tokio::select! {
+                answer = answer => answer,
+                () = self.lost.cancelled() => Err(ManagerError::Ended("this instance must not go on".to_owned())),
+            };
+            let error = match answer {
+                Ok(done) => return Ok(done),
                 Err(error) => error,
             };
             let ended = error.is("permit-ended");
@@ -286,8 +349,13 @@ impl Shared {
         let dial = dial.ok_or_else(|| ManagerError::Ended("it has no address".to_owned()))?;
         let local = self.local.lock().unwrap_or_else(PoisonError::into_inner).clone();
         let mut client = Client::new(connect(&local, dial).await?).await?;
-        let newest = self.seen().witness.newest().copied();
-        let (running, mark) = client.witness(newest.as_ref()).await?;
+        // A manager that is dialled anew is the one that may have been put back: what counts is what was seen before it was asked.
+        let mut before = self.seen().witness.clone();
+        let (running, mark) = client.witness(before.newest()).await?;
+        if let Some(mark) = &mark {
+            let older = before.observe(mark);
+            older.map_err(|error| ManagerError::NotTheNewest(error.to_string()))?;
+        }
         self.observe(mark)?;
         if !running {
             return Err(ManagerError::Later {
@@ -337,10 +405,17 @@ impl Shared {
     /// Takes or renews the lease; gives for how long it is.
     async fn renew(&self) -> Result<u64, ManagerError> {
         let instance = self.instance;
-        let ask = |mut client: Client, _| async move { client.lease(&instance).await };
-        let (lease, lease_s, mark) = self.call(ask).await?;
+        let ask = |mut client: Client, _| async move {
+            let asked = Instant::now();
+            client.lease(&instance).await.map(|granted| (granted, asked))
+        };
+        let ((lease, lease_s, mark), asked) = self.call(ask).await?;
         self.observe(mark)?;
-        let before = self.seen().lease.replace(lease);
+        let before = {
+            let mut seen = self.seen();
+            seen.held_until = Some(asked + Duration::from_secs(lease_s));
+            seen.lease.replace(lease)
+        };
         if before.is_some_and(|before| before.token != lease.token) {
             return Err(ManagerError::Ended(
                 "the lease ended before it was renewed, so another instance may have run meanwhile".to_owned(),

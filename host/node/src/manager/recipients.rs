@@ -86,18 +86,18 @@ pub fn of(path: &Path, policy: &Policy, participant: &Participant) -> Result<Sea
     signed(path, policy, participant).map(|recipient| recipient.key)
 }
 
-/// Who gets a share of a new store's key, and how many of them open it: all founders, and as many as sign a policy. Each has to have
-/// said its key.
+/// Who gets a share of the state's key, and how many of them open it: all participants, and as many as the policy says. Each has to
+/// have said its key.
 pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Report> {
     let mut holders = Vec::new();
     let mut missing = Vec::new();
-    for founder in &policy.participants {
-        let path = folder.join(format!("{}.recipient", founder.name));
+    for holder in &policy.participants {
+        let path = folder.join(format!("{}.recipient", holder.name));
         if !path.exists() {
-            missing.push(founder.name.as_str());
+            missing.push(holder.name.as_str());
             continue;
         }
-        holders.push(signed(&path, policy, founder)?);
+        holders.push(signed(&path, policy, holder)?);
     }
     if !missing.is_empty() {
         return Err(failed(
@@ -107,13 +107,13 @@ pub fn plan(folder: &Path, policy: &Policy) -> Result<RecoveryPlan, miette::Repo
                 folder.display(),
                 missing.join(", ")
             ),
-            Some("each founder makes NAME.recipient: cloister manager recipient".into()),
+            Some("each participant makes NAME.recipient: cloister manager recipient".into()),
         ));
     }
-    let threshold = u8::try_from(policy.consent.threshold).map_err(|_| {
+    let threshold = u8::try_from(policy.consent.recovery_shares).map_err(|_| {
         failed(
             Exit::Usage,
-            "more than 255 signatures are asked for; shares can't be split among so many",
+            "more than 255 recovery shares are asked for; keys can't be split among so many",
             None,
         )
     })?;

@@ -1,10 +1,12 @@
 //! The gRPC service of a manager: who calls is known from the session, what is answered is decided by the core.
 
+mod backup;
 mod nodes;
 mod participants;
 mod replicas;
 
 use std::future::Future;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 use cloister_attestation::Verifier;
@@ -39,20 +41,32 @@ pub struct ManagerService {
     verifier: Arc<Verifier>,
     clock: Clock,
     standing: Arc<Standing>,
+    /// The folder of the state, where copies of it are made.
+    folder: PathBuf,
     verifying: Arc<Semaphore>,
+    /// Copies of the state that are on their way.
+    copying: Arc<Semaphore>,
     /// Ends the streams that would go on.
     stopping: CancellationToken,
 }
 
 impl ManagerService {
-    /// A service over what the manager is at present.
-    pub fn new(policy: Arc<Policy>, verifier: Arc<Verifier>, clock: Clock, standing: Arc<Standing>) -> Self {
+    /// A service over what the manager is at present; its state lies in that folder.
+    pub fn new(
+        policy: Arc<Policy>,
+        verifier: Arc<Verifier>,
+        clock: Clock,
+        standing: Arc<Standing>,
+        folder: PathBuf,
+    ) -> Self {
         Self {
             policy,
             verifier,
             clock,
             standing,
+            folder,
             verifying: Arc::new(Semaphore::new(MAX_VERIFYING)),
+            copying: Arc::new(Semaphore::new(1)),
             stopping: CancellationToken::new(),
         }
     }
@@ -260,6 +274,13 @@ impl manager_server::Manager for ManagerService {
     async fn witness(&self, request: Request<wire::WitnessRequest>) -> Result<Response<wire::WitnessReply>, Status> {
         let who = self.node(&request)?;
         self.hear(who, request.get_ref()).await.map(Response::new)
+    }
+
+    type BackupStream = ReceiverStream<Result<wire::BackupPiece, Status>>;
+
+    async fn backup(&self, request: Request<wire::BackupRequest>) -> Result<Response<Self::BackupStream>, Status> {
+        self.participant(&request)?;
+        self.copy_out().await.map(Response::new)
     }
 
     type WatchStream = ReceiverStream<Result<wire::WitnessReply, Status>>;

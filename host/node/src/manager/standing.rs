@@ -2,12 +2,13 @@
 //! what they saw of it, and then running. One of several may also follow another one, which holds the state's key for it.
 
 use std::collections::BTreeMap;
+use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 
 use cloister_attestation::identity::SigningKey;
 use cloister_manager::{
-    Desk, Loaded, Locked, Manager, Mark, OpenError, PolicyFile, RecoveryShare, Refused, SealedBox, SealedShare,
-    SealingKey, SealingPublicKey, Settings, Statement, StoreError, Turn,
+    Desk, Loaded, Locked, Manager, Mark, OpenError, PolicyFile, RecoveryPlan, RecoveryShare, Refused, SealedBox,
+    SealedShare, SealingKey, SealingPublicKey, Settings, Statement, StoreError, Turn,
 };
 use cloister_policy::{Permit, Policy, Visit};
 use cloister_session::Clock;
@@ -311,6 +312,47 @@ impl Standing {
         });
         told.map_err(|_| busy())?;
         done.await.map_err(|_| busy())?.map_err(|error| self.failed(&error))
+    }
+
+    /// Work between turns that changes more than a turn may: its answer comes when it is on the disk.
+    async fn between<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Manager) -> Result<T, OpenError> + Send + 'static,
+    ) -> Result<T, Status> {
+        let (sender, done) = oneshot::channel();
+        let told = self.desk()?.between(move |manager| {
+            // Who asked may have gone.
+            let _ = sender.send(work(manager));
+        });
+        told.map_err(|_| busy())?;
+        done.await.map_err(|_| busy())?.map_err(|error| match error {
+            OpenError::Store(error) => self.failed(&error),
+            error => word("store", Code::FailedPrecondition, &error.to_string()),
+        })
+    }
+
+    /// Copies the sealed state to a new file.
+    pub(super) async fn backup(&self, to: PathBuf) -> Result<Mark, Status> {
+        let now = (self.clock)();
+        self.between(move |manager| manager.backup(&to, now)).await
+    }
+
+    /// Splits the recovery key anew where others are to hold its shares than do, or another number is to open it; `anew`: in any case. Gives
+    /// whether it did.
+    pub async fn split_for(&self, plan: RecoveryPlan, anew: bool) -> Result<bool, Status> {
+        let now = (self.clock)();
+        self.between(move |manager| {
+            let (threshold, mut holders) = manager.holders();
+            let mut planned: Vec<_> = plan.holders.iter().map(|holder| holder.participant.as_str()).collect();
+            holders.sort_unstable();
+            planned.sort_unstable();
+            let split = anew || threshold != plan.threshold || holders != planned;
+            if split {
+                manager.split_anew(&plan, now)?;
+            }
+            Ok(split)
+        })
+        .await
     }
 
     /// Waits until the nodes that are there have seen that state, up to a quorum of them.

@@ -25,12 +25,19 @@ pub fn fence(keeper: &Keeper, cancel: &CancellationToken) {
 /// It did not end by itself: the manager stopped it.
 pub fn give_lease_back(keeper: &Keeper) -> Result<(), miette::Report> {
     let Some(link) = &keeper.link else { return Ok(()) };
-    if let Some(why) = link.why_lost() {
+    if let Some(lost) = link.why_lost() {
+        if lost.unanswered {
+            tracing::warn!(
+                "stopped; standing by until the manager answers, since it may have to hear what was seen of it: {}",
+                lost.why
+            );
+            link.stand_by();
+        }
         return Err(failed(
             Exit::Denied,
             format!(
-                "stopped, since the manager lets this instance of {} not go on: {why}",
-                keeper.config.name
+                "stopped, since the manager lets this instance of {} not go on: {}",
+                keeper.config.name, lost.why
             ),
             Some(
                 "one instance of a node runs at a time, under the policy in force; start it again if no other one runs"

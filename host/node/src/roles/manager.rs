@@ -36,7 +36,7 @@ use crate::manager::standing::{FOLLOWING, LOCKED, RUNNING, Standing, UNCONFIRMED
 use crate::process::{self, until_signal};
 use crate::ui::{Exit, Ui, fail, failed, now_unix_s, root_in_words, unreadable};
 
-/// How long a lease is: an instance that is cut off from the manager goes on as long.
+/// How long a lease is: an instance that is cut off from the manager goes on as long, and ends by its own clock.
 const LEASE_S: u64 = 30;
 /// How long calls may take to end when the manager is measured anew.
 const FAREWELL: Duration = Duration::from_secs(2);
@@ -149,6 +149,7 @@ fn standing(
                 .map_err(|error| fail(Exit::Failed, error))
         }
     };
+    refuse_to_forget(&state, store)?;
     let made = if state.exists() {
         let locked = Locked::open(&state).map_err(|error| fail(Exit::Failed, error))?;
         Standing::locked(locked, settings, key, Arc::clone(clock))
@@ -175,6 +176,28 @@ fn standing(
         Ok::<_, miette::Report>(replication)
     });
     Ok((standing, replication.transpose()?))
+}
+
+/// A store that is gone is no first start: a new one would know nothing of what was agreed, and go by the founding policy again.
+fn refuse_to_forget(state: &Path, store: &StoreFiles) -> Result<(), miette::Report> {
+    let policies = store.path.join("policies");
+    let ran = std::fs::read_dir(&policies).is_ok_and(|mut files| files.next().is_some());
+    if state.exists() || !ran || store.replicas.is_some() {
+        return Ok(());
+    }
+    Err(failed(
+        Exit::Failed,
+        format!(
+            "{} is gone, and {} says that a manager has run here: a new one would have forgotten what was agreed",
+            state.display(),
+            policies.display()
+        ),
+        Some(
+            "put a backup back with `cloister manager restore`; where all is lost, found the federation anew in another folder: \
+             nodes and participants who remember this one refuse the new manager"
+                .into(),
+        ),
+    ))
 }
 
 fn signing_key(config: &NodeConfig) -> Result<SigningKey, miette::Report> {
@@ -204,6 +227,7 @@ impl ManagerRole {
         let mut in_force = self.standing.in_force();
         let refused = self.write_refusals_down();
         let mut among = self.take_part();
+        let mut before = None;
         while !cancel.is_cancelled() {
             let known = *in_force.borrow_and_update();
             let told = self.standing.policies().await;
@@ -246,11 +270,14 @@ impl ManagerRole {
                 replication.show(ground.local(&certificate));
             }
             self.say_what_is_waited_for(&policy, known);
+            self.share_out(&policy, before.replace(Arc::clone(&policy)).as_deref())
+                .await;
             let service = ManagerService::new(
                 Arc::clone(&ground.policy),
                 Arc::clone(&ground.verifier),
                 ground.clock(),
                 Arc::clone(&self.standing),
+                self.store.path.clone(),
             );
             let stop = CancellationToken::new();
             let serving = tokio::spawn(service.serve(listener, stop.clone().cancelled_owned()));
@@ -306,6 +333,31 @@ impl ManagerRole {
             tell(references::written_down(&references));
         }
         ground.watch_references(&self.config, tell)
+    }
+
+    /// Whoever holds shares of the state's key is whom the policy in force names: another policy may have other participants, other keys of
+    /// them, or ask for more of them.
+    async fn share_out(&self, policy: &Policy, before: Option<&Policy>) {
+        if self.standing.phase() != RUNNING || self.standing.in_force().borrow().is_none() {
+            return;
+        }
+        let anew = before.is_some_and(|before| before.participants != policy.participants);
+        let split = match recipients::plan(&self.store.recipients, policy) {
+            Ok(plan) => self
+                .standing
+                .split_for(plan, anew)
+                .await
+                .map_err(|status| status.message().to_owned()),
+            Err(error) => Err(error.to_string()),
+        };
+        match split {
+            Ok(true) => tracing::info!("the recovery key is split anew; shares of before are stale"),
+            Ok(false) => {}
+            Err(why) => tracing::warn!(
+                "recovery shares are still those of before: {why}; with the files in {} complete, start the manager again",
+                self.store.recipients.display()
+            ),
+        }
     }
 
     fn say_what_is_waited_for(&self, policy: &Policy, in_force: Option<Digest>) {

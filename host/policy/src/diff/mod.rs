@@ -136,6 +136,14 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     let threshold = (&old.consent.threshold, &consent.threshold);
     let fewer = (threshold.1 < threshold.0).then_some("fewer have to agree to what comes next");
     out.value(Area::Agreement, "participants who have to sign", threshold, fewer);
+    let shares = (&old.consent.recovery_shares, &consent.recovery_shares);
+    let fewer = (shares.1 < shares.0).then_some("fewer together can open the manager's state");
+    out.value(
+        Area::Agreement,
+        "recovery shares that open the manager's state",
+        shares,
+        fewer,
+    );
     if old.consent.immutable != consent.immutable {
         let (text, concern) = if consent.immutable {
             (

@@ -143,7 +143,7 @@ fn consent(top: &Fields<'_>, participants: &[Participant]) -> Result<Consent, Pr
     let Some(node) = top.optional("agreement") else {
         return Ok(all);
     };
-    let fields = node.fields(&["threshold", "immutable"])?;
+    let fields = node.fields(&["threshold", "immutable", "recovery_shares"])?;
     let immutable = fields.optional("immutable").map(|node| node.boolean()).transpose()?;
     let threshold = match fields.optional("threshold") {
         Some(node) => {
@@ -158,8 +158,23 @@ fn consent(top: &Fields<'_>, participants: &[Participant]) -> Result<Consent, Pr
         }
         None => all.threshold,
     };
+    let recovery_shares = match fields.optional("recovery_shares") {
+        Some(node) => {
+            let shares = node.integer_u32(1..=1024)?;
+            // One participant alone would be the manager's operator in all but name, unless there is but one.
+            if shares > all.threshold || shares < all.threshold.min(2) {
+                return Err(node.problem(format_args!(
+                    "is {shares} of {} participants, who hold one share each; at least 2 have to open a manager's state together",
+                    all.threshold
+                )));
+            }
+            shares
+        }
+        None => threshold,
+    };
     Ok(Consent {
         threshold,
+        recovery_shares,
         immutable: immutable.unwrap_or(all.immutable),
     })
 }
