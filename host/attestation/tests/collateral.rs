@@ -87,6 +87,40 @@ fn every_part_has_to_be_signed_and_in_force() {
 }
 
 #[test]
+fn a_newer_revocation_list_than_the_time_asked_for_is_taken_and_its_date_is_the_floor() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let (mut json, later) = (authority.issued(NOW), authority.issued(NOW + DAY));
+    for part in ["root_ca_crl", "pck_crl"] {
+        json[part] = later[part].clone();
+    }
+    let collateral = parse(&json);
+    let verified = collateral.verify(&root, NOW).unwrap();
+    // What `max_clock_skew_s` and a node's clock go by: a clock at NOW is told to be a day behind.
+    assert_eq!(verified.latest_issue_unix_s(), NOW + DAY - 60);
+    let made = SimulatedAuthority::load(&authority.dir.path().join("sim")).unwrap();
+    let td = SimulatedTd::new(&made, TdValues::default()).unwrap();
+    let quote = td.quote(&[1; 64]).unwrap();
+    let verifier = Verifier::new(root, collateral);
+    let tcb = verifier.verify(&quote, &[1; 64], NOW).unwrap().tcb().clone();
+    assert_eq!(tcb.latest_issue_unix_s, NOW + DAY - 60);
+    assert!(verifier.examine(&quote, None, NOW).verdict.is_ok());
+    // Its end counts as before.
+    for (at, part) in [
+        (NOW + 30 * DAY + 1, "collateral.tcb_info"),
+        (NOW + 31 * DAY + 1, "collateral.crl"),
+    ] {
+        let refusal = verifier.verify(&quote, &[1; 64], at).unwrap_err();
+        assert!(refusal.names(part), "{at}: {refusal}");
+        assert_eq!(
+            refusal.names("collateral.crl"),
+            part == "collateral.crl",
+            "{at}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn numbers_never_go_down_and_the_floor_never_either() {
     let authority = Authority::new();
     let root = authority.root();

@@ -2,11 +2,11 @@
 //! TCB by dcap-qvl.
 //!
 //! What dcap-qvl leaves open and is closed here: bytes behind a quote and between its fields; the types of its
-//! certification data; a PCK chain in shared collateral; the PCE id; service TDs of extended reports; revocation lists
-//! from the future; one root at a time; and all 64 bytes of report data, compared in constant time. What is refused
-//! whatever a policy says: revoked TCBs, migratable TDs, bound service TDs, reserved attribute bits, TDs without
-//! SEPT_VE_DISABLE, and (unless allowed) debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy
-//! to judge: MRTD, RTMRs, MRSEAM, attributes, XFAM, TCB status, advisories, dates.
+//! certification data; a PCK chain in shared collateral; the PCE id; service TDs of extended reports; one root at a
+//! time; and all 64 bytes of report data, compared in constant time. What is refused whatever a policy says: revoked
+//! TCBs, migratable TDs, bound service TDs, reserved attribute bits, TDs without SEPT_VE_DISABLE, and (unless allowed)
+//! debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy to judge: MRTD, RTMRs, MRSEAM,
+//! attributes, XFAM, TCB status, advisories, dates.
 
 mod authentic;
 mod cache;
