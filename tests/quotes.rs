@@ -3,9 +3,11 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that panics says where, and a skipped one says so"
+    reason = "a test that panics says where"
 )]
+
+#[path = "vectors/folder.rs"]
+mod real;
 
 use std::fs;
 use std::io::Write as _;
@@ -15,17 +17,12 @@ use std::process::{Command, Stdio};
 use cloister_tests::{Run, binary, cloister};
 use serde_json::Value;
 
-/// The folder of real quotes and its manifest; without it the test says aloud that it skips.
-fn vectors() -> Option<(PathBuf, Vec<Value>)> {
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
-    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
-        let note = b"SKIPPED: no real quotes here; set CLOISTER_TEST_VECTORS to a folder with their manifest.json\n";
-        std::io::stderr().write_all(note).unwrap();
-        return None;
-    };
+/// The folder of real quotes, and what its manifest says of them.
+fn vectors() -> (PathBuf, Vec<Value>) {
+    let folder = real::folder();
     let manifest: Value = serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
     let vectors = manifest["vectors"].as_array().unwrap().clone();
-    Some((folder, vectors))
+    (folder, vectors)
 }
 
 fn verify(quote: &Path, collateral: &Path, at: u64, more: &[&str]) -> Run {
@@ -52,7 +49,7 @@ fn text(value: &Value) -> &str {
 
 #[test]
 fn the_binary_gives_every_real_quote_its_verdict() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     for vector in &vectors {
         let id = text(&vector["id"]);
         let run = verify_vector(&folder, vector, &[]);
@@ -109,7 +106,7 @@ fn the_binary_gives_every_real_quote_its_verdict() {
 
 #[test]
 fn an_out_of_date_platform_is_accepted_and_its_status_shown() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
     let run = verify_vector(&folder, old, &[]);
     let json = run.json().unwrap();
@@ -120,7 +117,7 @@ fn an_out_of_date_platform_is_accepted_and_its_status_shown() {
 
 #[test]
 fn another_root_refuses_real_quotes_and_report_data_is_compared() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let dir = tempfile::tempdir().unwrap();
     let authority = dir.path().join("sim");
     let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
@@ -186,7 +183,7 @@ fn whatever_is_given_as_a_quote_or_as_collateral_is_answered() {
 
 #[test]
 fn a_quote_comes_by_stdin_too() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let collateral = folder.join(text(&vectors[0]["collateral"]));
     let at = vectors[0]["now"].to_string();
     let feed = |bytes: &[u8]| {
@@ -264,7 +261,7 @@ fn a_machine_that_gives_no_quotes_says_what_was_looked_for() {
 
 #[test]
 fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let dir = tempfile::tempdir().unwrap();
     let first = &vectors[0];
     let drafted = cloister([
@@ -309,7 +306,7 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
 
 #[test]
 fn an_event_log_is_replayed_beside_its_quote_and_has_to_be_explained_by_the_policy() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let vector = vectors
         .iter()
         .find(|vector| text(&vector["id"]).contains("dstack"))

@@ -3,12 +3,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that panics says where, and a skipped one says so"
+    reason = "a test that panics says where"
 )]
 
-use std::io::Write as _;
-use std::path::PathBuf;
+#[path = "../../../tests/vectors/folder.rs"]
+mod real;
+
 use std::sync::Arc;
 
 use cloister_attestation::simulated::{
@@ -160,13 +160,7 @@ fn numbers_never_go_down_and_the_floor_never_either() {
 
 #[test]
 fn real_collateral_verifies_at_its_time_alone() {
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
-    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
-        std::io::stderr()
-            .write_all(b"SKIPPED: no real collateral here; set CLOISTER_TEST_VECTORS\n")
-            .unwrap();
-        return;
-    };
+    let folder = real::folder();
     let root = TrustRoot::intel().unwrap();
     let mut marks = Watermarks::default();
     for (name, now) in [
