@@ -12,7 +12,8 @@ mod real;
 use std::sync::Arc;
 
 use cloister_attestation::simulated::{
-    SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
+    Revocable, SimulatedAuthority, SimulatedTd, Standing, TdValues, create_authority, issue_collateral,
+    reissue_collateral,
 };
 use cloister_attestation::{Collateral, QuoteProvider as _, TrustRoot, VerdictCache, Verifier, Watermarks};
 
@@ -36,6 +37,21 @@ impl Authority {
 
     fn issued(&self, now: u64) -> serde_json::Value {
         reissue_collateral(&self.dir.path().join("sim"), now).unwrap();
+        self.last()
+    }
+
+    /// Collateral with revocation lists of number 1, as Intel's are.
+    fn issued_with_number_1(&self, now: u64, revoked: &[Revocable]) -> serde_json::Value {
+        let standing = Standing {
+            revoked: revoked.to_vec(),
+            crl_number: Some(1),
+            ..Standing::default()
+        };
+        issue_collateral(&self.dir.path().join("sim"), now, &standing).unwrap();
+        self.last()
+    }
+
+    fn last(&self) -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(self.dir.path().join("sim/collateral.json")).unwrap()).unwrap()
     }
 }
@@ -156,6 +172,40 @@ fn numbers_never_go_down_and_the_floor_never_either() {
     for bad in ["", "{}", "[]", "{\"root_key_id\": 1}", &"9".repeat(1 << 20)] {
         assert!(Watermarks::parse(bad.as_bytes()).is_err());
     }
+}
+
+#[test]
+fn of_two_lists_of_one_number_the_older_one_is_refused_by_its_date() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let old = authority.issued_with_number_1(NOW, &[]);
+    let new = authority.issued_with_number_1(NOW + DAY, &[Revocable::Platform]);
+    let admit = |marks: &mut Watermarks, json: &serde_json::Value| {
+        let verified = parse(json).verify(&root, NOW + DAY).unwrap();
+        marks.admit(&verified)
+    };
+    let mut marks = Watermarks::default();
+    assert!(admit(&mut marks, &old).unwrap());
+    assert!(admit(&mut marks, &new).unwrap());
+    // Whoever brings the older list back un-revokes the platform. Each of the two lists is held by itself.
+    for (list, part) in [("pck_crl", "pck_crl"), ("root_crl", "root_ca_crl")] {
+        let mut back = new.clone();
+        back[part] = old[part].clone();
+        let refusal = admit(&mut marks, &back).unwrap_err();
+        assert!(refusal.names(&format!("collateral.{list}_date")), "{refusal}");
+        assert!(!refusal.names(&format!("collateral.{list}_number")), "{refusal}");
+    }
+    assert!(!admit(&mut marks, &new).unwrap(), "the same again is no step back");
+    let again = Watermarks::parse(marks.to_json().as_bytes()).unwrap();
+    assert_eq!(again, marks);
+    // A file from before the dates were kept is read; it knows numbers alone until newer collateral comes.
+    let mut before: serde_json::Value = serde_json::from_str(&marks.to_json()).unwrap();
+    for field in ["root_crl_issued", "pck_crl_issued"] {
+        assert!(before.as_object_mut().unwrap().remove(field).is_some());
+    }
+    let mut before = Watermarks::parse(before.to_string().as_bytes()).unwrap();
+    assert!(admit(&mut before, &new).unwrap());
+    assert!(admit(&mut before, &old).unwrap_err().names("collateral.pck_crl_date"));
 }
 
 #[test]

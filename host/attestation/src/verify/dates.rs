@@ -92,6 +92,7 @@ pub(super) fn of_crl(der: &[u8], what: &'static str) -> Option<Dated> {
     })
 }
 
-fn unix_s(time: ASN1Time) -> u64 {
+/// Seconds since 1970; 0 for what is before.
+pub(super) fn unix_s(time: ASN1Time) -> u64 {
     u64::try_from(time.timestamp()).unwrap_or(0)
 }

@@ -18,6 +18,7 @@ mod known;
 mod platform;
 mod root;
 mod rules;
+mod watermarks;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,12 +26,13 @@ use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 use subtle::ConstantTimeEq as _;
 
-pub use authentic::{MAX_WATERMARK_BYTES, VerifiedCollateral, Watermarks};
+pub use authentic::VerifiedCollateral;
 pub use cache::VerdictCache;
 pub use collateral::{Collateral, CollateralDates, CollateralError, CollateralParts};
 pub use examine::Examination;
 pub use platform::{Platform, Tcb};
 pub use root::{RootError, TrustRoot};
+pub use watermarks::{MAX_WATERMARK_BYTES, Watermarks};
 
 use crate::encoding::{from_hex_vec, hex};
 use crate::quote::{Quote, TdReport};
