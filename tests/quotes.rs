@@ -14,8 +14,13 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cloister_tests::{Run, binary, cloister};
+use cloister_attestation::QuoteProvider as _;
+use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
+use cloister_tests::{Run, binary, cloister, words};
 use serde_json::Value;
+
+/// When the simulated quotes here are judged, in seconds since 1970.
+const NOW: u64 = 1_795_132_800;
 
 /// The folder of real quotes, and what its manifest says of them.
 fn vectors() -> (PathBuf, Vec<Value>) {
@@ -276,6 +281,10 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
     .unwrap();
     assert_eq!(drafted.code, 0, "{}", drafted.stderr);
     assert!(drafted.stdout.contains("simulated = false"), "{}", drafted.stdout);
+    // This TD was started without initdata, and so are those that the draft takes.
+    let without_initdata = "# mrconfigid = []   Confidential Containers: hash of the initdata; left out: zero alone";
+    assert!(drafted.stdout.contains(without_initdata), "{}", drafted.stdout);
+    assert!(!drafted.stderr.contains("anchor"), "{}", drafted.stderr);
     let strict = fs::read_to_string(cloister_tests::root().join("policies/strict.toml")).unwrap();
     let begin = strict.find("[attestation]").unwrap();
     let end = begin + strict[begin..].find("\n[release]").unwrap();
@@ -302,6 +311,56 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
     // Its out-of-date neighbour is told so by the policy, beside everything else.
     let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
     assert!(judged(old).stdout.contains("attestation.tcb_statuses"));
+}
+
+#[test]
+fn a_draft_of_a_td_with_initdata_says_that_an_anchor_is_needed_and_one_without_pins_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sim, path) = (dir.path().join("sim"), dir.path().join("td.quote"));
+    create_authority(&sim, NOW).unwrap();
+    let authority = SimulatedAuthority::load(&sim).unwrap();
+    let drafted = |mrconfigid: [u8; 48]| {
+        let values = TdValues {
+            mrconfigid,
+            ..TdValues::default()
+        };
+        let quote = SimulatedTd::new(&authority, values).unwrap().quote(&[0; 64]).unwrap();
+        fs::write(&path, quote).unwrap();
+        let (sim, at) = (sim.to_str().unwrap(), NOW.to_string());
+        let quote = path.to_str().unwrap();
+        let run = cloister([
+            "policy",
+            "from-quote",
+            quote,
+            "--collateral",
+            sim,
+            "--root",
+            sim,
+            "--at",
+            &at,
+        ])
+        .unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    let with = drafted([0xab; 48]);
+    assert!(
+        with.stdout.contains(&format!("mrconfigid = [\"{}\"]", "ab".repeat(48))),
+        "{}",
+        with.stdout
+    );
+    for wanted in ["abababab", "[[attestation.anchor]]", "policy from-image"] {
+        assert!(words(&with.stderr).contains(wanted), "{wanted}: {}", with.stderr);
+    }
+    let without = drafted([0; 48]);
+    assert!(
+        without
+            .stdout
+            .contains(&format!("mrconfigid = [\"{}\"]", "0".repeat(96))),
+        "{}",
+        without.stdout
+    );
+    assert!(!without.stderr.contains("anchor"), "{}", without.stderr);
 }
 
 #[test]
