@@ -209,6 +209,36 @@ fn of_two_lists_of_one_number_the_older_one_is_refused_by_its_date() {
 }
 
 #[test]
+fn of_one_family_under_two_authorities_both_sets_are_kept() {
+    // Another authority of the same names is the same one here: its list's issuer decides.
+    let authority = Authority::new();
+    let (first, second) = (authority.issued(NOW), authority.issued(NOW + 1));
+    let one = Collateral::together([parse(&first), parse(&second)]).unwrap();
+    assert_eq!(one.families().count(), 1, "the later of two counts");
+    // The revocation list of the root stands in for one of another authority: its issuer has another name.
+    let mut other = first.clone();
+    other["pck_crl"] = first["root_ca_crl"].clone();
+    for order in [[&first, &other], [&other, &first]] {
+        let both = Collateral::together(order.map(parse)).unwrap();
+        assert_eq!(both.families().count(), 2);
+        let made = SimulatedAuthority::load(&authority.dir.path().join("sim")).unwrap();
+        let quote = SimulatedTd::new(&made, TdValues::default())
+            .unwrap()
+            .quote(&[1; 64])
+            .unwrap();
+        let verifier = Verifier::new(authority.root(), both);
+        assert!(
+            verifier.verify(&quote, &[1; 64], NOW).is_ok(),
+            "its own authority's set is found"
+        );
+        let verifier = Verifier::new(authority.root(), parse(&other));
+        let refusal = verifier.verify(&quote, &[1; 64], NOW).unwrap_err();
+        assert!(refusal.names("attestation.collateral"), "{refusal}");
+        assert!(refusal.to_string().contains("PCK Platform CA"), "{refusal}");
+    }
+}
+
+#[test]
 fn real_collateral_verifies_at_its_time_alone() {
     let folder = real::folder();
     let root = TrustRoot::intel().unwrap();

@@ -208,11 +208,17 @@ impl Verifier {
 /// The collateral of a platform; says so if there is none.
 fn set_for<'a>(collateral: &'a Collateral, chain: &Chain, failed: &mut Vec<FailedRule>) -> Option<&'a Set> {
     let family = chain.fmspc();
-    let set = collateral.for_family(&family);
+    let set = collateral.for_platform(&family, &chain.authority);
     let known: Vec<_> = collateral.families().map(|(family, _)| family).collect();
     if set.is_none_or(|set| set.fmspc != family) {
         let seen = format!("Fmspc mismatch: a platform of the family {family}");
         let wanted = format!("one of the families that the collateral is for: {}", known.join(", "));
+        failed.push(FailedRule::new("attestation.collateral", seen, wanted));
+    } else if let Some(set) = set
+        && set.authority != chain.authority
+    {
+        let seen = format!("a platform whose certificate {} issued", chain.authority);
+        let wanted = format!("{}, whose revocation list the collateral has", set.authority);
         failed.push(FailedRule::new("attestation.collateral", seen, wanted));
     }
     if let Some(set) = set
