@@ -1,6 +1,6 @@
 //! Verification of a quote beside dcap-qvl's own, with the same cryptography, and refusal of garbage.
 //!
-//! `cargo xtask bench verification`; with `CLOISTER_TEST_VECTORS` real quotes, too.
+//! `cargo xtask bench verification`; a simulated quote and two real ones.
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -8,8 +8,10 @@
     reason = "a bench ends where something is wrong, and prints what it measured"
 )]
 
+#[path = "../tests/vectors/folder.rs"]
+mod real;
+
 use std::hint::black_box;
-use std::path::PathBuf;
 
 use aws_lc_rs::digest::{SHA256, SHA384, digest};
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, UnparsedPublicKey};
@@ -85,10 +87,7 @@ fn cases() -> Vec<Case> {
         root: authority.root().clone(),
         now: NOW,
     }];
-    let Some(vectors) = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from) else {
-        println!("no real quotes: set CLOISTER_TEST_VECTORS");
-        return cases;
-    };
+    let vectors = real::folder();
     for (name, quote, collateral, now) in [
         (
             "v4",

@@ -3,29 +3,31 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that panics says where, and a skipped one says so"
+    reason = "a test that panics says where"
 )]
+
+#[path = "vectors/folder.rs"]
+mod real;
 
 use std::fs;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 
-use cloister_tests::{Run, binary, cloister};
+use cloister_attestation::QuoteProvider as _;
+use cloister_attestation::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
+use cloister_tests::{Run, binary, cloister, words};
 use serde_json::Value;
 
-/// The folder of real quotes and its manifest; without it the test says aloud that it skips.
-fn vectors() -> Option<(PathBuf, Vec<Value>)> {
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
-    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
-        let note = b"SKIPPED: no real quotes here; set CLOISTER_TEST_VECTORS to a folder with their manifest.json\n";
-        std::io::stderr().write_all(note).unwrap();
-        return None;
-    };
+/// When the simulated quotes here are judged, in seconds since 1970.
+const NOW: u64 = 1_795_132_800;
+
+/// The folder of real quotes, and what its manifest says of them.
+fn vectors() -> (PathBuf, Vec<Value>) {
+    let folder = real::folder();
     let manifest: Value = serde_json::from_slice(&fs::read(folder.join("manifest.json")).unwrap()).unwrap();
     let vectors = manifest["vectors"].as_array().unwrap().clone();
-    Some((folder, vectors))
+    (folder, vectors)
 }
 
 fn verify(quote: &Path, collateral: &Path, at: u64, more: &[&str]) -> Run {
@@ -52,7 +54,7 @@ fn text(value: &Value) -> &str {
 
 #[test]
 fn the_binary_gives_every_real_quote_its_verdict() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     for vector in &vectors {
         let id = text(&vector["id"]);
         let run = verify_vector(&folder, vector, &[]);
@@ -109,7 +111,7 @@ fn the_binary_gives_every_real_quote_its_verdict() {
 
 #[test]
 fn an_out_of_date_platform_is_accepted_and_its_status_shown() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let old = vectors.iter().find(|vector| vector["verdict"] == "OutOfDate").unwrap();
     let run = verify_vector(&folder, old, &[]);
     let json = run.json().unwrap();
@@ -120,7 +122,7 @@ fn an_out_of_date_platform_is_accepted_and_its_status_shown() {
 
 #[test]
 fn another_root_refuses_real_quotes_and_report_data_is_compared() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let dir = tempfile::tempdir().unwrap();
     let authority = dir.path().join("sim");
     let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
@@ -186,7 +188,7 @@ fn whatever_is_given_as_a_quote_or_as_collateral_is_answered() {
 
 #[test]
 fn a_quote_comes_by_stdin_too() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let collateral = folder.join(text(&vectors[0]["collateral"]));
     let at = vectors[0]["now"].to_string();
     let feed = |bytes: &[u8]| {
@@ -264,7 +266,7 @@ fn a_machine_that_gives_no_quotes_says_what_was_looked_for() {
 
 #[test]
 fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let dir = tempfile::tempdir().unwrap();
     let first = &vectors[0];
     let drafted = cloister([
@@ -279,6 +281,10 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
     .unwrap();
     assert_eq!(drafted.code, 0, "{}", drafted.stderr);
     assert!(drafted.stdout.contains("simulated = false"), "{}", drafted.stdout);
+    // This TD was started without initdata, and so are those that the draft takes.
+    let without_initdata = "# mrconfigid = []   Confidential Containers: hash of the initdata; left out: zero alone";
+    assert!(drafted.stdout.contains(without_initdata), "{}", drafted.stdout);
+    assert!(!drafted.stderr.contains("anchor"), "{}", drafted.stderr);
     let strict = fs::read_to_string(cloister_tests::root().join("policies/strict.toml")).unwrap();
     let begin = strict.find("[attestation]").unwrap();
     let end = begin + strict[begin..].find("\n[release]").unwrap();
@@ -308,8 +314,58 @@ fn a_policy_drafted_from_a_real_quote_takes_that_td_and_refuses_the_others() {
 }
 
 #[test]
+fn a_draft_of_a_td_with_initdata_says_that_an_anchor_is_needed_and_one_without_pins_zeros() {
+    let dir = tempfile::tempdir().unwrap();
+    let (sim, path) = (dir.path().join("sim"), dir.path().join("td.quote"));
+    create_authority(&sim, NOW).unwrap();
+    let authority = SimulatedAuthority::load(&sim).unwrap();
+    let drafted = |mrconfigid: [u8; 48]| {
+        let values = TdValues {
+            mrconfigid,
+            ..TdValues::default()
+        };
+        let quote = SimulatedTd::new(&authority, values).unwrap().quote(&[0; 64]).unwrap();
+        fs::write(&path, quote).unwrap();
+        let (sim, at) = (sim.to_str().unwrap(), NOW.to_string());
+        let quote = path.to_str().unwrap();
+        let run = cloister([
+            "policy",
+            "from-quote",
+            quote,
+            "--collateral",
+            sim,
+            "--root",
+            sim,
+            "--at",
+            &at,
+        ])
+        .unwrap();
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        run
+    };
+    let with = drafted([0xab; 48]);
+    assert!(
+        with.stdout.contains(&format!("mrconfigid = [\"{}\"]", "ab".repeat(48))),
+        "{}",
+        with.stdout
+    );
+    for wanted in ["abababab", "[[attestation.anchor]]", "policy from-image"] {
+        assert!(words(&with.stderr).contains(wanted), "{wanted}: {}", with.stderr);
+    }
+    let without = drafted([0; 48]);
+    assert!(
+        without
+            .stdout
+            .contains(&format!("mrconfigid = [\"{}\"]", "0".repeat(96))),
+        "{}",
+        without.stdout
+    );
+    assert!(!without.stderr.contains("anchor"), "{}", without.stderr);
+}
+
+#[test]
 fn an_event_log_is_replayed_beside_its_quote_and_has_to_be_explained_by_the_policy() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let vector = vectors
         .iter()
         .find(|vector| text(&vector["id"]).contains("dstack"))

@@ -30,3 +30,4 @@ mod renegotiated_policy;
 mod replay;
 mod resumption;
 mod root_substitution;
+mod unmeasured_guest;

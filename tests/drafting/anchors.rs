@@ -26,19 +26,25 @@ fn a_draft_outside_simulation_needs_an_anchor_and_says_how_to_give_it() {
     let initdata = cloister_tests::root().join("examples/coco/worker/initdata.toml");
     let initdata = format!("initdata={}", initdata.display());
     let root_file_system = format!("rtmr2={}", "5".repeat(96));
-    let without = draft_outside_simulation(folder.path(), &[]);
-    assert_eq!(without.code, 2, "{}", without.stderr);
-    assert!(
-        words(&without.stderr).contains("--anchor initdata=FILE"),
-        "{}",
-        without.stderr
-    );
-    for (anchor, wanted) in [
-        (initdata.as_str(), "[[attestation.anchor]]"),
-        (root_file_system.as_str(), &root_file_system[6..]),
+    // Initdata alone is none: the root file system, in which the agent is that keeps to it, is whoever boots the kernel's.
+    for more in [&[][..], &["--anchor", &initdata]] {
+        let without = draft_outside_simulation(folder.path(), more);
+        assert_eq!(without.code, 2, "{}", without.stderr);
+        let told = words(&without.stderr);
+        assert!(
+            told.contains("--anchor rtmr2=HEX") && told.contains("initdata=FILE"),
+            "{told}"
+        );
+    }
+    for (anchors, wanted) in [
+        (
+            ["--anchor", root_file_system.as_str(), "--anchor", initdata.as_str()].as_slice(),
+            "[[attestation.anchor]]",
+        ),
+        (&["--anchor", &root_file_system], &root_file_system[6..]),
     ] {
-        let drafted = draft_outside_simulation(folder.path(), &["--anchor", anchor]);
-        assert_eq!(drafted.code, 0, "{anchor}: {}", drafted.stderr);
+        let drafted = draft_outside_simulation(folder.path(), anchors);
+        assert_eq!(drafted.code, 0, "{anchors:?}: {}", drafted.stderr);
         let policy = std::fs::read_to_string(folder.path().join("policy.toml")).unwrap();
         assert!(
             policy.contains(wanted) && policy.contains("simulated = false"),

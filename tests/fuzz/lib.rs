@@ -1,5 +1,5 @@
-//! Shared set-up of the fuzz targets: a simulated authority, a node under it, real quotes where there are any, and the
-//! seeds that each target plants into its corpus before it starts.
+//! Shared set-up of the fuzz targets: a simulated authority, a node under it, real quotes, and the seeds that
+//! each target plants into its corpus before it starts.
 //!
 //! Nothing here is random from run to run but keys: what a target finds, its input alone reproduces.
 #![allow(
@@ -8,6 +8,9 @@
     clippy::panic,
     reason = "a fuzz target that can't be set up ends"
 )]
+
+#[path = "../vectors/folder.rs"]
+mod real;
 
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, LazyLock};
@@ -151,11 +154,9 @@ pub struct RealQuote {
     pub now_unix_s: u64,
 }
 
-/// The real quotes of the folder that `CLOISTER_TEST_VECTORS` names; none without it.
+/// The real quotes of `tests/vectors/tdx`, or of the folder that `CLOISTER_TEST_VECTORS` names.
 pub fn real_quotes() -> Vec<RealQuote> {
-    let Some(folder) = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from) else {
-        return Vec::new();
-    };
+    let folder = real::folder();
     let read = |name: &str| std::fs::read(folder.join(name)).unwrap();
     let manifest: Manifest = serde_json::from_slice(&read("manifest.json")).unwrap();
     let real = |vector: Vector| RealQuote {
@@ -166,10 +167,9 @@ pub fn real_quotes() -> Vec<RealQuote> {
     manifest.vectors.into_iter().map(real).collect()
 }
 
-/// The real event log of the folder that `CLOISTER_TEST_VECTORS` names, in dstack's form; none without it.
-pub fn real_event_log() -> Option<Vec<u8>> {
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from)?;
-    std::fs::read(folder.join("dstack_event_log.json")).ok()
+/// The real event log beside them, in dstack's form.
+pub fn real_event_log() -> Vec<u8> {
+    std::fs::read(real::folder().join("dstack_event_log.json")).unwrap()
 }
 
 /// A file of the repository.

@@ -3,16 +3,17 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that panics says where, and a skipped one says so"
+    reason = "a test that panics says where"
 )]
 
-use std::io::Write as _;
-use std::path::PathBuf;
+#[path = "../../../tests/vectors/folder.rs"]
+mod real;
+
 use std::sync::Arc;
 
 use cloister_attestation::simulated::{
-    SimulatedAuthority, SimulatedTd, TdValues, create_authority, reissue_collateral,
+    Revocable, SimulatedAuthority, SimulatedTd, Standing, TdValues, create_authority, issue_collateral,
+    reissue_collateral,
 };
 use cloister_attestation::{Collateral, QuoteProvider as _, TrustRoot, VerdictCache, Verifier, Watermarks};
 
@@ -36,6 +37,21 @@ impl Authority {
 
     fn issued(&self, now: u64) -> serde_json::Value {
         reissue_collateral(&self.dir.path().join("sim"), now).unwrap();
+        self.last()
+    }
+
+    /// Collateral with revocation lists of number 1, as Intel's are.
+    fn issued_with_number_1(&self, now: u64, revoked: &[Revocable]) -> serde_json::Value {
+        let standing = Standing {
+            revoked: revoked.to_vec(),
+            crl_number: Some(1),
+            ..Standing::default()
+        };
+        issue_collateral(&self.dir.path().join("sim"), now, &standing).unwrap();
+        self.last()
+    }
+
+    fn last(&self) -> serde_json::Value {
         serde_json::from_slice(&std::fs::read(self.dir.path().join("sim/collateral.json")).unwrap()).unwrap()
     }
 }
@@ -87,6 +103,40 @@ fn every_part_has_to_be_signed_and_in_force() {
 }
 
 #[test]
+fn a_newer_revocation_list_than_the_time_asked_for_is_taken_and_its_date_is_the_floor() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let (mut json, later) = (authority.issued(NOW), authority.issued(NOW + DAY));
+    for part in ["root_ca_crl", "pck_crl"] {
+        json[part] = later[part].clone();
+    }
+    let collateral = parse(&json);
+    let verified = collateral.verify(&root, NOW).unwrap();
+    // What `max_clock_skew_s` and a node's clock go by: a clock at NOW is told to be a day behind.
+    assert_eq!(verified.latest_issue_unix_s(), NOW + DAY - 60);
+    let made = SimulatedAuthority::load(&authority.dir.path().join("sim")).unwrap();
+    let td = SimulatedTd::new(&made, TdValues::default()).unwrap();
+    let quote = td.quote(&[1; 64]).unwrap();
+    let verifier = Verifier::new(root, collateral);
+    let tcb = verifier.verify(&quote, &[1; 64], NOW).unwrap().tcb().clone();
+    assert_eq!(tcb.latest_issue_unix_s, NOW + DAY - 60);
+    assert!(verifier.examine(&quote, None, NOW).verdict.is_ok());
+    // Its end counts as before.
+    for (at, part) in [
+        (NOW + 30 * DAY + 1, "collateral.tcb_info"),
+        (NOW + 31 * DAY + 1, "collateral.crl"),
+    ] {
+        let refusal = verifier.verify(&quote, &[1; 64], at).unwrap_err();
+        assert!(refusal.names(part), "{at}: {refusal}");
+        assert_eq!(
+            refusal.names("collateral.crl"),
+            part == "collateral.crl",
+            "{at}: {refusal}"
+        );
+    }
+}
+
+#[test]
 fn numbers_never_go_down_and_the_floor_never_either() {
     let authority = Authority::new();
     let root = authority.root();
@@ -125,14 +175,72 @@ fn numbers_never_go_down_and_the_floor_never_either() {
 }
 
 #[test]
-fn real_collateral_verifies_at_its_time_alone() {
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map(PathBuf::from);
-    let Some(folder) = folder.filter(|folder| folder.join("manifest.json").exists()) else {
-        std::io::stderr()
-            .write_all(b"SKIPPED: no real collateral here; set CLOISTER_TEST_VECTORS\n")
-            .unwrap();
-        return;
+fn of_two_lists_of_one_number_the_older_one_is_refused_by_its_date() {
+    let authority = Authority::new();
+    let root = authority.root();
+    let old = authority.issued_with_number_1(NOW, &[]);
+    let new = authority.issued_with_number_1(NOW + DAY, &[Revocable::Platform]);
+    let admit = |marks: &mut Watermarks, json: &serde_json::Value| {
+        let verified = parse(json).verify(&root, NOW + DAY).unwrap();
+        marks.admit(&verified)
     };
+    let mut marks = Watermarks::default();
+    assert!(admit(&mut marks, &old).unwrap());
+    assert!(admit(&mut marks, &new).unwrap());
+    // Whoever brings the older list back un-revokes the platform. Each of the two lists is held by itself.
+    for (list, part) in [("pck_crl", "pck_crl"), ("root_crl", "root_ca_crl")] {
+        let mut back = new.clone();
+        back[part] = old[part].clone();
+        let refusal = admit(&mut marks, &back).unwrap_err();
+        assert!(refusal.names(&format!("collateral.{list}_date")), "{refusal}");
+        assert!(!refusal.names(&format!("collateral.{list}_number")), "{refusal}");
+    }
+    assert!(!admit(&mut marks, &new).unwrap(), "the same again is no step back");
+    let again = Watermarks::parse(marks.to_json().as_bytes()).unwrap();
+    assert_eq!(again, marks);
+    // A file from before the dates were kept is read; it knows numbers alone until newer collateral comes.
+    let mut before: serde_json::Value = serde_json::from_str(&marks.to_json()).unwrap();
+    for field in ["root_crl_issued", "pck_crl_issued"] {
+        assert!(before.as_object_mut().unwrap().remove(field).is_some());
+    }
+    let mut before = Watermarks::parse(before.to_string().as_bytes()).unwrap();
+    assert!(admit(&mut before, &new).unwrap());
+    assert!(admit(&mut before, &old).unwrap_err().names("collateral.pck_crl_date"));
+}
+
+#[test]
+fn of_one_family_under_two_authorities_both_sets_are_kept() {
+    // Another authority of the same names is the same one here: its list's issuer decides.
+    let authority = Authority::new();
+    let (first, second) = (authority.issued(NOW), authority.issued(NOW + 1));
+    let one = Collateral::together([parse(&first), parse(&second)]).unwrap();
+    assert_eq!(one.families().count(), 1, "the later of two counts");
+    // The revocation list of the root stands in for one of another authority: its issuer has another name.
+    let mut other = first.clone();
+    other["pck_crl"] = first["root_ca_crl"].clone();
+    for order in [[&first, &other], [&other, &first]] {
+        let both = Collateral::together(order.map(parse)).unwrap();
+        assert_eq!(both.families().count(), 2);
+        let made = SimulatedAuthority::load(&authority.dir.path().join("sim")).unwrap();
+        let quote = SimulatedTd::new(&made, TdValues::default())
+            .unwrap()
+            .quote(&[1; 64])
+            .unwrap();
+        let verifier = Verifier::new(authority.root(), both);
+        assert!(
+            verifier.verify(&quote, &[1; 64], NOW).is_ok(),
+            "its own authority's set is found"
+        );
+        let verifier = Verifier::new(authority.root(), parse(&other));
+        let refusal = verifier.verify(&quote, &[1; 64], NOW).unwrap_err();
+        assert!(refusal.names("attestation.collateral"), "{refusal}");
+        assert!(refusal.to_string().contains("PCK Platform CA"), "{refusal}");
+    }
+}
+
+#[test]
+fn real_collateral_verifies_at_its_time_alone() {
+    let folder = real::folder();
     let root = TrustRoot::intel().unwrap();
     let mut marks = Watermarks::default();
     for (name, now) in [

@@ -4,11 +4,12 @@
     clippy::unwrap_used,
     clippy::expect_used,
     clippy::panic,
-    clippy::print_stderr,
-    reason = "a test that panics says where, and a skipped one says so"
+    reason = "a test that panics says where"
 )]
 
-use std::io::Write as _;
+#[path = "../../../tests/vectors/folder.rs"]
+mod real;
+
 use std::path::{Path, PathBuf};
 
 use cloister_attestation::{Collateral, Quote, TrustRoot, Verifier};
@@ -30,24 +31,13 @@ struct Vector {
     verdict: String,
 }
 
-fn folder() -> Option<PathBuf> {
-    let beside = concat!(env!("CARGO_MANIFEST_DIR"), "/../../../shared/vectors/tdx");
-    let folder = std::env::var_os("CLOISTER_TEST_VECTORS").map_or_else(|| PathBuf::from(beside), PathBuf::from);
-    folder.join("manifest.json").exists().then_some(folder)
-}
-
-/// The folder and its vectors, or a note that there are none.
-fn vectors() -> Option<(PathBuf, Vec<Vector>)> {
-    let Some(folder) = folder() else {
-        // Past the test harness, which would swallow it: a skipped test is said aloud.
-        let note = b"SKIPPED: no real quotes here; set CLOISTER_TEST_VECTORS to a folder with their manifest.json\n";
-        std::io::stderr().write_all(note).unwrap();
-        return None;
-    };
+/// The folder and its vectors.
+fn vectors() -> (PathBuf, Vec<Vector>) {
+    let folder = real::folder();
     let manifest = std::fs::read_to_string(folder.join("manifest.json")).unwrap();
     let manifest: Manifest = serde_json::from_str(&manifest).unwrap();
     assert!(!manifest.vectors.is_empty());
-    Some((folder, manifest.vectors))
+    (folder, manifest.vectors)
 }
 
 impl Vector {
@@ -63,7 +53,7 @@ impl Vector {
 
 #[test]
 fn every_real_quote_gets_its_verdict() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let mut wrong = Vec::new();
     for vector in &vectors {
         let quote = vector.quote(&folder);
@@ -101,7 +91,7 @@ fn every_real_quote_gets_its_verdict() {
 
 #[test]
 fn a_refusal_shows_what_could_be_read_and_every_rule_that_failed() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let find = |id: &str| vectors.iter().find(|vector| vector.id == id).unwrap();
     let vector = find("v4_td10_uptodate_expired");
     let examined = vector
@@ -144,7 +134,7 @@ fn flip(quote: &[u8], at: usize) -> Vec<u8> {
 
 #[test]
 fn no_flipped_bit_of_a_real_quote_is_let_in() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let accepted = vectors.iter().filter(|vector| !vector.verdict.starts_with("ERR "));
     let mut tried = 0;
     for (number, vector) in accepted.enumerate() {
@@ -162,7 +152,7 @@ fn no_flipped_bit_of_a_real_quote_is_let_in() {
 
 #[test]
 fn no_cut_and_no_addition_is_let_in_but_zeros() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     for vector in vectors.iter().filter(|vector| !vector.verdict.starts_with("ERR ")) {
         let (quote, verifier) = (vector.quote(&folder), vector.verifier(&folder));
         let end = Quote::parse(&quote).unwrap().bytes.len();
@@ -189,7 +179,7 @@ fn no_cut_and_no_addition_is_let_in_but_zeros() {
 
 #[test]
 fn damaged_collateral_lets_nothing_else_in() {
-    let Some((folder, vectors)) = vectors() else { return };
+    let (folder, vectors) = vectors();
     let vector = &vectors[0];
     let (quote, honest) = (vector.quote(&folder), vector.verifier(&folder));
     let honest = honest.examine(&quote, None, vector.now).verdict.unwrap();

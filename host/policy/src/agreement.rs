@@ -467,8 +467,8 @@ impl Rtmr3 {
     }
 }
 
-/// Which TDs are let in. An empty list of registers takes any value; the parser allows that for `mrtd`, `rtmr0`, `rtmr1`
-/// and `mrseam` under a simulated root only, and for one of `rtmr2` and `mrconfigid` elsewhere.
+/// Which TDs are let in. An empty list of registers takes any value under a simulated root; elsewhere the parser wants `mrtd`,
+/// `rtmr0` to `rtmr2` and `mrseam`, here or in reference values, and an empty `mrconfigid` takes zeros alone.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct AttestationRules {
     /// Whether the root is a simulated one: nothing is proven then.

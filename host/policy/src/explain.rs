@@ -245,7 +245,21 @@ fn attestation_in_words(rules: &AttestationRules) -> Vec<String> {
     if !pinned.is_empty() {
         lines.push(format!("Accepted values are listed for {}.", pinned.join(", ")));
     }
+    if !rules.simulated && rules.anchors.is_empty() && rules.mrconfigid.is_empty() && rules.references.is_none() {
+        lines.push(
+            "MRCONFIGID has to be zero: the host is in the root file system that RTMR2 stands for, and no initdata says what \
+             starts."
+                .to_owned(),
+        );
+    }
     lines.extend(rules.anchors.iter().map(crate::anchor::Anchor::in_words));
+    if !rules.anchors.is_empty() && !rules.rtmr2.is_empty() {
+        lines.push(
+            "The agent that keeps to this is in the guest's root file system, which RTMR2 stands for with the kernel's command \
+             line."
+                .to_owned(),
+        );
+    }
     for status in &rules.tcb_statuses {
         if let Some(until) = status.until_unix_s {
             let until = crate::reader::date_before(until);

@@ -378,17 +378,16 @@ fn open_registers(rules: &AttestationRules) -> Vec<&'static str> {
         ("MRTD", &rules.mrtd),
         ("RTMR0", &rules.rtmr0),
         ("RTMR1", &rules.rtmr1),
+        ("RTMR2", &rules.rtmr2),
         ("MRSEAM", &rules.mrseam),
+        ("MRCONFIGID", &rules.mrconfigid),
     ];
-    let mut open: Vec<_> = all
-        .into_iter()
+    all.into_iter()
         .filter(|(_, values)| values.is_empty())
+        // Outside simulation it is then zero.
+        .filter(|(name, _)| rules.simulated || *name != "MRCONFIGID")
         .map(|(name, _)| name)
-        .collect();
-    if rules.rtmr2.is_empty() && rules.mrconfigid.is_empty() {
-        open.extend(["RTMR2", "MRCONFIGID"]);
-    }
-    open
+        .collect()
 }
 
 /// What a trainer's grant, or being a transform, means. Aggregators and predictors read and make values by their nature.

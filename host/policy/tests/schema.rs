@@ -248,11 +248,43 @@ fn outside_simulation_nothing_is_left_open() {
         "`rtmr0`",
         "`rtmr1`",
         "`mrseam`",
-        "anchors the host nowhere",
+        "`rtmr2`, so it anchors the host nowhere",
+        "from-quote",
         "`hosts`",
     ] {
         assert!(error.contains(wanted), "{wanted} in {error}");
     }
+}
+
+#[test]
+fn initdata_alone_anchors_nothing_outside_simulation() {
+    let path = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/coco.toml");
+    let whole = std::fs::read_to_string(path).unwrap();
+    assert!(Policy::parse(whole.as_bytes(), "coco.toml").is_ok());
+    let line = |key: &str| whole.lines().find(|line| line.starts_with(key)).unwrap();
+    // MRTD, RTMR0, RTMR1, MRSEAM and the initdata are listed: whoever runs the machine chooses the command line, and with it the
+    // agent that should keep to the initdata.
+    for key in ["mrtd", "rtmr0", "rtmr1", "rtmr2", "mrseam"] {
+        let without = whole.replace(line(key), "");
+        let error = Policy::parse(without.as_bytes(), "coco.toml").unwrap_err().to_string();
+        assert!(error.contains(&format!("lists no `{key}`")), "{error}");
+        assert_eq!(key == "rtmr2", error.contains("init= or debug console"), "{error}");
+        // Reference values may have it instead; without them no TD passes.
+        let rules =
+            "crl_max_age_s = 86400\nreferences = { signers = [\"north\"], threshold = 1 }\n\n[[attestation.anchor]]";
+        let referred = without.replacen("\n[[attestation.anchor]]", rules, 1);
+        assert!(Policy::parse(referred.as_bytes(), "coco.toml").is_ok(), "{key}");
+    }
+    // Without initdata it is zeros alone, and its words say so.
+    let strict = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../policies/strict.toml");
+    let strict = Policy::parse(&std::fs::read(strict).unwrap(), "strict.toml").unwrap();
+    assert!(explain(&strict).join("\n").contains("MRCONFIGID has to be zero"));
+    let coco = Policy::parse(whole.as_bytes(), "coco.toml").unwrap();
+    let words = explain(&coco).join("\n");
+    assert!(
+        words.contains("RTMR2 (1)") && words.contains("which RTMR2 stands for"),
+        "{words}"
+    );
 }
 
 #[test]

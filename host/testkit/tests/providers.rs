@@ -41,6 +41,21 @@ fn the_kernel_gives_a_quote_and_its_entry_is_gone() {
 }
 
 #[test]
+fn what_a_host_pads_a_quote_with_stays_with_the_provider() {
+    let td = device::td();
+    let bare = device::quote(&td, &DATA);
+    for length in [8_000, 60_000] {
+        let mut padded = device::quote(&td, &DATA);
+        padded.resize(length, 0);
+        let Some(mounted) = mount(Fault::Gives(padded)) else {
+            return;
+        };
+        let quote = Configfs::new(mounted.path()).quote(&DATA).unwrap();
+        assert_eq!((quote.len(), report_data(&quote)), (bare.len(), DATA), "{length}");
+    }
+}
+
+#[test]
 fn a_quote_into_which_somebody_wrote_is_thrown_away() {
     let Some(mounted) = mount(Fault::Raced(2)) else { return };
     assert_eq!(
@@ -88,7 +103,7 @@ fn what_is_no_quote_or_over_other_data_is_refused() {
         (other, "asked for 5a5a"),
         (b"not a quote".to_vec(), "is no TDX quote"),
         (Vec::new(), "is no TDX quote"),
-        (vec![4; 1 << 20], "at most 16384"),
+        (vec![4; 1 << 20], "at most 65536"),
     ] {
         let Some(mounted) = mount(Fault::Gives(bytes)) else {
             return;

@@ -11,10 +11,9 @@ fn seeds() -> Vec<Vec<u8>> {
     let own = log.to_bytes();
     let mut firmware = own.clone();
     firmware.extend([0xff; 16]);
-    let real = real_event_log().into_iter().flat_map(|json| {
-        let log = EventLog::parse_file(&json).unwrap();
-        [log.to_bytes(), log.of_register(3).to_bytes(), json]
-    });
+    let json = real_event_log();
+    let log = EventLog::parse_file(&json).unwrap();
+    let real = [log.to_bytes(), log.of_register(3).to_bytes(), json];
     [own, firmware].into_iter().chain(real).collect()
 }
 

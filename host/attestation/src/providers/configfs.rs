@@ -16,7 +16,7 @@ use super::register::Register;
 use super::{QUOTE_WAIT, checked};
 use crate::event_log::{EventLog, RuntimeEvent};
 use crate::provider::{ProviderError, QuoteProvider};
-use crate::quote::MAX_QUOTE_BYTES;
+use crate::quote::MAX_PADDED_QUOTE_BYTES;
 
 const NAME: &str = "configfs";
 /// Entries that are tried in a row when the kernel is busy or somebody wrote in between.
@@ -128,7 +128,7 @@ fn once(root: &Path, entries: &AtomicU64, report_data: &[u8; 64]) -> Result<Vec<
         ))));
     }
     entry.write("inblob", report_data)?;
-    let quote = entry.read("outblob", MAX_QUOTE_BYTES as u64 + 1)?;
+    let quote = entry.read("outblob", MAX_PADDED_QUOTE_BYTES as u64 + 1)?;
     match entry.text("generation")?.as_str() {
         "1" => Ok(quote),
         _ => Err(Trouble::Again(

@@ -19,7 +19,7 @@ pub use configfs::Configfs;
 
 use crate::encoding::hex;
 use crate::provider::{ProviderError, QuoteProvider};
-use crate::quote::{MAX_QUOTE_BYTES, Quote};
+use crate::quote::{MAX_PADDED_QUOTE_BYTES, MAX_QUOTE_BYTES, Quote};
 
 /// How long a quote may take. Kernels poll the host for it, a second a poll.
 pub const QUOTE_WAIT: Duration = Duration::from_secs(30);
@@ -83,16 +83,20 @@ pub fn find(places: &Places) -> Result<Arc<dyn QuoteProvider>, ProviderError> {
     })
 }
 
-/// A provider's answer: a TDX quote over the report data that was asked for.
-fn checked(provider: &'static str, quote: Vec<u8>, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
+/// A provider's answer: a TDX quote over the report data that was asked for, without padding.
+fn checked(provider: &'static str, mut quote: Vec<u8>, report_data: &[u8; 64]) -> Result<Vec<u8>, ProviderError> {
     let failed = |cause: String| ProviderError::Failed { provider, cause };
-    if quote.len() > MAX_QUOTE_BYTES {
-        return Err(failed(format!(
-            "its quote has {} bytes or more, at most {MAX_QUOTE_BYTES} are taken",
-            quote.len()
-        )));
-    }
-    let parsed = Quote::parse(&quote).map_err(|error| failed(format!("what it gave is no TDX quote: {error}")))?;
+    let too_long = |most: usize, seen: usize| {
+        let cause = format!("its quote has {seen} bytes or more, at most {most} are taken");
+        if seen > most { Err(failed(cause)) } else { Ok(()) }
+    };
+    let no_quote = |error| failed(format!("what it gave is no TDX quote: {error}"));
+    too_long(MAX_PADDED_QUOTE_BYTES, quote.len())?;
+    // Padding is of no use to anybody, and would travel twice in each handshake.
+    let length = Quote::without_padding(&quote).map_err(no_quote)?.len();
+    quote.truncate(length);
+    too_long(MAX_QUOTE_BYTES, length)?;
+    let parsed = Quote::parse(&quote).map_err(no_quote)?;
     if &parsed.report.report_data != report_data {
         return Err(failed(format!(
             "its quote is over {}, asked for {}",
@@ -101,4 +105,42 @@ fn checked(provider: &'static str, quote: Vec<u8>, report_data: &[u8; 64]) -> Re
         )));
     }
     Ok(quote)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::simulated::{SimulatedAuthority, SimulatedTd, TdValues, create_authority};
+
+    #[test]
+    fn padding_is_cut_before_a_quotes_length_counts() {
+        let dir = tempfile::tempdir().unwrap();
+        create_authority(&dir.path().join("sim"), 1_795_132_800).unwrap();
+        let authority = SimulatedAuthority::load(&dir.path().join("sim")).unwrap();
+        let td = SimulatedTd::new(&authority, TdValues::default()).unwrap();
+        let data = [7; 64];
+        let bare = td.quote(&data).unwrap();
+        let padded = |length: usize| {
+            let mut quote = bare.clone();
+            quote.resize(length, 0);
+            quote
+        };
+        for length in [bare.len(), bare.len() + 1, 8_000, MAX_PADDED_QUOTE_BYTES] {
+            assert_eq!(checked("test", padded(length), &data).unwrap(), bare, "{length}");
+        }
+        let told = |quote| checked("test", quote, &data).unwrap_err().to_string();
+        let error = told(padded(MAX_PADDED_QUOTE_BYTES + 1));
+        assert!(error.contains("at most 65536"), "{error}");
+        let mut other = padded(8_000);
+        other[7_999] = 1;
+        assert!(told(other).contains("that are not padding"));
+        // A quote that is long by itself: signature data of 17,000 bytes.
+        let mut long = bare[..636].to_vec();
+        long[632..].copy_from_slice(&17_000u32.to_le_bytes());
+        long.resize(636 + 17_000, 0);
+        assert!(told(long).contains("at most 16384"));
+        for cut in [0, 47, 631, 635, 636, bare.len() - 1] {
+            assert!(told(bare[..cut].to_vec()).contains("is no TDX quote"), "{cut}");
+        }
+    }
 }

@@ -10,8 +10,10 @@ mod report;
 pub use bits::{attribute_names, xfam_names};
 pub use report::{TdExtension, TdReport};
 
-/// Longest quote read, in bytes. Real ones take about 5,000; some hosts pad them to 8,000.
+/// Longest quote read, in bytes. Real ones take about 5,000.
 pub const MAX_QUOTE_BYTES: usize = 16 * 1024;
+/// Longest quote with its padding that is taken from a provider, in bytes. Some hosts pad quotes to 8,000 and more.
+pub const MAX_PADDED_QUOTE_BYTES: usize = 64 * 1024;
 
 const HEADER: usize = 48;
 const BODY_10: usize = 584;
@@ -190,6 +192,23 @@ impl<'a> Quote<'a> {
             padding,
             pck_chain,
         })
+    }
+
+    /// A quote without the zeros that its host put behind it. What follows it is looked at, what it says is not: the PCK chain
+    /// ends with a zero of its own, so cutting zeros off the end would cut the quote.
+    ///
+    /// # Errors
+    /// [`QuoteError`] if it ends early, or something other than zeros follows it.
+    pub fn without_padding(input: &'a [u8]) -> Result<&'a [u8], QuoteError> {
+        let mut reader = Reader { rest: input };
+        let version = read_header(reader.take(HEADER, "header")?)?;
+        read_body(&mut reader, version)?;
+        reader.sized("signature data")?;
+        let padding = reader.rest;
+        if padding.iter().any(|&byte| byte != 0) {
+            return Err(QuoteError::Trailing { seen: padding.len() });
+        }
+        Ok(&input[..input.len() - padding.len()])
     }
 
     /// As much of version and report as the bytes give, whatever follows.

@@ -9,12 +9,13 @@ use std::time::Duration;
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_FIXED_SIGNING, EcdsaKeyPair};
 use rcgen::{
     BasicConstraints, CertificateParams, CertificateRevocationListParams, CustomExtension, DistinguishedName, DnType,
-    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SerialNumber,
+    IsCa, Issuer, KeyIdMethod, KeyPair, KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, RevokedCertParams, SerialNumber,
 };
 use serde_json::json;
 use sha2::{Digest as _, Sha256};
 
 use super::der::{PckFields, SGX_EXTENSION, pck_extension};
+use super::standing::{self, Standing};
 use super::{CPU_SVN, FMSPC, PCE_ID, PCE_SVN, collateral};
 use crate::encoding::hex;
 use crate::files;
@@ -59,6 +60,14 @@ pub enum AuthorityError {
         path: String,
         /// What the library said.
         cause: String,
+    },
+    /// A certificate that is to be revoked can't be read.
+    #[error(
+        "{path} does not begin with a certificate; it is as `cloister quote authority` wrote it, or the folder is damaged"
+    )]
+    Chain {
+        /// The file.
+        path: String,
     },
     /// Signing failed.
     #[error("the simulated authority could not sign")]
@@ -174,11 +183,19 @@ fn first16(bytes: &[u8]) -> [u8; 16] {
     out
 }
 
-/// Writes new collateral, issued now and good for [`COLLATERAL_DAYS`]. Needs the keys.
+/// Writes new collateral, issued now and good for [`COLLATERAL_DAYS`], for a platform in good standing. Needs the keys.
 ///
 /// # Errors
 /// [`AuthorityError`] if the keys are not there or the file can't be written.
 pub fn reissue_collateral(dir: &Path, now_unix_s: u64) -> Result<(), AuthorityError> {
+    issue_collateral(dir, now_unix_s, &Standing::default())
+}
+
+/// Writes new collateral as [`reissue_collateral`] does, which says this of the platform.
+///
+/// # Errors
+/// [`AuthorityError`] if the keys are not there or the file can't be written.
+pub fn issue_collateral(dir: &Path, now_unix_s: u64, standing: &Standing) -> Result<(), AuthorityError> {
     let root_key = read_key(dir, "root.pem")?;
     let ca_key = read_key(dir, "platform-ca.pem")?;
     let signer = read_key(dir, "tcb-signing.pem")?;
@@ -192,12 +209,27 @@ pub fn reissue_collateral(dir: &Path, now_unix_s: u64) -> Result<(), AuthorityEr
         now_unix_s.saturating_sub(60),
         now_unix_s.saturating_add(COLLATERAL_DAYS * DAY),
     );
-    let tcb_info = collateral::tcb_info(issued, next).to_string();
+    let tcb_info = collateral::tcb_info(issued, next, &standing.tcb_status).to_string();
     let qe_identity = collateral::qe_identity(issued, next).to_string();
+    let revoked = |by_root: bool| {
+        let of_list = standing.revoked.iter().filter(|one| one.is_of_root() == by_root);
+        let entries = of_list.map(|one| {
+            standing::entry(&chain(one.chain())?, date(issued)).ok_or_else(|| AuthorityError::Chain {
+                path: dir.join(one.chain()).display().to_string(),
+            })
+        });
+        entries.collect::<Result<Vec<_>, AuthorityError>>()
+    };
+    let list = |issuer: &str, key: &KeyPair, by_root: bool| {
+        // Their date, where no number is wanted: it goes up by itself.
+        let by_date = u32::try_from(issued).unwrap_or(u32::MAX >> 1);
+        let number = standing.crl_number.unwrap_or(by_date);
+        crl(issuer, key, (issued, next), number, revoked(by_root)?)
+    };
     let json = json!({
         "pck_crl_issuer_chain": chain("platform-ca-chain.pem")?,
-        "root_ca_crl": hex(&crl(ROOT, &root_key, issued, next)?),
-        "pck_crl": hex(&crl(PLATFORM_CA, &ca_key, issued, next)?),
+        "root_ca_crl": hex(&list(ROOT, &root_key, true)?),
+        "pck_crl": hex(&list(PLATFORM_CA, &ca_key, false)?),
         "tcb_info_issuer_chain": signer_chain,
         "tcb_info_signature": hex(&sign(&signer, tcb_info.as_bytes())?),
         "tcb_info": tcb_info,
@@ -223,15 +255,21 @@ pub fn reissue_if_stale(dir: &Path, now_unix_s: u64) -> Result<bool, AuthorityEr
     reissue_collateral(dir, now_unix_s).map(|()| true)
 }
 
-fn crl(issuer: &str, key: &KeyPair, issued: u64, next: u64) -> Result<Vec<u8>, AuthorityError> {
+fn crl(
+    issuer: &str,
+    key: &KeyPair,
+    (issued, next): (u64, u64),
+    number: u32,
+    revoked_certs: Vec<RevokedCertParams>,
+) -> Result<Vec<u8>, AuthorityError> {
     let epoch = rcgen::date_time_ymd(1970, 1, 1);
     let issuer_params = params(issuer, issued, true);
     let crl = CertificateRevocationListParams {
         this_update: epoch + date(issued),
         next_update: epoch + date(next),
-        crl_number: SerialNumber::from_slice(&u32::try_from(issued).unwrap_or(u32::MAX >> 1).to_be_bytes()),
+        crl_number: SerialNumber::from(u64::from(number)),
         issuing_distribution_point: None,
-        revoked_certs: Vec::new(),
+        revoked_certs,
         key_identifier_method: KeyIdMethod::Sha256,
     };
     Ok(crl.signed_by(&Issuer::from_params(&issuer_params, key))?.der().to_vec())

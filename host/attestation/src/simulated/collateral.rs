@@ -12,8 +12,8 @@ pub(super) fn qe_signer() -> [u8; 32] {
     Sha256::digest(b"SIMULATED quoting enclave signer").into()
 }
 
-/// TCB info v3 for TDX: the simulated platform is up to date; with older security versions it is out of date.
-pub(super) fn tcb_info(issued: u64, next_update: u64) -> Value {
+/// TCB info v3 for TDX: the simulated platform has this status; with older security versions it is out of date.
+pub(super) fn tcb_info(issued: u64, next_update: u64, status: &str) -> Value {
     let zeros = "0".repeat(96);
     json!({
         "id": "TDX",
@@ -36,7 +36,7 @@ pub(super) fn tcb_info(issued: u64, next_update: u64) -> Value {
             ],
         }],
         "tcbLevels": [
-            level(CPU_SVN, TEE_TCB_SVN, u16::from(PCE_SVN), "UpToDate"),
+            level(CPU_SVN, TEE_TCB_SVN, u16::from(PCE_SVN), status),
             level([0; 16], [0; 16], 0, "OutOfDate"),
         ],
     })

@@ -15,12 +15,15 @@
 mod authority;
 mod collateral;
 mod der;
+mod standing;
 mod td;
 
 pub use authority::{
-    AuthorityError, COLLATERAL_DAYS, SimulatedAuthority, create_authority, reissue_collateral, reissue_if_stale,
+    AuthorityError, COLLATERAL_DAYS, SimulatedAuthority, create_authority, issue_collateral, reissue_collateral,
+    reissue_if_stale,
 };
-pub use td::{SimulatedTd, TdValues};
+pub use standing::{Revocable, Standing};
+pub use td::{SimulatedTd, TdOf15, TdValues};
 
 /// Platform family of simulated platforms: `SIMULA` in ASCII.
 pub const FMSPC: [u8; 6] = *b"SIMULA";

@@ -1,4 +1,4 @@
-//! A simulated TD: its values, and quotes over them in the real format, version 4.
+//! A simulated TD: its values, and quotes over them in the real format: version 4, or 5 with what TDX 1.5 reports.
 
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -42,6 +42,27 @@ pub struct TdValues {
     pub mrownerconfig: [u8; 48],
     /// Security versions of the TDX module; lower ones make the platform `OutOfDate`.
     pub tee_tcb_svn: [u8; 16],
+    /// What TDX 1.5 reports besides; with it quotes are of version 5, without it of version 4.
+    pub td15: Option<TdOf15>,
+}
+
+/// What a TD report 1.5 says beyond 1.0.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TdOf15 {
+    /// Security versions of the TDX module that runs now; `tee_tcb_svn` are those of the one that started the TD. With newer
+    /// ones than those the status is `TDRelaunchAdvised`.
+    pub tee_tcb_svn2: [u8; 16],
+    /// Measurement of the service TDs that are bound; zeros for none.
+    pub mrservicetd: [u8; 48],
+}
+
+impl Default for TdOf15 {
+    fn default() -> Self {
+        Self {
+            tee_tcb_svn2: TEE_TCB_SVN,
+            mrservicetd: [0; 48],
+        }
+    }
 }
 
 impl Default for TdValues {
@@ -57,6 +78,7 @@ impl Default for TdValues {
             mrowner: [0; 48],
             mrownerconfig: [0; 48],
             tee_tcb_svn: TEE_TCB_SVN,
+            td15: None,
         }
     }
 }
@@ -126,12 +148,18 @@ impl SimulatedTd {
     }
 
     fn signed_part(&self, report_data: &[u8; 64]) -> Vec<u8> {
-        let mut out = Vec::with_capacity(632);
-        // Version 4, ECDSA P-256, TDX, versions of QE and PCE, vendor, user data.
-        out.extend_from_slice(&[4, 0, 2, 0, 0x81, 0, 0, 0, 0, 0, 0, 0]);
+        let mut out = Vec::with_capacity(702);
+        let values = &self.values;
+        let version = if values.td15.is_some() { 5 } else { 4 };
+        // Version, ECDSA P-256, TDX, versions of QE and PCE, vendor, user data.
+        out.extend_from_slice(&[version, 0, 2, 0, 0x81, 0, 0, 0, 0, 0, 0, 0]);
         out.extend_from_slice(&QE_VENDOR);
         out.extend_from_slice(b"SIMULATED\0\0\0\0\0\0\0\0\0\0\0");
-        let values = &self.values;
+        if values.td15.is_some() {
+            // Kind and length of the report: TD report 1.5.
+            out.extend_from_slice(&3u16.to_le_bytes());
+            out.extend_from_slice(&648u32.to_le_bytes());
+        }
         out.extend_from_slice(&values.tee_tcb_svn);
         out.extend_from_slice(&values.mrseam);
         out.extend_from_slice(&[0; 48 + 8]); // signer and attributes of the TDX module: Intel's
@@ -145,6 +173,10 @@ impl SimulatedTd {
             out.extend_from_slice(register);
         }
         out.extend_from_slice(report_data);
+        if let Some(td15) = &values.td15 {
+            out.extend_from_slice(&td15.tee_tcb_svn2);
+            out.extend_from_slice(&td15.mrservicetd);
+        }
         out
     }
 }

@@ -1,10 +1,7 @@
-//! Collateral verified by itself, before any quote: signatures, chains, revocation lists and dates, and numbers that never
-//! go down.
+//! Collateral verified by itself, before any quote: signatures, chains, revocation lists and dates.
 //!
 //! Every quote's verification looks at all of this again. What is verified here decides which collateral a node works with
 //! at all: nothing that a provisioning service sends, or a disk gives back, is taken otherwise.
-
-use std::collections::BTreeMap;
 
 use aws_lc_rs::signature::{ECDSA_P256_SHA256_ASN1, ECDSA_P256_SHA256_FIXED, UnparsedPublicKey};
 use x509_parser::prelude::{FromDer as _, X509Certificate};
@@ -15,28 +12,30 @@ use super::{TrustRoot, dates};
 use crate::encoding::hex;
 use crate::refusal::{FailedRule, Refusal};
 
-/// Most platform families and authorities whose numbers are kept.
-const MAX_MARKS: usize = 1024;
-/// Longest file of watermarks, in bytes.
-pub const MAX_WATERMARK_BYTES: u64 = 256 * 1024;
-
 /// Collateral that verified under a root at a time. Only [`Collateral::verify`] makes one.
 #[derive(Clone, Debug)]
 pub struct VerifiedCollateral {
     collateral: Collateral,
-    root_key_id: [u8; 48],
-    latest_issue_unix_s: u64,
-    numbers: Vec<Numbers>,
+    pub(super) root_key_id: [u8; 48],
+    pub(super) latest_issue_unix_s: u64,
+    pub(super) numbers: Vec<Numbers>,
 }
 
-/// The numbers of one set.
+/// What never goes down in one set.
 #[derive(Clone, Debug)]
-struct Numbers {
-    fmspc: String,
-    evaluation: u32,
-    authority: String,
-    pck_crl: u64,
-    root_crl: u64,
+pub(super) struct Numbers {
+    pub(super) fmspc: String,
+    pub(super) evaluation: u32,
+    pub(super) authority: String,
+    pub(super) pck_crl: List,
+    pub(super) root_crl: List,
+}
+
+/// What orders revocation lists of one issuer. Intel's have all number 1: there the date alone tells which one is newer.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct List {
+    pub(super) number: u64,
+    pub(super) issued_unix_s: u64,
 }
 
 impl VerifiedCollateral {
@@ -144,8 +143,8 @@ fn check_set(set: &Set, root: &TrustRoot, now: u64) -> Result<Numbers, FailedRul
         fmspc: set.fmspc.clone(),
         evaluation: set.dates.eval_data_number,
         authority: authority.subject().to_string(),
-        pck_crl: crl_number(set, &pck_crl, "the platforms' revocation list")?,
-        root_crl: crl_number(set, &root_crl, "the root's revocation list")?,
+        pck_crl: list(set, &pck_crl, "the platforms' revocation list")?,
+        root_crl: list(set, &root_crl, "the root's revocation list")?,
     })
 }
 
@@ -174,14 +173,18 @@ fn read_crl<'a>(
 }
 
 /// Numbers that never go down have to be there.
-fn crl_number(set: &Set, crl: &CertificateRevocationList<'_>, what: &str) -> Result<u64, FailedRule> {
+fn list(set: &Set, crl: &CertificateRevocationList<'_>, what: &str) -> Result<List, FailedRule> {
     let digits = crl.crl_number().map(|number| number.to_bytes_be()).unwrap_or_default();
     let number = (!digits.is_empty() && digits.len() <= 8).then(|| {
         digits
             .iter()
             .fold(0u64, |number, &byte| (number << 8) | u64::from(byte))
     });
-    number.ok_or_else(|| refused(set, what, "no number, or one beyond 64 bits"))
+    let number = number.ok_or_else(|| refused(set, what, "no number, or one beyond 64 bits"))?;
+    Ok(List {
+        number,
+        issued_unix_s: dates::unix_s(crl.last_update()),
+    })
 }
 
 /// The first certificate of a chain, DER: issued by the root, in force and not revoked.
@@ -221,129 +224,5 @@ fn certificate_by_root(
     match dates::of_certificate(&der, "a certificate of the collateral").and_then(|dated| dated.check(now)) {
         Some(rule) => Err(rule),
         None => Ok(der),
-    }
-}
-
-/// The highest numbers and the newest date seen in collateral that verified. They never go down: whoever brings back an
-/// older list, with which a platform was not revoked or not out of date yet, is refused.
-#[derive(Clone, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Watermarks {
-    /// Key id of the root, hexadecimal; empty before the first collateral.
-    root_key_id: String,
-    /// Newest issue date, seconds since 1970.
-    latest_issue_unix_s: u64,
-    /// Highest number of the root's revocation list.
-    root_crl: u64,
-    /// Highest TCB evaluation number by platform family.
-    evaluation: BTreeMap<String, u32>,
-    /// Highest number of the platforms' revocation list by authority.
-    pck_crl: BTreeMap<String, u64>,
-    /// Highest version of a document of reference values by federation.
-    #[serde(default)]
-    references: BTreeMap<String, u64>,
-}
-
-impl Watermarks {
-    /// Reads what [`Watermarks::to_json`] wrote.
-    ///
-    /// # Errors
-    /// What the parser said.
-    pub fn parse(json: &[u8]) -> Result<Self, String> {
-        if json.len() as u64 > MAX_WATERMARK_BYTES {
-            return Err(format!("{} bytes, wanted at most {MAX_WATERMARK_BYTES}", json.len()));
-        }
-        let marks: Self = serde_json::from_slice(json).map_err(|error| error.to_string())?;
-        if marks
-            .evaluation
-            .len()
-            .max(marks.pck_crl.len())
-            .max(marks.references.len())
-            > MAX_MARKS
-        {
-            return Err(format!("more than {MAX_MARKS} entries"));
-        }
-        Ok(marks)
-    }
-
-    /// Their text.
-    pub fn to_json(&self) -> String {
-        serde_json::to_string_pretty(self).unwrap_or_default()
-    }
-
-    /// Newest issue date seen, seconds since 1970: no honest clock is before it.
-    pub fn floor_unix_s(&self) -> u64 {
-        self.latest_issue_unix_s
-    }
-
-    /// Takes collateral in and raises the marks. Says whether that changed any.
-    ///
-    /// # Errors
-    /// [`Refusal`] with every number that went down; the marks stay as they were.
-    pub fn admit(&mut self, collateral: &VerifiedCollateral) -> Result<bool, Refusal> {
-        let before = self.clone();
-        let mut failed = Vec::new();
-        let root = hex(&collateral.root_key_id);
-        if !self.root_key_id.is_empty() && self.root_key_id != root {
-            return Err(Refusal::one("collateral.root_key_id", root, &self.root_key_id));
-        }
-        self.root_key_id = root;
-        self.latest_issue_unix_s = self.latest_issue_unix_s.max(collateral.latest_issue_unix_s);
-        let mut raise = |mark: &mut u64, seen: u64, rule: &str, what: String| {
-            if seen < *mark {
-                failed.push(FailedRule::new(
-                    rule,
-                    format!("{seen} {what}"),
-                    format!("at least {mark}, which was seen before"),
-                ));
-            }
-            *mark = seen.max(*mark);
-        };
-        for set in &collateral.numbers {
-            let known = self.evaluation.entry(set.fmspc.clone()).or_default();
-            let mut mark = u64::from(*known);
-            let what = format!("for the family {}", set.fmspc);
-            raise(&mut mark, set.evaluation.into(), "collateral.evaluation_number", what);
-            *known = set.evaluation.max(*known);
-            let mark = self.pck_crl.entry(set.authority.clone()).or_default();
-            raise(
-                mark,
-                set.pck_crl,
-                "collateral.pck_crl_number",
-                format!("of {}", set.authority),
-            );
-            raise(
-                &mut self.root_crl,
-                set.root_crl,
-                "collateral.root_crl_number",
-                "of the root".into(),
-            );
-        }
-        if self.evaluation.len().max(self.pck_crl.len()) > MAX_MARKS {
-            failed.push(FailedRule::new(
-                "collateral.families",
-                "too many",
-                format!("at most {MAX_MARKS}"),
-            ));
-        }
-        if failed.is_empty() {
-            return Ok(*self != before);
-        }
-        *self = before;
-        Err(Refusal { failed })
-    }
-
-    /// Takes a version of a document of reference values in. Says whether that raised the mark.
-    ///
-    /// # Errors
-    /// [`Refusal`] if a higher version was seen before.
-    pub fn admit_references(&mut self, federation: &str, version: u64) -> Result<bool, Refusal> {
-        let mark = self.references.get(federation).copied().unwrap_or(0);
-        if version < mark {
-            let wanted = format!("at least {mark}, which was seen before");
-            return Err(Refusal::one("references.version", version, wanted));
-        }
-        self.references.insert(federation.to_owned(), version);
-        Ok(version > mark)
     }
 }

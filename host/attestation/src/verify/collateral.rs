@@ -1,6 +1,6 @@
 //! Collateral: what Intel (or a simulated authority) publishes about platforms, and quotes are judged by.
 //!
-//! A file is JSON as dcap-qvl has it: one set or an array of sets, one a platform family (FMSPC): `tcb_info`,
+//! A file is JSON as dcap-qvl has it: one set or an array of sets, one a platform family (FMSPC) and authority: `tcb_info`,
 //! `qe_identity` and their signatures and issuer chains, `root_ca_crl`, `pck_crl`; byte strings in hexadecimal. A
 //! `pck_certificate_chain` in it is thrown away: it would take the place of the chain that comes with each quote.
 
@@ -71,6 +71,8 @@ pub struct CollateralDates {
 pub(crate) struct Set {
     pub(crate) collateral: QuoteCollateralV3,
     pub(crate) fmspc: String,
+    /// Name of the authority whose revocation list it has; empty if that can't be read, which the verification says.
+    pub(crate) authority: String,
     pub(crate) pce_id: String,
     pub(crate) next_update: String,
     pub(crate) dates: CollateralDates,
@@ -207,14 +209,14 @@ impl Collateral {
         Ok(Self { sets: vec![set] })
     }
 
-    /// All sets of several collaterals; of two for one family the later one counts.
+    /// All sets of several collaterals; of two for one family and authority the later one counts.
     ///
     /// # Errors
     /// [`CollateralError::Count`] if there are none or too many.
     pub fn together(all: impl IntoIterator<Item = Self>) -> Result<Self, CollateralError> {
         let mut sets: Vec<Set> = Vec::new();
         for set in all.into_iter().flat_map(|collateral| collateral.sets) {
-            sets.retain(|other| other.fmspc != set.fmspc);
+            sets.retain(|other| (&other.fmspc, &other.authority) != (&set.fmspc, &set.authority));
             sets.push(set);
         }
         if sets.is_empty() || sets.len() > MAX_SETS {
@@ -242,11 +244,13 @@ impl Collateral {
         self.sets.iter().map(|set| set.dates.issued_unix_s).min().unwrap_or(0)
     }
 
-    /// The set for a family; with one set, that one: the verification then says which family was missing.
-    pub(crate) fn for_family(&self, fmspc: &str) -> Option<&Set> {
-        self.sets
-            .iter()
-            .find(|set| set.fmspc == fmspc)
+    /// The set for a family under an authority. Where there is none, one of the family, then the only one: the verification
+    /// then says what was missing.
+    pub(crate) fn for_platform(&self, fmspc: &str, authority: &str) -> Option<&Set> {
+        let of_family = || self.sets.iter().filter(|set| set.fmspc == fmspc);
+        of_family()
+            .find(|set| set.authority == authority)
+            .or_else(|| of_family().next())
             .or(match &self.sets[..] {
                 [only] => Some(only),
                 _ => None,
@@ -305,6 +309,9 @@ fn read_set(mut collateral: QuoteCollateralV3) -> Result<Set, CollateralError> {
         );
     }
     let fmspc = tcb.fmspc.to_lowercase();
+    let authority = CertificateRevocationList::from_der(&collateral.pck_crl)
+        .map(|(_, crl)| crl.issuer().to_string())
+        .unwrap_or_default();
     Ok(Set {
         dates: CollateralDates {
             fmspc: fmspc.clone(),
@@ -317,6 +324,7 @@ fn read_set(mut collateral: QuoteCollateralV3) -> Result<Set, CollateralError> {
         },
         collateral,
         fmspc,
+        authority,
         pce_id: tcb.pce_id.to_lowercase(),
         next_update: tcb.next_update,
         dated,

@@ -32,14 +32,16 @@ pub(super) struct Dated {
 impl Dated {
     /// The rule that fails at that time, if one does.
     pub(super) fn check(&self, now_unix_s: u64) -> Option<FailedRule> {
-        let (too_early, too_late) = (now_unix_s < self.from_unix_s, now_unix_s > self.until_unix_s);
+        // A revocation list counts from when it is known: at a moment before its date it says more than was known then, and
+        // nothing that is false. A clock that lies is held by the date itself (`latest_issue_unix_s`).
+        let too_early = self.kind != Kind::Crl && now_unix_s < self.from_unix_s;
+        let too_late = now_unix_s > self.until_unix_s;
         let words = match (self.kind, too_early, too_late) {
             (_, false, false) => return None,
             (Kind::TcbInfo, true, _) => "TCBInfo issue date is in the future",
             (Kind::TcbInfo, ..) => "TCBInfo expired",
             (Kind::QeIdentity, true, _) => "QE Identity issue date is in the future",
             (Kind::QeIdentity, ..) => "QE Identity expired",
-            (Kind::Crl, true, _) => "CrlNotValidYet",
             (Kind::Crl, ..) => "CrlExpired",
             (Kind::Certificate, true, _) => "CertNotValidYet",
             (Kind::Certificate, ..) => "CertExpired",
@@ -90,6 +92,7 @@ pub(super) fn of_crl(der: &[u8], what: &'static str) -> Option<Dated> {
     })
 }
 
-fn unix_s(time: ASN1Time) -> u64 {
+/// Seconds since 1970; 0 for what is before.
+pub(super) fn unix_s(time: ASN1Time) -> u64 {
     u64::try_from(time.timestamp()).unwrap_or(0)
 }

@@ -2,11 +2,11 @@
 //! TCB by dcap-qvl.
 //!
 //! What dcap-qvl leaves open and is closed here: bytes behind a quote and between its fields; the types of its
-//! certification data; a PCK chain in shared collateral; the PCE id; service TDs of extended reports; revocation lists
-//! from the future; one root at a time; and all 64 bytes of report data, compared in constant time. What is refused
-//! whatever a policy says: revoked TCBs, migratable TDs, bound service TDs, reserved attribute bits, TDs without
-//! SEPT_VE_DISABLE, and (unless allowed) debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy
-//! to judge: MRTD, RTMRs, MRSEAM, attributes, XFAM, TCB status, advisories, dates.
+//! certification data; a PCK chain in shared collateral; the PCE id; service TDs of extended reports; one root at a
+//! time; and all 64 bytes of report data, compared in constant time. What is refused whatever a policy says: revoked
+//! TCBs, migratable TDs, bound service TDs, reserved attribute bits, TDs without SEPT_VE_DISABLE, and (unless allowed)
+//! debug and profiling. Everything else of a [`VerifiedQuote`] is for the policy to judge: MRTD, RTMRs, MRSEAM,
+//! attributes, XFAM, TCB status, advisories, dates.
 
 mod authentic;
 mod cache;
@@ -18,6 +18,7 @@ mod known;
 mod platform;
 mod root;
 mod rules;
+mod watermarks;
 
 use std::sync::{Arc, PoisonError, RwLock};
 
@@ -25,12 +26,13 @@ use dcap_qvl::verify::QuoteVerifier;
 use dcap_qvl::{QuoteClaims, QuotePolicy};
 use subtle::ConstantTimeEq as _;
 
-pub use authentic::{MAX_WATERMARK_BYTES, VerifiedCollateral, Watermarks};
+pub use authentic::VerifiedCollateral;
 pub use cache::VerdictCache;
 pub use collateral::{Collateral, CollateralDates, CollateralError, CollateralParts};
 pub use examine::Examination;
 pub use platform::{Platform, Tcb};
 pub use root::{RootError, TrustRoot};
+pub use watermarks::{MAX_WATERMARK_BYTES, Watermarks};
 
 use crate::encoding::{from_hex_vec, hex};
 use crate::quote::{Quote, TdReport};
@@ -206,11 +208,17 @@ impl Verifier {
 /// The collateral of a platform; says so if there is none.
 fn set_for<'a>(collateral: &'a Collateral, chain: &Chain, failed: &mut Vec<FailedRule>) -> Option<&'a Set> {
     let family = chain.fmspc();
-    let set = collateral.for_family(&family);
+    let set = collateral.for_platform(&family, &chain.authority);
     let known: Vec<_> = collateral.families().map(|(family, _)| family).collect();
     if set.is_none_or(|set| set.fmspc != family) {
         let seen = format!("Fmspc mismatch: a platform of the family {family}");
         let wanted = format!("one of the families that the collateral is for: {}", known.join(", "));
+        failed.push(FailedRule::new("attestation.collateral", seen, wanted));
+    } else if let Some(set) = set
+        && set.authority != chain.authority
+    {
+        let seen = format!("a platform whose certificate {} issued", chain.authority);
+        let wanted = format!("{}, whose revocation list the collateral has", set.authority);
         failed.push(FailedRule::new("attestation.collateral", seen, wanted));
     }
     if let Some(set) = set

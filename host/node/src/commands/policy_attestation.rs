@@ -13,7 +13,7 @@ use crate::files::{self, digest_of};
 use crate::ui::{self, Exit};
 
 /// What a form of `--anchor` is.
-const ANCHOR: &str = "initdata=FILE (Confidential Containers), or rtmr2=HEX (a verity root file system)";
+const ANCHOR: &str = "rtmr2=HEX (a verity root file system), with initdata=FILE besides (Confidential Containers)";
 
 /// The section `[attestation]`.
 #[derive(Args, Debug)]
@@ -27,8 +27,8 @@ pub(super) struct AttestationArgs {
     /// What RTMR3 has to hold: zero, log (an event log explains it: nodes extend what they run before it runs) or any.
     #[arg(long, value_name = "RULE", default_value = "zero")]
     rtmr3: Rtmr3,
-    /// What ties the host to hardware, which a policy under Intel's root has to name: `initdata=FILE` of a pod, as `policy from-image`
-    /// writes it, or `rtmr2=HEX`, which a verity root file system is measured into (repeat).
+    /// What ties the host to hardware, which a policy under Intel's root has to name: `rtmr2=HEX`, which a verity root file system and
+    /// the kernel's command line are measured into, and for a pod `initdata=FILE` besides, as `policy from-image` writes it (repeat).
     #[arg(long = "anchor", value_name = "KIND=VALUE")]
     pub(super) anchors: Vec<String>,
     /// A file that hosts may run; `cloister` is the binary (repeat).
@@ -98,12 +98,14 @@ impl AttestationArgs {
                 _ => return Err(wrong(text, ANCHOR)),
             }
         }
-        if !rules.simulated && rules.mrconfigid.is_empty() && rules.rtmr2.is_empty() {
+        if !rules.simulated && rules.rtmr2.is_empty() {
             return Err(ui::failed(
                 Exit::Usage,
-                "under Intel's root a policy has to say what ties the host to hardware, else a genuine TD may run any program",
+                "under Intel's root a policy has to say what ties the host to hardware, else a genuine TD may run any program: by its \
+                 command line the kernel boots another root file system, whatever the initdata says",
                 Some(format!(
-                    "give --anchor {ANCHOR}; for a trial, --root with a simulated authority"
+                    "give --anchor {ANCHOR}; `cloister policy from-quote` prints the RTMR2 of a TD that runs; for a trial, --root with a \
+                     simulated authority"
                 )),
             ));
         }

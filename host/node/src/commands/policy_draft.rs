@@ -39,8 +39,9 @@ With graphs and weights at hand, instead of --onnx and what belongs to it:
     --weights initial.safetensors --graph train:32=train.onnx --graph train@23:23=train23.onnx \\
     --graph evaluate:32=evaluate.onnx
 
-Under Intel's root, instead of --root (an image's anchor as `cloister policy from-image` wrote it; other TDs have --anchor rtmr2=HEX):
-    --accept mrtd=HEX --accept rtmr0=HEX --accept rtmr1=HEX --accept mrseam=HEX --anchor initdata=worker/initdata.toml \\
+Under Intel's root, instead of --root (initdata as `cloister policy from-image` wrote it; TDs that are no pods go without):
+    --accept mrtd=HEX --accept rtmr0=HEX --accept rtmr1=HEX --accept mrseam=HEX \\
+    --anchor rtmr2=HEX --anchor initdata=worker/initdata.toml \\
     --host cloister=target/release/cloister
 
 A dataset's file says what a [[dataset]] of a policy says: name, node, commitment, rows, inputs.";

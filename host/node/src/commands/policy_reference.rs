@@ -3,6 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, Subcommand};
+use cloister_attestation::encoding::hex;
 use cloister_attestation::{Collateral, VerifiedQuote, Verifier, time};
 use cloister_policy::references::REFERENCE_REGISTERS;
 use cloister_policy::{Reference, ReferenceValues, Signatures, attestation_from_quote};
@@ -50,8 +51,8 @@ struct GoodQuote {
 }
 
 /// Draft the section [attestation] of a policy from a known good quote: TDs with its launch measurements, on its platform and
-/// with its TCB or better. RTMR3 is left open if the quote has any (choose `rtmr3 = "log"`), MRCONFIGID if it has none; `cloister
-/// policy check` says what is let in.
+/// with its TCB or better. RTMR3 is left open if the quote has any (choose `rtmr3 = "log"`); an MRCONFIGID has to be explained by an
+/// [[attestation.anchor]], and without one it is zeros alone; `cloister policy check` says what is let in.
 #[derive(Args, Debug)]
 #[command(
     after_help = "Example:\n  cloister policy from-quote td.quote --collateral collateral.json > attestation.toml"
@@ -148,6 +149,14 @@ pub fn from_quote(args: &FromQuoteArgs, out: &mut Ui) -> Result<Exit, miette::Re
              2027-01-31 }}.",
             quote.tcb().status,
             quote.tcb().status
+        ));
+    }
+    if quote.td().mrconfigid != [0; 48] {
+        out.note(format_args!(
+            "The TD was started with initdata, whose hash is its MRCONFIGID ({}...): outside simulation `policy check` refuses the section \
+             until an [[attestation.anchor]] shows what that initdata lets start. `cloister policy from-image` writes initdata for an image and prints \
+             that table; start the TD with it, and draft again.",
+            hex(&quote.td().mrconfigid[..8])
         ));
     }
     out.note(

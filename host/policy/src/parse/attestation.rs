@@ -153,7 +153,9 @@ pub(crate) fn anchor_tables(fields: &Fields<'_>) -> Result<Vec<Anchor>, Vec<Prob
     }))
 }
 
-/// Outside simulation nothing may be left open, and something has to fix which host runs.
+/// Outside simulation nothing may be left open, and something has to fix which host runs: the root file system in RTMR2 alone,
+/// or together with the initdata in MRCONFIGID. MRCONFIGID is no anchor by itself: the guest's agent that obeys the initdata is
+/// in the root file system, and whoever boots the kernel chooses that by its command line.
 fn anchors(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
     let mut problems = Vec::new();
     let needed = [
@@ -169,10 +171,11 @@ fn anchors(section: &Node<'_>, rules: &AttestationRules) -> Vec<Problem> {
             )));
         }
     }
-    if rules.mrconfigid.is_empty() && rules.rtmr2.is_empty() && rules.references.is_none() {
+    if rules.rtmr2.is_empty() && rules.references.is_none() {
         problems.push(section.problem(
-            "anchors the host nowhere: a genuine TD may run any program. List `mrconfigid` (Confidential Containers: the \
-             hash of the initdata that pins image, arguments and environment) or `rtmr2` (a verity root file system)",
+            "lists no `rtmr2`, so it anchors the host nowhere: whoever runs the machine may boot the listed kernel with another \
+             command line (another root file system, init= or debug console), set any MRCONFIGID, and claim any measurement. List \
+             the RTMR2 of the guest as it is started: `cloister policy from-quote` takes it from a quote of such a TD",
         ));
     }
     if rules.hosts.is_empty() {

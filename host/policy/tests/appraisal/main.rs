@@ -12,7 +12,7 @@ use std::sync::Arc;
 use cloister_attestation::State;
 use cloister_attestation::identity::Role;
 use cloister_attestation::measurement::{Entry, EntryRole, Measurement};
-use cloister_attestation::simulated::TdValues;
+use cloister_attestation::simulated::{TdOf15, TdValues};
 use cloister_attestation::{EventLog, RuntimeEvent};
 use cloister_policy::agreement::{Agreement, Rtmr3, TcbStatus};
 use cloister_policy::{Appraiser, Expected, Policy};
@@ -185,6 +185,37 @@ fn the_root_the_platform_and_its_age_are_the_policys() {
     assert!(later.names("attestation.collateral_max_age_s"), "{later}");
     let earlier = policy.permit(&evidence, [0; 32], NOW - 86_400).unwrap_err();
     assert!(earlier.names("attestation.max_clock_skew_s"), "{earlier}");
+}
+
+#[test]
+fn a_td_that_should_be_started_anew_is_let_in_only_where_the_policy_names_that_status() {
+    let house = House::new();
+    let started_by_an_old_module = |shown: &mut Shown| {
+        shown.td.tee_tcb_svn[0] = 4;
+        shown.td.td15 = Some(TdOf15::default());
+    };
+    let listing = |statuses: &'static [&'static str]| {
+        move |policy: &mut Agreement| {
+            let status = |status: &&str| TcbStatus {
+                status: (*status).to_owned(),
+                until_unix_s: None,
+            };
+            policy.attestation.tcb_statuses = statuses.iter().map(status).collect();
+        }
+    };
+    for statuses in [
+        &["UpToDate"][..],
+        &["UpToDate", "OutOfDate"],
+        &["UpToDate", "TDRelaunchAdvisedConfigurationNeeded"],
+    ] {
+        let refusal = house.refusal(listing(statuses), started_by_an_old_module);
+        assert!(
+            refusal.names("attestation.tcb_statuses") && refusal.to_string().contains("TDRelaunchAdvised"),
+            "{refusal}"
+        );
+    }
+    let appraiser = Appraiser::new(house.policy(listing(&["UpToDate", "TDRelaunchAdvised"])));
+    assert!(house.attest(&appraiser, started_by_an_old_module).is_ok());
 }
 
 #[test]
