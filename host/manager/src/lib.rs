@@ -20,6 +20,7 @@
 mod agreement;
 mod batch;
 mod changes;
+mod connections;
 mod counter;
 mod desk;
 mod error;
@@ -44,6 +45,7 @@ mod witness;
 
 pub use agreement::MAX_PROPOSALS;
 pub use batch::{Batch, Commits, MAX_BATCH_BYTES, Position};
+pub use connections::MAX_CONNECTIONS_OF_NODE;
 pub use counter::{Commit, CounterId, CounterSubject, Lease, MAX_COUNTERS_OF_NODE, NoCounter, Step};
 pub use desk::{Busy, Desk, MAX_WAITING};
 pub use error::{OpenError, StoreError};

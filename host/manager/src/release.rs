@@ -1,6 +1,6 @@
 //! Which keys a node gets: exactly those that the policy in force grants it. The decision is pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use cloister_attestation::encoding::Layout;
 use cloister_attestation::identity::Role;
@@ -17,9 +17,6 @@ use crate::secrets::{Epoch, Secret, Secrets, info};
 
 /// Most secrets that one request may name.
 pub const MAX_WANTED: usize = 64;
-/// Most connections whose requests are counted; ended ones make room, after this time.
-const MAX_CONNECTIONS: usize = 4096;
-const KEPT_S: u64 = 86_400;
 
 /// One secret that a node asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,9 +96,9 @@ pub(crate) struct Leave<'a> {
     participant: &'a str,
     node: &'a str,
     role: Role,
-    policy_digest: Digest,
-    expiry_unix_s: u64,
-    connection: &'a [u8; 32],
+    pub(crate) policy_digest: Digest,
+    pub(crate) expiry_unix_s: u64,
+    pub(crate) connection: &'a [u8; 32],
 }
 
 impl<'a> From<&'a Permit> for Leave<'a> {
@@ -134,7 +131,7 @@ impl<'a> From<&'a Admission> for Leave<'a> {
 
 /// Who asks, where the policy in force knows it so. Made by [`asker`] alone.
 pub(crate) struct Asker<'a> {
-    leave: Leave<'a>,
+    pub(crate) leave: Leave<'a>,
 }
 
 impl<'a> Asker<'a> {
@@ -341,34 +338,4 @@ pub(crate) fn seal(
         sequence: request.sequence,
         sealed: sealed.map_err(|_| Refused::NotSealed)?,
     })
-}
-
-/// The last request of each connection, so that none is answered twice. In memory alone: a connection is a TLS session of this
-/// process, and ends with it.
-#[derive(Debug, Default)]
-pub(crate) struct Connections {
-    last: HashMap<[u8; 32], (u64, u64)>,
-}
-
-impl Connections {
-    /// Counts a request, or refuses one that came before.
-    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64, now_unix_s: u64) -> Result<(), Refused> {
-        let connection = asker.leave.connection;
-        if let Some((last, _)) = self.last.get(connection).copied()
-            && sequence <= last
-        {
-            return Err(Refused::Replayed { seen: sequence, last });
-        }
-        if self.last.len() >= MAX_CONNECTIONS && !self.last.contains_key(connection) {
-            // A permit may be renewed on its connection, so what it was last is kept for longer.
-            self.last
-                .retain(|_, (_, ends)| ends.saturating_add(KEPT_S) > now_unix_s);
-            if self.last.len() >= MAX_CONNECTIONS {
-                let (what, limit) = ("connections that asked for keys", MAX_CONNECTIONS);
-                return Err(Refused::Full { what, limit });
-            }
-        }
-        self.last.insert(*connection, (sequence, asker.leave.expiry_unix_s));
-        Ok(())
-    }
 }

@@ -5,8 +5,8 @@ use std::collections::BTreeMap;
 use cloister_tensor::Digest;
 
 use crate::agreement::Agreement;
+use crate::connections::Connections;
 use crate::counter::{Counters, Leases};
-use crate::release::Connections;
 use crate::secrets::Secrets;
 
 /// Refusals of one asker that are written into the audit log in a minute.

@@ -246,7 +246,7 @@ impl Turn<'_> {
     ) -> Result<(SealedRelease, SecretId), Refused> {
         let state = &mut *self.state;
         let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), self.now_unix_s)?;
-        state.connections.count(&asker, request.sequence, self.now_unix_s)?;
+        state.connections.count(&asker, request.sequence)?;
         let policy = state.agreement.active().ok_or(Refused::NoPolicy)?;
         let book = Book {
             policy,
@@ -261,7 +261,7 @@ impl Turn<'_> {
         let now = self.now_unix_s;
         let state = &mut *self.state;
         let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), now)?;
-        state.connections.count(&asker, request.sequence, now)?;
+        state.connections.count(&asker, request.sequence)?;
         let (seen, limit) = (request.wanted.len(), MAX_WANTED);
         if seen == 0 {
             return Err(Refused::NothingWanted);

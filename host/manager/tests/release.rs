@@ -4,7 +4,7 @@
 mod support;
 
 use cloister_manager::*;
-use cloister_policy::TensorAccess;
+use cloister_policy::{Permit, TensorAccess};
 use cloister_testkit::wards::{NOW, WardsPolicy};
 use support::{
     House, MODULE, Stocked, digest, do_turn, module_key, next_connection, request, value, vault_key, wanted,
@@ -85,6 +85,41 @@ fn a_request_that_comes_again_is_refused_whatever_became_of_the_first() {
     assert_eq!(ask(6, "alpha/vault", None), Err("not-granted"));
     assert_eq!(ask(6, MODULE.0, MODULE.1), Err("replayed"));
     assert_eq!(ask(7, MODULE.0, MODULE.1), Ok(()));
+}
+
+/// A connection of its own for each number.
+fn connection(number: u64) -> [u8; 32] {
+    let mut connection = [0xc0; 32];
+    connection[..8].copy_from_slice(&number.to_be_bytes());
+    connection
+}
+
+#[test]
+fn thousands_of_connections_of_one_node_stop_neither_others_nor_itself_and_none_is_answered_twice() {
+    let mut stocked = Stocked::new();
+    let policy = stocked.house.policy.clone();
+    let shown = stocked.house.wards.evidence(&policy, "alpha-worker");
+    let mut ask = |permit: &Permit, now| {
+        let request = request(&stocked.td, 1, &[wanted(MODULE.0, MODULE.1)]);
+        let (answer, _) = stocked.manager.turn(now, |turn| turn.release(permit, &request)).unwrap();
+        answer.map(drop).map_err(|refused| refused.code())
+    };
+    // An honest node connects anew each second for more than an hour.
+    let permits: Vec<_> = (0..5_000).map(|at| shown.permit(connection(at), NOW + at)).collect();
+    for (at, permit) in (NOW..).zip(&permits) {
+        assert_eq!(ask(permit, at), Ok(()));
+    }
+    let now = NOW + 4_999;
+    let replayed: Vec<_> = permits.iter().map(|permit| ask(permit, now)).collect();
+    assert!(replayed.iter().all(|answer| matches!(answer, Err("replayed" | "permit-ended"))));
+    assert_eq!(replayed.last(), Some(&Err("replayed")));
+    // Ones that end together leave no order to forget them in: a node that floods so waits for the next second itself.
+    let flood: Vec<_> = (10_000..10_200).map(|at| ask(&shown.permit(connection(at), now + 1), now + 1)).collect();
+    assert_eq!(flood.iter().filter(|answer| answer.is_ok()).count(), MAX_CONNECTIONS_OF_NODE);
+    assert_eq!(flood.last(), Some(&Err("full")));
+    assert_eq!(ask(&shown.permit(connection(20_000), now + 2), now + 2), Ok(()));
+    let other = stocked.house.wards.evidence(&policy, "beta-worker").permit(connection(1), now);
+    assert_eq!(ask(&other, now), Ok(()));
 }
 
 #[test]

@@ -1,0 +1,85 @@
+//! The last request of each connection, so that none is answered twice. In memory alone: a connection is a TLS session of this process,
+//! and ends with it.
+
+use std::collections::BTreeMap;
+
+use cloister_tensor::Digest;
+
+use crate::refused::Refused;
+use crate::release::Asker;
+
+/// Most connections of one node whose requests are remembered; one more makes the node forget the one that ends first.
+pub const MAX_CONNECTIONS_OF_NODE: usize = 64;
+
+/// What was asked over the connections of the policy in force: of each node apart, so that none takes another's room.
+#[derive(Debug, Default)]
+pub(crate) struct Connections {
+    /// Leave by another policy is refused before anything is counted, so what was counted under one is of no use under the next.
+    policy: Option<Digest>,
+    nodes: BTreeMap<String, OfNode>,
+}
+
+#[derive(Debug, Default)]
+struct OfNode {
+    asked: Vec<Asked>,
+    /// The latest end of a connection that was forgotten. One that is not known and ends no later may be that one.
+    forgotten_unix_s: u64,
+}
+
+#[derive(Debug)]
+struct Asked {
+    connection: [u8; 32],
+    last: u64,
+    ends_unix_s: u64,
+}
+
+impl Connections {
+    /// Counts a request, or refuses one that came before.
+    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64) -> Result<(), Refused> {
+        let leave = &asker.leave;
+        if self.policy != Some(leave.policy_digest) {
+            self.policy = Some(leave.policy_digest);
+            self.nodes.clear();
+        }
+        // The policy names the node, and so bounds how many there are.
+        let node = self.nodes.entry(asker.node().to_owned()).or_default();
+        if let Some(asked) = node.asked.iter_mut().find(|asked| asked.connection == *leave.connection) {
+            let last = asked.last;
+            if sequence <= last {
+                return Err(Refused::Replayed { seen: sequence, last });
+            }
+            asked.last = sequence;
+            return Ok(());
+        }
+        node.make_room(asker)?;
+        node.asked.push(Asked {
+            connection: *leave.connection,
+            last: sequence,
+            ends_unix_s: leave.expiry_unix_s,
+        });
+        Ok(())
+    }
+}
+
+impl OfNode {
+    /// Forgets the connection that ends first. No clock is asked: leave has one end from the beginning to the end of its connection, so
+    /// that a node which connects anew, however often, is later than what it is forgotten for, and a forgotten one is refused.
+    fn make_room(&mut self, asker: &Asker<'_>) -> Result<(), Refused> {
+        let ends_unix_s = asker.leave.expiry_unix_s;
+        if ends_unix_s <= self.forgotten_unix_s {
+            let node = asker.node().to_owned();
+            return Err(Refused::PermitEnded { node });
+        }
+        if self.asked.len() < MAX_CONNECTIONS_OF_NODE {
+            return Ok(());
+        }
+        let first = self.asked.iter().map(|asked| asked.ends_unix_s).min();
+        let Some(first) = first.filter(|first| *first < ends_unix_s) else {
+            let (what, limit) = ("connections of this node that asked for keys", MAX_CONNECTIONS_OF_NODE);
+            return Err(Refused::Full { what, limit });
+        };
+        self.asked.retain(|asked| asked.ends_unix_s > first);
+        self.forgotten_unix_s = first;
+        Ok(())
+    }
+}
