@@ -62,14 +62,19 @@ impl Connections {
 }
 
 impl OfNode {
-    /// Forgets the connection that ends first. No clock is asked: leave has one end from the beginning to the end of its connection, so
-    /// that a node which connects anew, however often, is later than what it is forgotten for, and a forgotten one is refused.
+    /// Forgets the connection that ends first. Leave has one end for as long as its connection is there: whoever connects anew ends
+    /// later than what is forgotten for it, and what was forgotten ends no later, by which it is refused.
     fn make_room(&mut self, asker: &Asker<'_>) -> Result<(), Refused> {
         let ends_unix_s = asker.leave.expiry_unix_s;
         if ends_unix_s <= self.forgotten_unix_s {
             let node = asker.node().to_owned();
             return Err(Refused::PermitEnded { node });
         }
+        if self.asked.len() < MAX_CONNECTIONS_OF_NODE {
+            return Ok(());
+        }
+        // Those of a clock that jumped are refused for their end, as long as it does not jump there again.
+        self.asked.retain(|asked| asked.ends_unix_s <= asker.latest_unix_s);
         if self.asked.len() < MAX_CONNECTIONS_OF_NODE {
             return Ok(());
         }

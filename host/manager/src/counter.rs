@@ -1,5 +1,4 @@
-//! Counters that only go up: against a vault, a node or a policy that somebody put back; and leases, so that of two instances
-//! of a node one alone counts.
+//! Counters that only go up: against a vault that somebody put back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -179,106 +178,6 @@ impl Counters {
                 counter: id.clone(),
                 held,
                 expected,
-            }),
-        }
-    }
-}
-
-/// A node's leave to count up, for one of its instances at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The fencing token: a later lease has a higher one, and steps with a lower one are refused.
-    pub token: u64,
-    /// When it ends unless it is renewed before, in seconds since 1970 by the manager's clock.
-    pub expires_unix_s: u64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Held {
-    instance: Digest,
-    token: u64,
-    expires_unix_s: u64,
-}
-
-/// All leases, by node.
-#[derive(Debug, Default)]
-pub(crate) struct Leases(BTreeMap<String, Held>);
-
-impl Leases {
-    pub(crate) const PREFIX: &str = "lease/";
-
-    pub(crate) fn read(&mut self, node: &str, content: &[u8]) -> Result<(), String> {
-        let held = serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        self.0.insert(node.to_owned(), held);
-        Ok(())
-    }
-
-    /// Gives the instance the lease, or renews it. The second value says whether it is a new one.
-    pub(crate) fn take(
-        &mut self,
-        node: &str,
-        instance: Digest,
-        lease_s: u64,
-        now_unix_s: u64,
-        changes: &mut Changes,
-    ) -> Result<(Lease, bool), Refused> {
-        let before = self.0.get(node).copied();
-        let alive = before.filter(|held| held.expires_unix_s > now_unix_s);
-        if let Some(other) = alive.filter(|held| held.instance != instance) {
-            return Err(Refused::LeaseHeld {
-                node: node.to_owned(),
-                until_unix_s: other.expires_unix_s,
-            });
-        }
-        // An instance whose lease ended may have been fenced meanwhile by nobody; it gets a new token all the same.
-        let token = match alive {
-            Some(own) => own.token,
-            None => before.map_or(0, |held| held.token) + 1,
-        };
-        let held = Held {
-            instance,
-            token,
-            expires_unix_s: now_unix_s.saturating_add(lease_s),
-        };
-        self.0.insert(node.to_owned(), held);
-        changes.put(format!("{}{node}", Self::PREFIX), &held);
-        let expires_unix_s = held.expires_unix_s;
-        Ok((Lease { token, expires_unix_s }, alive.is_none()))
-    }
-
-    /// Ends a lease, so that another instance need not wait.
-    pub(crate) fn give_back(
-        &mut self,
-        node: &str,
-        token: u64,
-        now_unix_s: u64,
-        changes: &mut Changes,
-    ) -> Result<(), Refused> {
-        self.holds(node, token, now_unix_s)?;
-        if let Some(held) = self.0.get_mut(node) {
-            held.expires_unix_s = now_unix_s;
-            changes.put(format!("{}{node}", Self::PREFIX), held);
-        }
-        Ok(())
-    }
-
-    /// The nodes that hold a lease.
-    pub(crate) fn held(&self, now_unix_s: u64) -> impl Iterator<Item = &str> {
-        let alive = self.0.iter().filter(move |(_, held)| held.expires_unix_s > now_unix_s);
-        alive.map(|(node, _)| node.as_str())
-    }
-
-    /// Whether that token is the newest, and its lease has not ended.
-    pub(crate) fn holds(&self, node: &str, token: u64, now_unix_s: u64) -> Result<(), Refused> {
-        let held = self.0.get(node);
-        let newest = held.map_or(0, |held| held.token);
-        match held {
-            Some(held) if held.token == token && held.expires_unix_s > now_unix_s => Ok(()),
-            _ => Err(Refused::Fenced {
-                node: node.to_owned(),
-                seen: token,
-                newest,
             }),
         }
     }

@@ -17,6 +17,8 @@ use crate::secrets::{Epoch, Secret, Secrets, info};
 
 /// Most secrets that one request may name.
 pub const MAX_WANTED: usize = 64;
+/// How far a clock may be set back without ending permits, in seconds.
+const SET_BACK_S: u64 = 300;
 
 /// One secret that a node asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -132,6 +134,8 @@ impl<'a> From<&'a Admission> for Leave<'a> {
 /// Who asks, where the policy in force knows it so. Made by [`asker`] alone.
 pub(crate) struct Asker<'a> {
     pub(crate) leave: Leave<'a>,
+    /// The latest end that leave may have at this time.
+    pub(crate) latest_unix_s: u64,
 }
 
 impl<'a> Asker<'a> {
@@ -140,14 +144,16 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// Checks leave against the policy in force.
+/// Checks leave against the policy in force, by the clock that it was made by.
 pub(crate) fn asker<'a>(policy: Option<&Policy>, leave: Leave<'a>, now_unix_s: u64) -> Result<Asker<'a>, Refused> {
     let policy = policy.ok_or(Refused::NoPolicy)?;
     let (seen, active) = (leave.policy_digest, policy.digest());
     if seen != active {
         return Err(Refused::OldPolicy { seen, active });
     }
-    if now_unix_s >= leave.expiry_unix_s {
+    // Leave that ends later than the policy lets it was made by a clock that has been set back since.
+    let latest_unix_s = now_unix_s.saturating_add(policy.attestation.permit_max_s + SET_BACK_S);
+    if now_unix_s >= leave.expiry_unix_s || leave.expiry_unix_s > latest_unix_s {
         let node = leave.node.to_owned();
         return Err(Refused::PermitEnded { node });
     }
@@ -160,7 +166,7 @@ pub(crate) fn asker<'a>(policy: Option<&Policy>, leave: Leave<'a>, now_unix_s: u
         role: leave.role,
         participant: leave.participant.to_owned(),
     })?;
-    Ok(Asker { leave })
+    Ok(Asker { leave, latest_unix_s })
 }
 
 impl<'a> Book<'a> {

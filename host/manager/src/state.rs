@@ -6,7 +6,8 @@ use cloister_tensor::Digest;
 
 use crate::agreement::Agreement;
 use crate::connections::Connections;
-use crate::counter::{Counters, Leases};
+use crate::counter::Counters;
+use crate::lease::Leases;
 use crate::secrets::Secrets;
 
 /// Refusals of one asker that are written into the audit log in a minute.

@@ -10,7 +10,8 @@ use serde_json::{Value, json};
 
 use crate::agreement::Agreement;
 use crate::changes::Changes;
-use crate::counter::{Commit, CounterId, Lease, Step};
+use crate::counter::{Commit, CounterId, Step};
+use crate::lease::{Lease, LeaseTime};
 use crate::refused::Refused;
 use crate::release::{self, Book, MAX_WANTED, ReleaseRequest, SealedRelease};
 use crate::secret::{NewSecret, SecretId, SecretInfo};
@@ -35,7 +36,7 @@ pub struct Turn<'a> {
     pub(crate) chain: &'a mut Chain,
     pub(crate) key: &'a SigningKey,
     pub(crate) now_unix_s: u64,
-    pub(crate) lease_s: u64,
+    pub(crate) leases: LeaseTime,
     pub(crate) done: Done,
 }
 
@@ -295,9 +296,9 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::LeaseHeld`] while another instance has it.
     pub fn lease(&mut self, who: &Permit, instance: &[u8; 16]) -> Result<Lease, Refused> {
-        let (now, lease_s) = (self.now_unix_s, self.lease_s);
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
-            state.leases.take(node, Digest::of(instance), lease_s, now, changes)
+            state.leases.take(node, Digest::of(instance), time, changes)
         });
         let (lease, new) = self.or_logged(who.node(), "lease", result)?;
         if new {
@@ -312,9 +313,9 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::Fenced`] if it does not hold.
     pub fn give_back(&mut self, who: &Permit, token: u64) -> Result<(), Refused> {
-        let now = self.now_unix_s;
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
-            state.leases.give_back(node, token, now, changes)
+            state.leases.give_back(node, token, time, changes)
         });
         self.or_logged(who.node(), "give back a lease", result)
     }
@@ -324,10 +325,10 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::Stale`] with where the counter stands, [`Refused::NotAhead`], [`Refused::Fenced`], [`Refused::NotYourCounter`].
     pub fn commit(&mut self, who: &Permit, step: &Step) -> Result<Commit, Refused> {
-        let now = self.now_unix_s;
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
             own(&step.counter, node)?;
-            state.leases.holds(node, step.token, now)?;
+            state.leases.holds(node, step.token, time)?;
             state.counters.step(step, changes)
         });
         let (commit, new) = self.or_logged(who.node(), "commit", result)?;
