@@ -6,66 +6,45 @@ use std::str::FromStr;
 
 use cloister_attestation::encoding::{from_hex, hex};
 use cloister_attestation::identity::is_name;
+use cloister_policy::MAX_VERSIONS;
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::changes::Changes;
 use crate::refused::Refused;
 
-/// Most counters of one node: its own, its policy's, and one a vault.
-pub const MAX_COUNTERS_OF_NODE: usize = 64;
+/// Most counters of one node. A vault is of a node and a policy, and there are no more policies: no counter has to be forgotten, which
+/// would let an older vault pass for the newest one.
+pub const MAX_COUNTERS_OF_NODE: usize = MAX_VERSIONS;
 
-/// What a counter counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CounterSubject {
-    /// The node's own state.
-    Node,
-    /// The policies that the node ran under.
-    Policy,
-    /// A vault, by its identity.
-    Vault([u8; 16]),
-}
-
-/// A counter: whose, and of what. As text `NODE/node`, `NODE/policy` or `NODE/vault/HEX`.
+/// A counter: of which vault of whose. As text `NODE/vault/HEX`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterId {
     /// The node that alone may count it up.
     pub node: String,
-    /// What it counts.
-    pub subject: CounterSubject,
+    /// The identity of its vault.
+    pub vault: [u8; 16],
 }
 
 impl fmt::Display for CounterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.node)?;
-        match &self.subject {
-            CounterSubject::Node => f.write_str("node"),
-            CounterSubject::Policy => f.write_str("policy"),
-            CounterSubject::Vault(id) => write!(f, "vault/{}", hex(id)),
-        }
+        write!(f, "{}/vault/{}", self.node, hex(&self.vault))
     }
 }
 
 /// A text that is no counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("wanted NODE/node, NODE/policy or NODE/vault/ and 32 hexadecimal digits")]
+#[error("wanted NODE/vault/ and 32 hexadecimal digits")]
 pub struct NoCounter;
 
 impl FromStr for CounterId {
     type Err = NoCounter;
 
     fn from_str(text: &str) -> Result<Self, NoCounter> {
-        let (node, subject) = text.split_once('/').ok_or(NoCounter)?;
-        let subject = match subject {
-            "node" => CounterSubject::Node,
-            "policy" => CounterSubject::Policy,
-            other => {
-                let id = other.strip_prefix("vault/").and_then(from_hex).ok_or(NoCounter)?;
-                CounterSubject::Vault(id)
-            }
-        };
+        let (node, vault) = text.split_once("/vault/").ok_or(NoCounter)?;
+        let vault = from_hex(vault).ok_or(NoCounter)?;
         let node = Some(node).filter(|node| is_name(node)).ok_or(NoCounter)?.to_owned();
-        Ok(Self { node, subject })
+        Ok(Self { node, vault })
     }
 }
 
@@ -75,7 +54,7 @@ impl FromStr for CounterId {
 pub struct Commit {
     /// The version.
     pub version: u64,
-    /// Digest of the content: of a vault's sealed index, of a node's state, of a policy.
+    /// Digest of the content: of a vault's sealed index.
     pub digest: Digest,
 }
 

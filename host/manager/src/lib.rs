@@ -47,7 +47,7 @@ mod witness;
 pub use agreement::MAX_PROPOSALS;
 pub use batch::{Batch, Commits, MAX_BATCH_BYTES, Position};
 pub use connections::MAX_CONNECTIONS_OF_NODE;
-pub use counter::{Commit, CounterId, CounterSubject, MAX_COUNTERS_OF_NODE, NoCounter, Step};
+pub use counter::{Commit, CounterId, MAX_COUNTERS_OF_NODE, NoCounter, Step};
 pub use desk::{Busy, Desk, MAX_WAITING};
 pub use error::{OpenError, StoreError};
 pub use lease::Lease;

@@ -12,7 +12,7 @@ use support::{House, LEASE_S, commit, do_turn};
 fn vault(node: &str) -> CounterId {
     CounterId {
         node: node.into(),
-        subject: CounterSubject::Vault([7; 16]),
+        vault: [7; 16],
     }
 }
 
@@ -97,7 +97,7 @@ fn a_node_proves_that_it_holds_the_newest_or_is_told_what_is_stale() {
 }
 
 #[test]
-fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
+fn nobody_counts_for_another_node_and_a_node_has_as_many_counters_as_there_may_be_policies() {
     let Held {
         house,
         manager,
@@ -110,11 +110,12 @@ fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
         assert_eq!(foreign.code(), "not-your-counter");
         let asked = turn.prove_newest(&worker, &vault("hub"), None).unwrap_err();
         assert_eq!(asked.code(), "not-your-counter");
-        for vault in 0..MAX_COUNTERS_OF_NODE as u8 + 1 {
-            let subject = CounterSubject::Vault([vault; 16]);
+        for number in 0..=MAX_COUNTERS_OF_NODE {
+            let mut vault = [0; 16];
+            vault[..8].copy_from_slice(&number.to_be_bytes());
             let counter = CounterId {
                 node: "hub".into(),
-                subject,
+                vault,
             };
             let taken = turn.commit(
                 hub,
@@ -123,7 +124,7 @@ fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
                     ..step(*token, None, commit(1, "x"))
                 },
             );
-            assert_eq!(taken.is_ok(), usize::from(vault) < MAX_COUNTERS_OF_NODE);
+            assert_eq!(taken.is_ok(), number < MAX_COUNTERS_OF_NODE);
         }
     });
 }
@@ -272,7 +273,7 @@ fn counters_and_names_of_them_survive_their_text() {
         vault("hub"),
         CounterId {
             node: "a-b".into(),
-            subject: CounterSubject::Node,
+            vault: [0xab; 16],
         },
     ] {
         assert_eq!(id.to_string().parse::<CounterId>().unwrap(), id);
@@ -283,8 +284,8 @@ fn counters_and_names_of_them_survive_their_text() {
         "hub/vault",
         "hub/vault/zz",
         "Hub/node",
-        "hub/node/x",
-        "/node",
+        "hub/node",
+        "/vault/00000000000000000000000000000000",
     ] {
         assert!(no.parse::<CounterId>().is_err(), "{no}");
     }

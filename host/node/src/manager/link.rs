@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cloister_manager::{
-    Commit, CounterId, CounterSubject, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness,
+    Commit, CounterId, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness,
     open_release,
 };
 use cloister_session::{DialOptions, Local, connect};
@@ -354,7 +354,7 @@ impl Shared {
         let step = Step {
             counter: CounterId {
                 node: self.node.clone(),
-                subject: CounterSubject::Vault(vault),
+                vault,
             },
             token: token.ok_or_else(|| ManagerError::Ended("there is no lease to count by".to_owned()))?,
             expected,

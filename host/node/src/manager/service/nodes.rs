@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cloister_attestation::session::applicant_report_data;
 use cloister_attestation::{Claims, verify_applicant};
-use cloister_manager::{CounterId, CounterSubject, ReleaseRequest, SealedRelease, Step};
+use cloister_manager::{CounterId, ReleaseRequest, SealedRelease, Step};
 use cloister_policy::Permit;
 use cloister_session::Peer;
 use cloister_wire::manager as wire;
@@ -206,7 +206,7 @@ fn counter(who: &Permit, vault: &[u8]) -> Result<CounterId, Status> {
     let vault = convert::fixed(vault, "a vault's identity").map_err(wrong)?;
     Ok(CounterId {
         node: who.node().to_owned(),
-        subject: CounterSubject::Vault(vault),
+        vault,
     })
 }
 
