@@ -59,7 +59,7 @@ pub use refused::Refused;
 pub use release::{MAX_WANTED, ReleaseRequest, Released, SealedRelease, Wanted, open_release};
 pub use sealing::{MAX_SEALED_BYTES, Purpose, Recipient, SealedBox, SealingError, SealingKey, SealingPublicKey};
 pub use secret::{MAX_VALUE_BYTES, NewSecret, NoSecretId, SecretId, SecretInfo, SecretKind, SecretValue};
-pub use secrets::{MAX_EPOCHS, MAX_SECRETS_OF_PARTICIPANT};
+pub use secrets::{MAX_EPOCHS, MAX_VAULT_EPOCHS, MAX_SECRETS_OF_PARTICIPANT};
 pub use share::{RecoveryShare, Remembered, SealedShare};
 pub use standing::{Equivocation, PolicyFile, PolicyStanding, PolicyStatus};
 pub use turn::{MAX_NOTE_BYTES, Turn};

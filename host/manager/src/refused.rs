@@ -337,6 +337,17 @@ pub enum Refused {
         /// The most there may be.
         limit: usize,
     },
+    /// A vault's key that was rotated as often as it may be.
+    #[error(
+        "{id} has {limit} epochs, the most of a vault's key, and none can make room: the vault may hold what any of them sealed. Let the next policy \
+         begin another vault; then remove this key, and put a new one"
+    )]
+    NoMoreEpochs {
+        /// The key.
+        id: SecretId,
+        /// The most there may be.
+        limit: usize,
+    },
     /// More than one request may name, or an entry too long for the audit log.
     #[error("{seen} {what}; at most {limit} are taken at once")]
     TooMuch {
@@ -403,6 +414,7 @@ impl Refused {
             Self::NoQuorum { .. } => "no-quorum",
             Self::CannotStart(_) => "cannot-start",
             Self::Full { .. } => "full",
+            Self::NoMoreEpochs { .. } => "no-more-epochs",
             Self::TooMuch { .. } => "too-much",
         }
     }

@@ -149,7 +149,7 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// [`Refused::NoParticipant`], [`Refused::NotYours`], [`Refused::BadName`], [`Refused::BadSize`], [`Refused::DigestMissing`],
-    /// [`Refused::OtherKind`], [`Refused::SealedAggregator`], [`Refused::Full`].
+    /// [`Refused::OtherKind`], [`Refused::SealedAggregator`], [`Refused::Full`], [`Refused::NoMoreEpochs`].
     pub fn put(&mut self, who: &Visit, secret: NewSecret) -> Result<SecretInfo, Refused> {
         let now = self.now_unix_s;
         let result = self.as_participant(who, |state, policy, owner, changes| {

@@ -185,6 +185,33 @@ fn a_vaults_key_comes_in_every_epoch_since_older_files_need_the_older_ones() {
 }
 
 #[test]
+fn no_epoch_of_a_vaults_key_makes_room_and_of_other_keys_the_oldest_does() {
+    let mut stocked = Stocked::new();
+    let alpha = stocked.house.visit("alpha");
+    do_turn(&mut stocked.manager, |turn| {
+        for epoch in 2..=MAX_VAULT_EPOCHS {
+            let key = vault_key("hub", &format!("key {epoch}"));
+            assert_eq!(turn.put(&alpha, key).unwrap().epoch as usize, epoch);
+        }
+        let refused = turn.put(&alpha, vault_key("hub", "one more")).unwrap_err();
+        assert_eq!(refused.code(), "no-more-epochs");
+        for epoch in 2..=MAX_EPOCHS + 1 {
+            let key = module_key("key", &format!("file {epoch}"));
+            assert_eq!(turn.put(&alpha, key).unwrap().epoch as usize, epoch);
+        }
+    });
+    let vault = stocked.ask("hub", 1, &[wanted("alpha/vault", None)]).unwrap();
+    assert_eq!((vault.len(), vault[0].epoch), (MAX_VAULT_EPOCHS, 1));
+    let mut ask = |file| {
+        let asked = stocked.ask("alpha-worker", next_connection(), &[wanted(MODULE.0, Some(file))]);
+        asked.map(|released| released.len()).map_err(|refused| refused.code())
+    };
+    assert_eq!(ask("file 17"), Ok(1));
+    assert_eq!(ask("file 2"), Err("old-epoch"));
+    assert_eq!(ask("sealed module"), Err("other-ciphertext"));
+}
+
+#[test]
 fn a_sealed_module_that_reads_or_writes_needs_every_data_owners_consent() {
     let mut stocked = Stocked::with(&WardsPolicy {
         access: "read-write",
