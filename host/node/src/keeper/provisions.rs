@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
@@ -133,6 +134,36 @@ impl Provisions {
             )
         })?;
         Ok(value)
+    }
+
+    /// Takes that value for the key of a sealed dataset.
+    pub fn opens_dataset(&mut self, dataset: &str, path: &Path, name: &str) -> Result<(), miette::Report> {
+        let key = VaultKey::parse(self.value(name)?.trim());
+        let key = key.ok_or_else(|| {
+            let text = format!("{name} is no key: 64 hexadecimal digits are wanted");
+            failed(Exit::Failed, text, None)
+        })?;
+        let ciphertext = sealed_digest(path)?.ok_or_else(|| {
+            let text = format!("{} has a `key` in the node file, and is not sealed", path.display());
+            failed(Exit::Usage, text, Some("`cloister seal data` seals it".into()))
+        })?;
+        let plaintext = None;
+        let parcel = ParcelKey {
+            key,
+            ciphertext,
+            plaintext,
+        };
+        self.data.insert(dataset.to_owned(), parcel);
+        Ok(())
+    }
+
+    /// A value as a file in memory, for what reads its files by name: it is there as long as the file is open.
+    pub fn value_as_file(&self, name: &str) -> Result<(File, PathBuf), miette::Report> {
+        let broken = |cause: std::io::Error| fail(Exit::Failed, cause);
+        let mut file = File::from(memfd_create("secret", MemfdFlags::CLOEXEC).map_err(|cause| broken(cause.into()))?);
+        file.write_all(self.value(name)?.as_bytes()).map_err(broken)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+        Ok((file, path))
     }
 
     /// A module's settings, with the values of the secrets that they name.
