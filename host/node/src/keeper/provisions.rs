@@ -11,7 +11,7 @@ use std::path::{Path, PathBuf};
 use bytes::Bytes;
 use cloister_policy::Scalar;
 use cloister_policy::agreement::Module;
-use cloister_sandbox::SettingValue;
+use cloister_sandbox::{SecretText, SettingValue};
 use cloister_tensor::Digest;
 use cloister_vault::{
     Cipher, PARCEL_HEADER_BYTES, ParcelKind, READ_AHEAD_BYTES, VaultKey, VaultKeys, is_parcel, open_parcel,
@@ -170,10 +170,10 @@ impl Provisions {
     pub fn settings(&self, module: &Module) -> Result<BTreeMap<String, SettingValue>, miette::Report> {
         let mut settings = settings(module);
         for value in settings.values_mut() {
-            if let SettingValue::Text(text) = value
+            if let SettingValue::Text(text) = &*value
                 && let Some(name) = text.strip_prefix(SECRET)
             {
-                *text = self.value(name)?.to_owned();
+                *value = SettingValue::Secret(SecretText::new(self.value(name)?));
             }
         }
         Ok(settings)
@@ -299,4 +299,37 @@ pub fn sealed_files(folders: &[PathBuf], limit: u64) -> Result<BTreeMap<Digest, 
 
 fn length(file: &File) -> u64 {
     file.metadata().map_or(0, |found| found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cloister_policy::{Policy, Scalar};
+    use cloister_sandbox::SettingValue;
+    use cloister_testkit::wards::{Wards, WardsPolicy};
+    use zeroize::Zeroizing;
+
+    use super::Provisions;
+
+    #[test]
+    fn a_modules_secret_reaches_its_settings_and_no_text_of_them() {
+        let founding = WardsPolicy {
+            setting: "secret://gamma/token".into(),
+            ..WardsPolicy::default()
+        };
+        let policy: std::sync::Arc<Policy> = Wards::new().policy(&founding);
+        let named = |value: &Scalar| matches!(value, Scalar::Text(text) if text == "secret://gamma/token");
+        let module = policy.modules.iter().find(|module| module.settings.values().any(named)).unwrap();
+        let provisions = Provisions {
+            values: BTreeMap::from([("gamma/token".to_owned(), Zeroizing::new("s3cret".to_owned()))]),
+            ..Provisions::default()
+        };
+        let settings = provisions.settings(module).unwrap();
+        let secret = |value: &SettingValue| matches!(value, SettingValue::Secret(secret) if secret.expose() == "s3cret");
+        assert!(settings.values().any(secret));
+        assert!(!format!("{settings:?} {provisions:?}").contains("s3cret"));
+        let missing = Provisions::default().settings(module).unwrap_err().to_string();
+        assert!(missing.contains("gamma/token"), "{missing}");
+    }
 }
