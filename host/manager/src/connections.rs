@@ -1,7 +1,7 @@
 //! The last request of each connection, so that none is answered twice. In memory alone: a connection is a TLS session of this process,
 //! and ends with it.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, VecDeque};
 
 use cloister_tensor::Digest;
 
@@ -21,6 +21,8 @@ pub(crate) struct Connections {
 
 #[derive(Debug, Default)]
 struct OfNode {
+    /// The newest connections over which anything was done.
+    known: VecDeque<[u8; 32]>,
     asked: Vec<Asked>,
     /// The latest end of a connection that was forgotten. One that is not known and ends no later may be that one.
     forgotten_unix_s: u64,
@@ -34,16 +36,30 @@ struct Asked {
 }
 
 impl Connections {
-    /// Counts a request, or refuses one that came before.
-    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64) -> Result<(), Refused> {
-        let leave = &asker.leave;
-        if self.policy != Some(leave.policy_digest) {
-            self.policy = Some(leave.policy_digest);
+    /// Whether this is the first that comes over the asker's connection.
+    pub(crate) fn meet(&mut self, asker: &Asker<'_>) -> bool {
+        self.of(asker).meet(asker.leave.connection)
+    }
+
+    fn of(&mut self, asker: &Asker<'_>) -> &mut OfNode {
+        let policy = asker.leave.policy_digest;
+        if self.policy != Some(policy) {
+            self.policy = Some(policy);
             self.nodes.clear();
         }
         // The policy names the node, and so bounds how many there are.
-        let node = self.nodes.entry(asker.node().to_owned()).or_default();
-        if let Some(asked) = node.asked.iter_mut().find(|asked| asked.connection == *leave.connection) {
+        self.nodes.entry(asker.node().to_owned()).or_default()
+    }
+
+    /// Counts a request, or refuses one that came before.
+    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64) -> Result<(), Refused> {
+        let leave = &asker.leave;
+        let node = self.of(asker);
+        if let Some(asked) = node
+            .asked
+            .iter_mut()
+            .find(|asked| asked.connection == *leave.connection)
+        {
             let last = asked.last;
             if sequence <= last {
                 return Err(Refused::Replayed { seen: sequence, last });
@@ -62,6 +78,18 @@ impl Connections {
 }
 
 impl OfNode {
+    /// Whether the connection is a new one, as far as that is remembered.
+    fn meet(&mut self, connection: &[u8; 32]) -> bool {
+        if self.known.contains(connection) {
+            return false;
+        }
+        if self.known.len() >= MAX_CONNECTIONS_OF_NODE {
+            self.known.pop_front();
+        }
+        self.known.push_back(*connection);
+        true
+    }
+
     /// Forgets the connection that ends first. Leave has one end for as long as its connection is there: whoever connects anew ends
     /// later than what is forgotten for it, and what was forgotten ends no later, by which it is refused.
     fn make_room(&mut self, asker: &Asker<'_>) -> Result<(), Refused> {

@@ -11,10 +11,10 @@ use serde_json::json;
 
 use crate::batch::Position;
 use crate::counter::{Commit, CounterId};
-use crate::lease::LeaseTime;
 use crate::error::{OpenError, StoreError};
 use crate::head::{About, Head};
 use crate::key::{RecordCipher, SecretKey};
+use crate::lease::LeaseTime;
 use crate::recovery::{Recovery, RecoveryPlan};
 use crate::refused::Refused;
 use crate::release::{self, Book};
@@ -146,7 +146,11 @@ impl Manager {
         let (clock_unix_s, lease_s) = (self.head.clock_unix_s, self.settings.lease_s);
         let back_s = clock_unix_s.saturating_sub(given_unix_s);
         LeaseTime {
-            now_unix_s: if back_s <= lease_s { given_unix_s.max(clock_unix_s) } else { given_unix_s },
+            now_unix_s: if back_s <= lease_s {
+                given_unix_s.max(clock_unix_s)
+            } else {
+                given_unix_s
+            },
             lease_s,
         }
     }
@@ -260,7 +264,8 @@ impl Manager {
     /// policy is in force.
     pub fn audience(&self, now_unix_s: u64) -> Audience {
         let held = self.state.leases.held(self.lease_time(now_unix_s));
-        self.policy().map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
+        self.policy()
+            .map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
     }
 
     /// Audit lines from that index on, at most [`MAX_LINES`]: together, a newline behind each, they are the log that `cloister audit` reads.

@@ -250,11 +250,18 @@ fn a_clock_that_jumps_forwards_and_back_stops_nothing_and_tokens_go_on_also_afte
     let back = lease(&mut manager, NOW + 1, &hub, 1).unwrap();
     assert_eq!((back.token, back.expires_unix_s), (second.token + 1, NOW + 1 + LEASE_S));
     for token in [token, second.token] {
-        assert_eq!(count(&mut manager, NOW + 1, step(token, one, commit(2, "older"))), Err("fenced"));
+        assert_eq!(
+            count(&mut manager, NOW + 1, step(token, one, commit(2, "older"))),
+            Err("fenced")
+        );
     }
     assert!(count(&mut manager, NOW + 1, step(back.token, one, commit(2, "two"))).is_ok());
     // A state that was left in the future is opened again in the present.
-    manager.turn(jumped, |turn| turn.note("round", serde_json::json!(1))).unwrap().0.unwrap();
+    manager
+        .turn(jumped, |turn| turn.note("round", serde_json::json!(1)))
+        .unwrap()
+        .0
+        .unwrap();
     drop(manager);
     let mut manager = house.again();
     let again = lease(&mut manager, NOW + 2, &shown.permit([2; 32], NOW + 2), 1).unwrap();

@@ -118,12 +118,21 @@ fn thousands_of_connections_of_one_node_stop_neither_others_nor_itself_and_none_
     assert!(replayed.iter().all(refused));
     assert_eq!(replayed.last(), Some(&Err("replayed")));
     // Ones that end together leave no order to forget them in: a node that floods so waits for the next second itself.
-    let flood: Vec<_> = (10_000..10_200).map(|at| shown.permit(connection(at), now + 1)).collect();
+    let flood: Vec<_> = (10_000..10_200)
+        .map(|at| shown.permit(connection(at), now + 1))
+        .collect();
     let flood = ask(&flood, now + 1);
-    assert_eq!(flood.iter().filter(|answer| answer.is_ok()).count(), MAX_CONNECTIONS_OF_NODE);
+    assert_eq!(
+        flood.iter().filter(|answer| answer.is_ok()).count(),
+        MAX_CONNECTIONS_OF_NODE
+    );
     assert_eq!(flood.last(), Some(&Err("full")));
     assert_eq!(ask(&[shown.permit(connection(20_000), now + 2)], now + 2), [Ok(())]);
-    let other = stocked.house.wards.evidence(&policy, "beta-worker").permit(connection(1), now);
+    let other = stocked
+        .house
+        .wards
+        .evidence(&policy, "beta-worker")
+        .permit(connection(1), now);
     assert_eq!(ask(&[other], now), [Ok(())]);
 }
 
@@ -323,18 +332,20 @@ fn releases_and_refusals_are_in_the_audit_log_and_a_flood_of_refusals_does_not_f
     let permit = stocked.house.permit("beta-worker", 2);
     do_turn(&mut stocked.manager, |turn| {
         for sequence in 1..=500 {
-            let request = request(&stocked.td, sequence, &[wanted("alpha/vault", None)]);
+            let request = request(&stocked.td, sequence, &[wanted(&format!("alpha/none{sequence}"), None)]);
             assert!(turn.release(&permit, &request).is_err());
         }
     });
     let events = House::events(&stocked.manager, before);
-    assert_eq!(events[0].0, "released");
-    assert_eq!(events[0].1["secrets"][0]["secret"], "alpha/trainer");
+    assert_eq!(events[0].0, "attested");
+    assert_eq!(events[1].0, "released");
+    assert_eq!(events[1].1["secrets"][0]["secret"], "alpha/trainer");
+    assert_eq!(events[2].0, "attested");
     assert_eq!(
-        (events[1].0.as_str(), events[1].1["code"].as_str()),
-        ("refused", Some("not-granted"))
+        (events[3].0.as_str(), events[3].1["code"].as_str()),
+        ("refused", Some("no-secret"))
     );
-    assert_eq!(events.len(), 1 + 60);
+    assert_eq!(events.len(), 3 + 60);
     // Another asker's refusals are still written, and the first one's are counted.
     assert_eq!(
         stocked.refusal("gamma-worker", &[wanted("alpha/vault", None)]),
@@ -347,9 +358,9 @@ fn releases_and_refusals_are_in_the_audit_log_and_a_flood_of_refusals_does_not_f
         .unwrap()
         .0
         .unwrap_err();
-    let events = House::events(&stocked.manager, before + 61);
+    let events = House::events(&stocked.manager, before + 63);
     assert_eq!(
-        (events[0].1["by"].as_str(), events[1].1["left_out_before"].as_u64()),
+        (events[1].1["by"].as_str(), events[2].1["left_out_before"].as_u64()),
         (Some("gamma-worker"), Some(440))
     );
 }

@@ -45,7 +45,9 @@ pub struct SecretText {
 impl SecretText {
     /// Keeps a text secret.
     pub fn new(text: &str) -> Self {
-        Self { secret: text.to_owned() }
+        Self {
+            secret: text.to_owned(),
+        }
     }
 
     /// The text, to be used and not to be written down.

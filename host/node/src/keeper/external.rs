@@ -28,7 +28,9 @@ pub(super) fn fetch(config: &NodeConfig, ground: &Ground, provisions: &mut Provi
     }
     // Open until the service was asked.
     let (_opened, authorities) = match &place.authorities {
-        Some(Place::Secret(name)) => provisions.value_as_file(name).map(|(file, path)| (Some(file), Some(path)))?,
+        Some(Place::Secret(name)) => provisions
+            .value_as_file(name)
+            .map(|(file, path)| (Some(file), Some(path)))?,
         Some(Place::File(path)) => (None, Some(path.clone())),
         Some(Place::Kbs(_)) | None => (None, None),
     };

@@ -320,13 +320,18 @@ mod tests {
         };
         let policy: std::sync::Arc<Policy> = Wards::new().policy(&founding);
         let named = |value: &Scalar| matches!(value, Scalar::Text(text) if text == "secret://gamma/token");
-        let module = policy.modules.iter().find(|module| module.settings.values().any(named)).unwrap();
+        let module = policy
+            .modules
+            .iter()
+            .find(|module| module.settings.values().any(named))
+            .unwrap();
         let provisions = Provisions {
             values: BTreeMap::from([("gamma/token".to_owned(), Zeroizing::new("s3cret".to_owned()))]),
             ..Provisions::default()
         };
         let settings = provisions.settings(module).unwrap();
-        let secret = |value: &SettingValue| matches!(value, SettingValue::Secret(secret) if secret.expose() == "s3cret");
+        let secret =
+            |value: &SettingValue| matches!(value, SettingValue::Secret(secret) if secret.expose() == "s3cret");
         assert!(settings.values().any(secret));
         assert!(!format!("{settings:?} {provisions:?}").contains("s3cret"));
         let missing = Provisions::default().settings(module).unwrap_err().to_string();

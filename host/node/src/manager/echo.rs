@@ -35,7 +35,11 @@ impl Announcements {
 
     /// What a node, attested as that one, says that it remembers. A state that was not announced yet counts for those before it, too.
     pub(super) fn heard(&self, node: &str, saw: &Mark) {
-        let known = self.newest.borrow().as_ref().is_some_and(|newest| newest.store == saw.store);
+        let known = self
+            .newest
+            .borrow()
+            .as_ref()
+            .is_some_and(|newest| newest.store == saw.store);
         if known {
             self.echoes.send_modify(|echoes| echoes.heard(node, saw.version));
         }
@@ -115,7 +119,11 @@ mod tests {
     #[tokio::test]
     async fn a_commit_is_answered_when_the_last_who_is_there_has_seen_it() {
         let announcements = Arc::new(Announcements::default());
-        let policy = Policy::parse(include_bytes!("../../../../policies/simulation.toml"), "simulation.toml").unwrap();
+        let policy = Policy::parse(
+            include_bytes!("../../../../policies/simulation.toml"),
+            "simulation.toml",
+        )
+        .unwrap();
         let nodes = Quorum::of(&policy).nodes().to_vec();
         let waiting = {
             let announcements = Arc::clone(&announcements);

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cloister_manager::{
-    Commit, CounterId, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness,
+    Commit, CounterId, ExportNote, Lease, Mark, ReleaseRequest, Released, RoundNote, SealingKey, Step, Wanted, Witness,
     open_release,
 };
 use cloister_session::{DialOptions, Local, connect};
@@ -60,6 +60,8 @@ struct Session {
 struct Seen {
     witness: Witness,
     lease: Option<Lease>,
+    /// What the next commit seals.
+    round: Option<RoundNote>,
     why_lost: Option<String>,
 }
 
@@ -193,6 +195,23 @@ impl Link {
         })
     }
 
+    /// The next commit seals this round, which the manager writes down.
+    pub fn note_round(&self, round: RoundNote) {
+        self.shared.seen().round = Some(round);
+    }
+
+    /// Has the manager write down that a model leaves.
+    pub fn note_export(&self, export: ExportNote) -> Result<(), ManagerError> {
+        self.wait(|shared| async move {
+            let ask = |mut client: Client, _| {
+                let export = export.clone();
+                async move { client.note_export(&export).await }
+            };
+            let mark = shared.call(ask).await?;
+            shared.observe(mark)
+        })
+    }
+
     /// Begins to count a vault up; the answer comes by the receiver.
     pub fn begin_commit(
         &self,
@@ -201,9 +220,10 @@ impl Link {
     ) -> std::sync::mpsc::Receiver<Result<(), ManagerError>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let shared = Arc::clone(&self.shared);
+        let round = shared.seen().round.take();
         self.runtime.spawn(async move {
             // Who waited may have gone.
-            let _ = sender.send(shared.commit(vault, expected, next).await);
+            let _ = sender.send(shared.commit(vault, (expected, next), round).await);
         });
         receiver
     }
@@ -349,7 +369,12 @@ impl Shared {
         Ok(lease_s)
     }
 
-    async fn commit(&self, vault: [u8; 16], expected: Option<Commit>, next: Commit) -> Result<(), ManagerError> {
+    async fn commit(
+        &self,
+        vault: [u8; 16],
+        (expected, next): (Option<Commit>, Commit),
+        round: Option<RoundNote>,
+    ) -> Result<(), ManagerError> {
         let token = self.seen().lease.map(|lease| lease.token);
         let step = Step {
             counter: CounterId {
@@ -362,7 +387,7 @@ impl Shared {
         };
         let ask = |mut client: Client, _| {
             let step = step.clone();
-            async move { client.commit(&vault, &step).await }
+            async move { client.commit(&vault, &step, round.as_ref()).await }
         };
         let mark = self.call(ask).await?;
         self.observe(mark)

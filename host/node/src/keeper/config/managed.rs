@@ -123,7 +123,8 @@ const TAKES_SECRETS: &str = "`salt` and `key` of [data.NAME], and `authorities` 
 
 /// Refuses `secret://OWNER/NAME` where it would be taken for the name of a file.
 pub(super) fn no_stray_secrets(table: &toml::Table) -> Result<(), String> {
-    let mut open: Vec<(Vec<&str>, &toml::Value)> = table.iter().map(|(key, value)| (vec![key.as_str()], value)).collect();
+    let mut open: Vec<(Vec<&str>, &toml::Value)> =
+        table.iter().map(|(key, value)| (vec![key.as_str()], value)).collect();
     while let Some((keys, value)) = open.pop() {
         let below = |key| [&keys[..], &[key]].concat();
         match value {
@@ -132,7 +133,9 @@ pub(super) fn no_stray_secrets(table: &toml::Table) -> Result<(), String> {
             toml::Value::String(text) if text.starts_with(SECRET) => {
                 let instead = match keys[..] {
                     ["data", _, "salt" | "key"] | ["kbs", "authorities"] => continue,
-                    ["credential" | "node_key"] => "; without `credential` and `node_key` the manager gives this node its own",
+                    ["credential" | "node_key"] => {
+                        "; without `credential` and `node_key` the manager gives this node its own"
+                    }
                     ["vault", "key_file"] => "; the vault's key comes from the manager: take it out",
                     ["data", _, "path"] => "; data is sealed (`cloister seal data`), and its key is the secret",
                     _ => "",
@@ -165,8 +168,14 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
             ));
         }
     }
-    if let Some(KbsPlace { authorities: Some(Place::Kbs(name)), .. }) = &config.kbs {
-        return Err(format!("`kbs.authorities` is {name}, at the service that they are to vouch for; name a file"));
+    if let Some(KbsPlace {
+        authorities: Some(Place::Kbs(name)),
+        ..
+    }) = &config.kbs
+    {
+        return Err(format!(
+            "`kbs.authorities` is {name}, at the service that they are to vouch for; name a file"
+        ));
     }
     if let Some(store) = &config.store {
         if config.manager.is_some() {
