@@ -146,7 +146,7 @@ fn main() {
         let step = Step {
             counter: CounterId {
                 node: "hub".into(),
-                subject: CounterSubject::Vault([vault; 16]),
+                vault: [vault; 16],
             },
             token,
             // `at` begins with 1: vault 0 takes its first step one turn later, as version 2.

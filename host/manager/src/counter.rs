@@ -1,5 +1,4 @@
-//! Counters that only go up: against a vault, a node or a policy that somebody put back; and leases, so that of two instances
-//! of a node one alone counts.
+//! Counters that only go up: against a vault that somebody put back.
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt;
@@ -7,66 +6,45 @@ use std::str::FromStr;
 
 use cloister_attestation::encoding::{from_hex, hex};
 use cloister_attestation::identity::is_name;
+use cloister_policy::MAX_VERSIONS;
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 
 use crate::changes::Changes;
 use crate::refused::Refused;
 
-/// Most counters of one node: its own, its policy's, and one a vault.
-pub const MAX_COUNTERS_OF_NODE: usize = 64;
+/// Most counters of one node. A vault is of a node and a policy, and there are no more policies: no counter has to be forgotten, which
+/// would let an older vault pass for the newest one.
+pub const MAX_COUNTERS_OF_NODE: usize = MAX_VERSIONS;
 
-/// What a counter counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub enum CounterSubject {
-    /// The node's own state.
-    Node,
-    /// The policies that the node ran under.
-    Policy,
-    /// A vault, by its identity.
-    Vault([u8; 16]),
-}
-
-/// A counter: whose, and of what. As text `NODE/node`, `NODE/policy` or `NODE/vault/HEX`.
+/// A counter: of which vault of whose. As text `NODE/vault/HEX`.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct CounterId {
     /// The node that alone may count it up.
     pub node: String,
-    /// What it counts.
-    pub subject: CounterSubject,
+    /// The identity of its vault.
+    pub vault: [u8; 16],
 }
 
 impl fmt::Display for CounterId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/", self.node)?;
-        match &self.subject {
-            CounterSubject::Node => f.write_str("node"),
-            CounterSubject::Policy => f.write_str("policy"),
-            CounterSubject::Vault(id) => write!(f, "vault/{}", hex(id)),
-        }
+        write!(f, "{}/vault/{}", self.node, hex(&self.vault))
     }
 }
 
 /// A text that is no counter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("wanted NODE/node, NODE/policy or NODE/vault/ and 32 hexadecimal digits")]
+#[error("wanted NODE/vault/ and 32 hexadecimal digits")]
 pub struct NoCounter;
 
 impl FromStr for CounterId {
     type Err = NoCounter;
 
     fn from_str(text: &str) -> Result<Self, NoCounter> {
-        let (node, subject) = text.split_once('/').ok_or(NoCounter)?;
-        let subject = match subject {
-            "node" => CounterSubject::Node,
-            "policy" => CounterSubject::Policy,
-            other => {
-                let id = other.strip_prefix("vault/").and_then(from_hex).ok_or(NoCounter)?;
-                CounterSubject::Vault(id)
-            }
-        };
+        let (node, vault) = text.split_once("/vault/").ok_or(NoCounter)?;
+        let vault = from_hex(vault).ok_or(NoCounter)?;
         let node = Some(node).filter(|node| is_name(node)).ok_or(NoCounter)?.to_owned();
-        Ok(Self { node, subject })
+        Ok(Self { node, vault })
     }
 }
 
@@ -76,7 +54,7 @@ impl FromStr for CounterId {
 pub struct Commit {
     /// The version.
     pub version: u64,
-    /// Digest of the content: of a vault's sealed index, of a node's state, of a policy.
+    /// Digest of the content: of a vault's sealed index.
     pub digest: Digest,
 }
 
@@ -179,106 +157,6 @@ impl Counters {
                 counter: id.clone(),
                 held,
                 expected,
-            }),
-        }
-    }
-}
-
-/// A node's leave to count up, for one of its instances at a time.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Lease {
-    /// The fencing token: a later lease has a higher one, and steps with a lower one are refused.
-    pub token: u64,
-    /// When it ends unless it is renewed before, in seconds since 1970 by the manager's clock.
-    pub expires_unix_s: u64,
-}
-
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Held {
-    instance: Digest,
-    token: u64,
-    expires_unix_s: u64,
-}
-
-/// All leases, by node.
-#[derive(Debug, Default)]
-pub(crate) struct Leases(BTreeMap<String, Held>);
-
-impl Leases {
-    pub(crate) const PREFIX: &str = "lease/";
-
-    pub(crate) fn read(&mut self, node: &str, content: &[u8]) -> Result<(), String> {
-        let held = serde_json::from_slice(content).map_err(|error| error.to_string())?;
-        self.0.insert(node.to_owned(), held);
-        Ok(())
-    }
-
-    /// Gives the instance the lease, or renews it. The second value says whether it is a new one.
-    pub(crate) fn take(
-        &mut self,
-        node: &str,
-        instance: Digest,
-        lease_s: u64,
-        now_unix_s: u64,
-        changes: &mut Changes,
-    ) -> Result<(Lease, bool), Refused> {
-        let before = self.0.get(node).copied();
-        let alive = before.filter(|held| held.expires_unix_s > now_unix_s);
-        if let Some(other) = alive.filter(|held| held.instance != instance) {
-            return Err(Refused::LeaseHeld {
-                node: node.to_owned(),
-                until_unix_s: other.expires_unix_s,
-            });
-        }
-        // An instance whose lease ended may have been fenced meanwhile by nobody; it gets a new token all the same.
-        let token = match alive {
-            Some(own) => own.token,
-            None => before.map_or(0, |held| held.token) + 1,
-        };
-        let held = Held {
-            instance,
-            token,
-            expires_unix_s: now_unix_s.saturating_add(lease_s),
-        };
-        self.0.insert(node.to_owned(), held);
-        changes.put(format!("{}{node}", Self::PREFIX), &held);
-        let expires_unix_s = held.expires_unix_s;
-        Ok((Lease { token, expires_unix_s }, alive.is_none()))
-    }
-
-    /// Ends a lease, so that another instance need not wait.
-    pub(crate) fn give_back(
-        &mut self,
-        node: &str,
-        token: u64,
-        now_unix_s: u64,
-        changes: &mut Changes,
-    ) -> Result<(), Refused> {
-        self.holds(node, token, now_unix_s)?;
-        if let Some(held) = self.0.get_mut(node) {
-            held.expires_unix_s = now_unix_s;
-            changes.put(format!("{}{node}", Self::PREFIX), held);
-        }
-        Ok(())
-    }
-
-    /// The nodes that hold a lease.
-    pub(crate) fn held(&self, now_unix_s: u64) -> impl Iterator<Item = &str> {
-        let alive = self.0.iter().filter(move |(_, held)| held.expires_unix_s > now_unix_s);
-        alive.map(|(node, _)| node.as_str())
-    }
-
-    /// Whether that token is the newest, and its lease has not ended.
-    pub(crate) fn holds(&self, node: &str, token: u64, now_unix_s: u64) -> Result<(), Refused> {
-        let held = self.0.get(node);
-        let newest = held.map_or(0, |held| held.token);
-        match held {
-            Some(held) if held.token == token && held.expires_unix_s > now_unix_s => Ok(()),
-            _ => Err(Refused::Fenced {
-                node: node.to_owned(),
-                seen: token,
-                newest,
             }),
         }
     }

@@ -42,7 +42,7 @@ pub(crate) struct Head {
     pub(crate) records: Digest,
     /// How many audit lines.
     pub(crate) lines: u64,
-    /// The newest time that the manager was given.
+    /// The time that leases went by in the last commit.
     pub(crate) clock_unix_s: u64,
     /// The recovery epoch; an older `about` does not fit.
     pub(crate) epoch: u32,

@@ -14,6 +14,7 @@ use crate::counter::{Commit, CounterId};
 use crate::error::{OpenError, StoreError};
 use crate::head::{About, Head};
 use crate::key::{RecordCipher, SecretKey};
+use crate::lease::LeaseTime;
 use crate::recovery::{Recovery, RecoveryPlan};
 use crate::refused::Refused;
 use crate::release::{self, Book};
@@ -37,7 +38,7 @@ pub struct Settings {
     pub node: String,
     /// The founders' keys and threshold ([`Policy::anchor`]): whose policy may be the first.
     pub anchor: Digest,
-    /// How long a node's lease lasts unless it is renewed, in seconds.
+    /// How long a node's lease lasts unless it is renewed, in seconds. A clock that is set back by no more stands still.
     pub lease_s: u64,
 }
 
@@ -111,7 +112,8 @@ impl Manager {
     }
 
     /// Does work, and commits it: what `work` gives comes out only when all that it changed is on the disk, in one commit. Work that
-    /// changed nothing, and refused nothing, costs none. Time never goes back: an earlier one than was given before is taken for that.
+    /// changed nothing, and refused nothing, costs none. Leave is judged by the time that is given here, as it was made by that; leases go by
+    /// one that stands still where this one is set back a little ([`Settings::lease_s`]), and follows it where it is set back by more.
     ///
     /// # Errors
     /// [`StoreError`]: what is on disk is not known then, and the manager does nothing more; start it again.
@@ -121,21 +123,36 @@ impl Manager {
         }
         // Until the commit stands; also where `work` panics.
         self.failed = true;
-        let now_unix_s = now_unix_s.max(self.head.clock_unix_s);
+        let leases = self.lease_time(now_unix_s);
         let mut turn = Turn {
             state: &mut self.state,
             chain: &mut self.chain,
             key: &self.key,
             now_unix_s,
-            lease_s: self.settings.lease_s,
+            leases,
             done: Done::default(),
         };
         let value = work(&mut turn);
         let done = turn.end();
-        self.head.clock_unix_s = now_unix_s;
+        self.head.clock_unix_s = leases.now_unix_s;
         self.write(&done)?;
         self.failed = false;
         Ok((value, self.mark()))
+    }
+
+    /// A clock that jumped forwards and back again must not stop everything for as long as it jumped: so time stands still for as long as a
+    /// lease lasts at most, and leases that end later than one that is taken now are of the time that never was.
+    fn lease_time(&self, given_unix_s: u64) -> LeaseTime {
+        let (clock_unix_s, lease_s) = (self.head.clock_unix_s, self.settings.lease_s);
+        let back_s = clock_unix_s.saturating_sub(given_unix_s);
+        LeaseTime {
+            now_unix_s: if back_s <= lease_s {
+                given_unix_s.max(clock_unix_s)
+            } else {
+                given_unix_s
+            },
+            lease_s,
+        }
     }
 
     fn write(&mut self, done: &Done) -> Result<(), StoreError> {
@@ -219,7 +236,7 @@ impl Manager {
     /// [`Refused`] by who asks.
     pub fn grants(&self, who: &Permit, now_unix_s: u64) -> Result<Vec<SecretInfo>, Refused> {
         let policy = self.policy().map(Arc::as_ref);
-        let asker = release::asker(policy, who.into(), now_unix_s.max(self.head.clock_unix_s))?;
+        let asker = release::asker(policy, who.into(), now_unix_s)?;
         let policy = policy.ok_or(Refused::NoPolicy)?;
         let book = Book {
             policy,
@@ -246,8 +263,7 @@ impl Manager {
     /// Who has to have seen a state before what it says is told: the nodes that hold a lease, and whose word counts. Nobody while no
     /// policy is in force.
     pub fn audience(&self, now_unix_s: u64) -> Audience {
-        let now_unix_s = now_unix_s.max(self.head.clock_unix_s);
-        let held = self.state.leases.held(now_unix_s);
+        let held = self.state.leases.held(self.lease_time(now_unix_s));
         self.policy()
             .map_or_else(Audience::default, |policy| Audience::of(&Quorum::of(policy), held))
     }

@@ -205,7 +205,6 @@ impl Loaded {
         self.compare_with_holders()?;
         let policy = self.policy().ok_or(Refused::NoPolicy)?;
         let mut extends = |witness: &str, mark: &Mark| self.extends(witness, mark);
-        let now_unix_s = now_unix_s.max(self.manager.head.clock_unix_s);
         confirm(
             &Quorum::of(policy),
             policy,

@@ -337,6 +337,33 @@ pub enum Refused {
         /// The most there may be.
         limit: usize,
     },
+    /// A node that had as much written down in this minute as it may.
+    #[error("{node:?} had {limit} notes written down in this minute, the most there may be; try again in the next one")]
+    TooManyNotes {
+        /// The node.
+        node: String,
+        /// The most in a minute.
+        limit: u32,
+    },
+    /// Only an aggregator seals rounds, and lets models out.
+    #[error("{node:?} has the role {role}; rounds and exports are an aggregator's to note")]
+    NotItsToNote {
+        /// The node.
+        node: String,
+        /// Its role.
+        role: Role,
+    },
+    /// A vault's key that was rotated as often as it may be.
+    #[error(
+        "{id} has {limit} epochs, the most of a vault's key, and none can make room: the vault may hold what any of them sealed. Let the next policy \
+         begin another vault; then remove this key, and put a new one"
+    )]
+    NoMoreEpochs {
+        /// The key.
+        id: SecretId,
+        /// The most there may be.
+        limit: usize,
+    },
     /// More than one request may name, or an entry too long for the audit log.
     #[error("{seen} {what}; at most {limit} are taken at once")]
     TooMuch {
@@ -358,6 +385,15 @@ fn shown(commit: &Option<Commit>) -> String {
 }
 
 impl Refused {
+    /// What is refused, in words that stay the same while nothing changes.
+    pub(crate) fn matter(&self) -> String {
+        match self {
+            // Its end moves whenever the other instance renews it.
+            Self::LeaseHeld { .. } => self.code().to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// A short name of what is wrong, for machines.
     pub fn code(&self) -> &'static str {
         match self {
@@ -403,6 +439,9 @@ impl Refused {
             Self::NoQuorum { .. } => "no-quorum",
             Self::CannotStart(_) => "cannot-start",
             Self::Full { .. } => "full",
+            Self::TooManyNotes { .. } => "too-many-notes",
+            Self::NotItsToNote { .. } => "not-its-to-note",
+            Self::NoMoreEpochs { .. } => "no-more-epochs",
             Self::TooMuch { .. } => "too-much",
         }
     }

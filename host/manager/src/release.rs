@@ -1,6 +1,6 @@
 //! Which keys a node gets: exactly those that the policy in force grants it. The decision is pure.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 
 use cloister_attestation::encoding::Layout;
 use cloister_attestation::identity::Role;
@@ -17,9 +17,8 @@ use crate::secrets::{Epoch, Secret, Secrets, info};
 
 /// Most secrets that one request may name.
 pub const MAX_WANTED: usize = 64;
-/// Most connections whose requests are counted; ended ones make room, after this time.
-const MAX_CONNECTIONS: usize = 4096;
-const KEPT_S: u64 = 86_400;
+/// How far a clock may be set back without ending permits, in seconds.
+const SET_BACK_S: u64 = 300;
 
 /// One secret that a node asks for.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -99,9 +98,9 @@ pub(crate) struct Leave<'a> {
     participant: &'a str,
     node: &'a str,
     role: Role,
-    policy_digest: Digest,
-    expiry_unix_s: u64,
-    connection: &'a [u8; 32],
+    pub(crate) policy_digest: Digest,
+    pub(crate) expiry_unix_s: u64,
+    pub(crate) connection: &'a [u8; 32],
 }
 
 impl<'a> From<&'a Permit> for Leave<'a> {
@@ -134,7 +133,9 @@ impl<'a> From<&'a Admission> for Leave<'a> {
 
 /// Who asks, where the policy in force knows it so. Made by [`asker`] alone.
 pub(crate) struct Asker<'a> {
-    leave: Leave<'a>,
+    pub(crate) leave: Leave<'a>,
+    /// The latest end that leave may have at this time.
+    pub(crate) latest_unix_s: u64,
 }
 
 impl<'a> Asker<'a> {
@@ -143,14 +144,16 @@ impl<'a> Asker<'a> {
     }
 }
 
-/// Checks leave against the policy in force.
+/// Checks leave against the policy in force, by the clock that it was made by.
 pub(crate) fn asker<'a>(policy: Option<&Policy>, leave: Leave<'a>, now_unix_s: u64) -> Result<Asker<'a>, Refused> {
     let policy = policy.ok_or(Refused::NoPolicy)?;
     let (seen, active) = (leave.policy_digest, policy.digest());
     if seen != active {
         return Err(Refused::OldPolicy { seen, active });
     }
-    if now_unix_s >= leave.expiry_unix_s {
+    // Leave that ends later than the policy lets it was made by a clock that has been set back since.
+    let latest_unix_s = now_unix_s.saturating_add(policy.attestation.permit_max_s + SET_BACK_S);
+    if now_unix_s >= leave.expiry_unix_s || leave.expiry_unix_s > latest_unix_s {
         let node = leave.node.to_owned();
         return Err(Refused::PermitEnded { node });
     }
@@ -163,7 +166,7 @@ pub(crate) fn asker<'a>(policy: Option<&Policy>, leave: Leave<'a>, now_unix_s: u
         role: leave.role,
         participant: leave.participant.to_owned(),
     })?;
-    Ok(Asker { leave })
+    Ok(Asker { leave, latest_unix_s })
 }
 
 impl<'a> Book<'a> {
@@ -341,34 +344,4 @@ pub(crate) fn seal(
         sequence: request.sequence,
         sealed: sealed.map_err(|_| Refused::NotSealed)?,
     })
-}
-
-/// The last request of each connection, so that none is answered twice. In memory alone: a connection is a TLS session of this
-/// process, and ends with it.
-#[derive(Debug, Default)]
-pub(crate) struct Connections {
-    last: HashMap<[u8; 32], (u64, u64)>,
-}
-
-impl Connections {
-    /// Counts a request, or refuses one that came before.
-    pub(crate) fn count(&mut self, asker: &Asker<'_>, sequence: u64, now_unix_s: u64) -> Result<(), Refused> {
-        let connection = asker.leave.connection;
-        if let Some((last, _)) = self.last.get(connection).copied()
-            && sequence <= last
-        {
-            return Err(Refused::Replayed { seen: sequence, last });
-        }
-        if self.last.len() >= MAX_CONNECTIONS && !self.last.contains_key(connection) {
-            // A permit may be renewed on its connection, so what it was last is kept for longer.
-            self.last
-                .retain(|_, (_, ends)| ends.saturating_add(KEPT_S) > now_unix_s);
-            if self.last.len() >= MAX_CONNECTIONS {
-                let (what, limit) = ("connections that asked for keys", MAX_CONNECTIONS);
-                return Err(Refused::Full { what, limit });
-            }
-        }
-        self.last.insert(*connection, (sequence, asker.leave.expiry_unix_s));
-        Ok(())
-    }
 }

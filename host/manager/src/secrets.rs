@@ -13,8 +13,10 @@ use crate::secret::{MAX_VALUE_BYTES, NewSecret, NoSecretId, SecretId, SecretInfo
 
 /// Most secrets of one participant.
 pub const MAX_SECRETS_OF_PARTICIPANT: usize = 512;
-/// Epochs of a secret that are kept; the oldest makes room.
+/// Epochs of a secret that are kept; the oldest makes room. The newest alone is ever released, but for a vault's key.
 pub const MAX_EPOCHS: usize = 16;
+/// Most epochs of a vault's key. None makes room: what it sealed may still lie in the vault.
+pub const MAX_VAULT_EPOCHS: usize = 64;
 /// Most consents of one participant.
 pub(crate) const MAX_CONSENTS_OF_PARTICIPANT: usize = 256;
 
@@ -131,6 +133,11 @@ impl Secrets {
             let (what, limit) = ("secrets of this participant", MAX_SECRETS_OF_PARTICIPANT);
             return Err(Refused::Full { what, limit });
         }
+        let vault = matches!(kind, SecretKind::Vault { .. });
+        if vault && known.is_some_and(|known| known.epochs.len() >= MAX_VAULT_EPOCHS) {
+            let limit = MAX_VAULT_EPOCHS;
+            return Err(Refused::NoMoreEpochs { id, limit });
+        }
         let secret = self.secrets.entry(id.clone()).or_insert(Secret {
             kind,
             epochs: Vec::new(),
@@ -143,7 +150,7 @@ impl Secrets {
             plaintext,
             value,
         });
-        if secret.epochs.len() > MAX_EPOCHS {
+        if !vault && secret.epochs.len() > MAX_EPOCHS {
             secret.epochs.remove(0);
         }
         changes.put(format!("{}{id}", Self::PREFIX), secret);

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use cloister_attestation::identity::{MAX_NAME_BYTES, SigningKey, is_name};
+use cloister_attestation::identity::{MAX_NAME_BYTES, SigningKey};
 use cloister_audit::Chain;
 use cloister_policy::{Admission, Permit, Policy, Signature, TensorAccess, Visit};
 use cloister_tensor::{Digest, Digester};
@@ -10,17 +10,14 @@ use serde_json::{Value, json};
 
 use crate::agreement::Agreement;
 use crate::changes::Changes;
-use crate::counter::{Commit, CounterId, Lease, Step};
+use crate::counter::{Commit, CounterId, Step};
+use crate::lease::{Lease, LeaseTime};
+use crate::notes::{RoundNote, may_note};
 use crate::refused::Refused;
 use crate::release::{self, Book, MAX_WANTED, ReleaseRequest, SealedRelease};
 use crate::secret::{NewSecret, SecretId, SecretInfo};
 use crate::standing::{PolicyStanding, PolicyStatus};
 use crate::state::State;
-
-/// Longest content of a note, in bytes of its JSON.
-pub const MAX_NOTE_BYTES: usize = 32 * 1024;
-/// Longest reason of a refusal in the audit log, in characters.
-const MAX_REASON_CHARS: usize = 512;
 
 /// A turn takes no more work from here on: with the largest piece of work it still fits into a batch.
 const FULL_BYTES: usize = 1 << 20;
@@ -35,7 +32,7 @@ pub struct Turn<'a> {
     pub(crate) chain: &'a mut Chain,
     pub(crate) key: &'a SigningKey,
     pub(crate) now_unix_s: u64,
-    pub(crate) lease_s: u64,
+    pub(crate) leases: LeaseTime,
     pub(crate) done: Done,
 }
 
@@ -148,7 +145,7 @@ impl Turn<'_> {
     ///
     /// # Errors
     /// [`Refused::NoParticipant`], [`Refused::NotYours`], [`Refused::BadName`], [`Refused::BadSize`], [`Refused::DigestMissing`],
-    /// [`Refused::OtherKind`], [`Refused::SealedAggregator`], [`Refused::Full`].
+    /// [`Refused::OtherKind`], [`Refused::SealedAggregator`], [`Refused::Full`], [`Refused::NoMoreEpochs`].
     pub fn put(&mut self, who: &Visit, secret: NewSecret) -> Result<SecretInfo, Refused> {
         let now = self.now_unix_s;
         let result = self.as_participant(who, |state, policy, owner, changes| {
@@ -214,6 +211,7 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused`] by what the policy in force grants, who asks, the sealed files at hand, and consents.
     pub fn release(&mut self, who: &Permit, request: &ReleaseRequest) -> Result<SealedRelease, Refused> {
+        self.meet(who);
         let result = self.try_release(who, request);
         let (sealed, released) = self.or_logged(who.node(), "release", result)?;
         let what = json!({
@@ -246,7 +244,7 @@ impl Turn<'_> {
     ) -> Result<(SealedRelease, SecretId), Refused> {
         let state = &mut *self.state;
         let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), self.now_unix_s)?;
-        state.connections.count(&asker, request.sequence, self.now_unix_s)?;
+        state.connections.count(&asker, request.sequence)?;
         let policy = state.agreement.active().ok_or(Refused::NoPolicy)?;
         let book = Book {
             policy,
@@ -261,7 +259,7 @@ impl Turn<'_> {
         let now = self.now_unix_s;
         let state = &mut *self.state;
         let asker = release::asker(state.agreement.active().map(Arc::as_ref), who.into(), now)?;
-        state.connections.count(&asker, request.sequence, now)?;
+        state.connections.count(&asker, request.sequence)?;
         let (seen, limit) = (request.wanted.len(), MAX_WANTED);
         if seen == 0 {
             return Err(Refused::NothingWanted);
@@ -295,12 +293,13 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::LeaseHeld`] while another instance has it.
     pub fn lease(&mut self, who: &Permit, instance: &[u8; 16]) -> Result<Lease, Refused> {
-        let (now, lease_s) = (self.now_unix_s, self.lease_s);
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
-            state.leases.take(node, Digest::of(instance), lease_s, now, changes)
+            state.leases.take(node, Digest::of(instance), time, changes)
         });
-        let (lease, new) = self.or_logged(who.node(), "lease", result)?;
+        let (lease, new) = self.or_refused(who.node(), "lease", result)?;
         if new {
+            self.settle(who.node(), "lease");
             let what = json!({ "node": who.node(), "token": lease.token });
             self.log("lease", what);
         }
@@ -312,9 +311,9 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::Fenced`] if it does not hold.
     pub fn give_back(&mut self, who: &Permit, token: u64) -> Result<(), Refused> {
-        let now = self.now_unix_s;
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
-            state.leases.give_back(node, token, now, changes)
+            state.leases.give_back(node, token, time, changes)
         });
         self.or_logged(who.node(), "give back a lease", result)
     }
@@ -324,10 +323,19 @@ impl Turn<'_> {
     /// # Errors
     /// [`Refused::Stale`] with where the counter stands, [`Refused::NotAhead`], [`Refused::Fenced`], [`Refused::NotYourCounter`].
     pub fn commit(&mut self, who: &Permit, step: &Step) -> Result<Commit, Refused> {
-        let now = self.now_unix_s;
+        self.commit_round(who, step, None)
+    }
+
+    /// Counts up as [`Turn::commit`] does, and writes down which round an aggregator sealed by it.
+    ///
+    /// # Errors
+    /// As [`Turn::commit`]; [`Refused::NotItsToNote`] of a round that another node tells.
+    pub fn commit_round(&mut self, who: &Permit, step: &Step, round: Option<&RoundNote>) -> Result<Commit, Refused> {
+        let time = self.leases;
         let result = self.as_node(who, |state, node, changes| {
+            round.map_or(Ok(()), |_| may_note(who))?;
             own(&step.counter, node)?;
-            state.leases.holds(node, step.token, now)?;
+            state.leases.holds(node, step.token, time)?;
             state.counters.step(step, changes)
         });
         let (commit, new) = self.or_logged(who.node(), "commit", result)?;
@@ -338,6 +346,12 @@ impl Turn<'_> {
             let version = commit.version.to_be_bytes();
             for part in [&length[..], counter.as_bytes(), &version, commit.digest.as_bytes()] {
                 self.done.stepped.update(part);
+            }
+            if let Some(RoundNote { round, model, receipt }) = round {
+                let what = json!({
+                    "node": who.node(), "round": round, "model": model, "receipt": receipt, "vault_version": commit.version,
+                });
+                self.log("round", what);
             }
         }
         Ok(commit)
@@ -355,62 +369,21 @@ impl Turn<'_> {
         self.or_logged(who.node(), "prove newest", result)
     }
 
-    fn as_node<T>(
+    pub(crate) fn as_node<T>(
         &mut self,
         who: &Permit,
         work: impl FnOnce(&mut State, &str, &mut Changes) -> Result<T, Refused>,
     ) -> Result<T, Refused> {
+        self.meet(who);
         let policy = self.state.agreement.active().map(Arc::as_ref);
         let asker = release::asker(policy, who.into(), self.now_unix_s)?;
         work(self.state, asker.node(), &mut self.done.changes)
-    }
-
-    // --- the audit log
-
-    /// Writes into the audit log what happened elsewhere in the manager: an attestation, a round, an export.
-    ///
-    /// # Errors
-    /// [`Refused::BadName`], [`Refused::TooMuch`].
-    pub fn note(&mut self, event: &str, what: Value) -> Result<(), Refused> {
-        if !is_name(event) {
-            let seen = event.chars().take(64).collect();
-            return Err(Refused::BadName { seen });
-        }
-        let (seen, limit) = (what.to_string().len(), MAX_NOTE_BYTES);
-        if seen > limit {
-            let what = "bytes in a note";
-            return Err(Refused::TooMuch { what, seen, limit });
-        }
-        self.log(event, what);
-        Ok(())
-    }
-
-    fn or_logged<T>(&mut self, asker: &str, what: &str, result: Result<T, Refused>) -> Result<T, Refused> {
-        if let Err(refused) = &result
-            && let Some(left_out) = self.state.refusals.count(asker, self.now_unix_s)
-        {
-            let reason: String = refused.to_string().chars().take(MAX_REASON_CHARS).collect();
-            let mut entry = json!({ "what": what, "by": asker, "code": refused.code(), "reason": reason });
-            if left_out > 0 {
-                entry["left_out_before"] = left_out.into();
-            }
-            self.log("refused", entry);
-        }
-        result
     }
 
     /// Whether as much is to be written as goes into one commit: further work waits for the next one.
     pub(crate) fn is_full(&self) -> bool {
         let lines: usize = self.done.lines.iter().map(|(_, line)| line.len()).sum();
         self.done.changes.bytes() + lines > FULL_BYTES
-    }
-
-    pub(crate) fn log(&mut self, event: &str, what: Value) {
-        let index = self.chain.lines();
-        match self.chain.append(event, what, self.now_unix_s, self.key) {
-            Ok(line) => self.done.lines.push((index, line)),
-            Err(error) => self.done.broken = Some(error.to_string()),
-        }
     }
 
     /// Ends the turn: one line for all steps of counters, which alone would fill the log.

@@ -12,7 +12,7 @@ use support::{House, LEASE_S, commit, do_turn};
 fn vault(node: &str) -> CounterId {
     CounterId {
         node: node.into(),
-        subject: CounterSubject::Vault([7; 16]),
+        vault: [7; 16],
     }
 }
 
@@ -97,7 +97,7 @@ fn a_node_proves_that_it_holds_the_newest_or_is_told_what_is_stale() {
 }
 
 #[test]
-fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
+fn nobody_counts_for_another_node_and_a_node_has_as_many_counters_as_there_may_be_policies() {
     let Held {
         house,
         manager,
@@ -110,11 +110,12 @@ fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
         assert_eq!(foreign.code(), "not-your-counter");
         let asked = turn.prove_newest(&worker, &vault("hub"), None).unwrap_err();
         assert_eq!(asked.code(), "not-your-counter");
-        for vault in 0..MAX_COUNTERS_OF_NODE as u8 + 1 {
-            let subject = CounterSubject::Vault([vault; 16]);
+        for number in 0..=MAX_COUNTERS_OF_NODE {
+            let mut vault = [0; 16];
+            vault[..8].copy_from_slice(&number.to_be_bytes());
             let counter = CounterId {
                 node: "hub".into(),
-                subject,
+                vault,
             };
             let taken = turn.commit(
                 hub,
@@ -123,7 +124,7 @@ fn nobody_counts_for_another_node_and_a_node_has_a_bounded_number() {
                     ..step(*token, None, commit(1, "x"))
                 },
             );
-            assert_eq!(taken.is_ok(), usize::from(vault) < MAX_COUNTERS_OF_NODE);
+            assert_eq!(taken.is_ok(), number < MAX_COUNTERS_OF_NODE);
         }
     });
 }
@@ -201,49 +202,76 @@ fn a_lease_that_ended_counts_no_more_and_one_given_back_is_free_at_once() {
 }
 
 #[test]
-fn a_clock_that_jumps_back_neither_ends_nor_lengthens_what_it_gave_and_tokens_go_on_after_a_restart() {
+fn a_clock_that_is_set_back_a_little_stands_still_and_ends_no_lease() {
+    let Held {
+        manager, hub, token, ..
+    } = &mut held();
+    let lease = |manager: &mut Manager, now, instance: u8| {
+        let answer = manager.turn(now, |turn| turn.lease(hub, &[instance; 16]));
+        answer.unwrap().0
+    };
+    assert_eq!(lease(manager, NOW + 30, 1).unwrap().expires_unix_s, NOW + 30 + LEASE_S);
+    let renewed = lease(manager, NOW, 1).unwrap();
+    assert_eq!((renewed.token, renewed.expires_unix_s), (*token, NOW + 30 + LEASE_S));
+    assert_eq!(lease(manager, NOW, 2).unwrap_err().code(), "lease-held");
+    assert!(lease(manager, NOW + 30 + LEASE_S, 2).is_ok());
+}
+
+#[test]
+fn a_clock_that_jumps_forwards_and_back_stops_nothing_and_tokens_go_on_also_after_a_restart() {
+    const YEAR_S: u64 = 365 * 86_400;
     let Held {
         house,
         mut manager,
         hub,
         token,
     } = held();
-    // Forwards: the lease ends early, and another instance takes over; fencing holds all the same.
-    let jumped = NOW + 3_000;
-    let second = manager
-        .turn(jumped, |turn| turn.lease(&hub, &[2; 16]))
+    let policy = house.policy.clone();
+    let shown = house.wards.evidence(&policy, "hub");
+    let lease = |manager: &mut Manager, now, permit: &Permit, instance: u8| {
+        let answer = manager.turn(now, |turn| turn.lease(permit, &[instance; 16]));
+        answer.unwrap().0.map_err(|refused| refused.code())
+    };
+    let count = |manager: &mut Manager, now, step: Step| {
+        let answer = manager.turn(now, |turn| turn.commit(&hub, &step));
+        answer.unwrap().0.map_err(|refused| refused.code())
+    };
+    assert!(count(&mut manager, NOW, step(token, None, commit(1, "one"))).is_ok());
+    // Forwards: permits of before have ended, and leases have; another instance takes over by a permit of the time that is shown.
+    let jumped = NOW + YEAR_S;
+    assert_eq!(lease(&mut manager, jumped, &hub, 2), Err("permit-ended"));
+    let early = NOW + 3_000;
+    let second = lease(&mut manager, early, &hub, 2).unwrap();
+    assert!(second.token > token);
+    let one = Some(commit(1, "one"));
+    let late = count(&mut manager, early, step(token, one, commit(2, "first")));
+    assert_eq!(late, Err("fenced"));
+    // Back: the second one's lease ended with the time that never was, and whoever comes first has the next token.
+    let back = lease(&mut manager, NOW + 1, &hub, 1).unwrap();
+    assert_eq!((back.token, back.expires_unix_s), (second.token + 1, NOW + 1 + LEASE_S));
+    for token in [token, second.token] {
+        assert_eq!(
+            count(&mut manager, NOW + 1, step(token, one, commit(2, "older"))),
+            Err("fenced")
+        );
+    }
+    assert!(count(&mut manager, NOW + 1, step(back.token, one, commit(2, "two"))).is_ok());
+    // A state that was left in the future is opened again in the present.
+    manager
+        .turn(jumped, |turn| turn.note("round", serde_json::json!(1)))
         .unwrap()
         .0
         .unwrap();
-    // Back: time stands still until it is caught up with. The first instance gets nothing back.
-    let first = manager
-        .turn(NOW, |turn| turn.lease(&hub, &[1; 16]))
-        .unwrap()
-        .0
-        .unwrap_err();
-    assert_eq!(
-        first,
-        Refused::LeaseHeld {
-            node: "hub".into(),
-            until_unix_s: jumped + LEASE_S
-        }
-    );
-    assert!(
-        manager
-            .turn(NOW, |turn| turn.commit(&hub, &step(token, None, commit(1, "x"))))
-            .unwrap()
-            .0
-            .is_err()
-    );
     drop(manager);
     let mut manager = house.again();
-    let first = manager.turn(NOW, |turn| turn.lease(&hub, &[1; 16])).unwrap().0;
-    assert_eq!(first.unwrap_err().code(), "lease-held");
-    let counted = manager
-        .turn(NOW, |turn| turn.commit(&hub, &step(second.token, None, commit(1, "x"))))
-        .unwrap()
-        .0;
-    assert!(counted.is_ok());
+    let again = lease(&mut manager, NOW + 2, &shown.permit([2; 32], NOW + 2), 1).unwrap();
+    assert!(again.token >= back.token);
+    let two = Some(commit(2, "two"));
+    assert!(count(&mut manager, NOW + 2, step(again.token, two, commit(3, "three"))).is_ok());
+    assert!(manager.grants(&hub, NOW + 2).is_ok());
+    // What the jumped clock had permitted ends with it.
+    let permit = shown.permit([3; 32], NOW + 20_000);
+    assert_eq!(lease(&mut manager, NOW + 3, &permit, 1), Err("permit-ended"));
 }
 
 #[test]
@@ -252,7 +280,7 @@ fn counters_and_names_of_them_survive_their_text() {
         vault("hub"),
         CounterId {
             node: "a-b".into(),
-            subject: CounterSubject::Node,
+            vault: [0xab; 16],
         },
     ] {
         assert_eq!(id.to_string().parse::<CounterId>().unwrap(), id);
@@ -263,8 +291,8 @@ fn counters_and_names_of_them_survive_their_text() {
         "hub/vault",
         "hub/vault/zz",
         "Hub/node",
-        "hub/node/x",
-        "/node",
+        "hub/node",
+        "/vault/00000000000000000000000000000000",
     ] {
         assert!(no.parse::<CounterId>().is_err(), "{no}");
     }

@@ -12,7 +12,7 @@ use support::{House, commit, do_turn};
 fn vault(index: u8) -> CounterId {
     CounterId {
         node: "hub".into(),
-        subject: CounterSubject::Vault([index; 16]),
+        vault: [index; 16],
     }
 }
 

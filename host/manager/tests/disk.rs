@@ -54,7 +54,7 @@ fn whoever_changes_removes_adds_or_mixes_what_lies_on_the_disk_is_found_out() {
             let token = do_turn(manager, |turn| turn.lease(&hub, &[1; 16])).unwrap().token;
             let counter = CounterId {
                 node: "hub".into(),
-                subject: CounterSubject::Node,
+                vault: [1; 16],
             };
             do_turn(manager, |turn| {
                 turn.commit(

@@ -60,7 +60,7 @@ impl Random {
 fn counter() -> CounterId {
     CounterId {
         node: "hub".into(),
-        subject: CounterSubject::Vault([0; 16]),
+        vault: [0; 16],
     }
 }
 

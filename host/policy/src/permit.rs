@@ -1,6 +1,7 @@
 //! What a policy makes out of verified evidence. Nothing secret goes to a peer without a permit.
 
 use cloister_attestation::identity::Role;
+use cloister_attestation::measurement::MeasurementRoot;
 use cloister_attestation::{Refusal, State, VerifiedEvidence, VerifiedTd, VerifiedVisitor};
 use cloister_tensor::Digest;
 
@@ -16,6 +17,8 @@ pub struct Permit {
     role: Role,
     state: State,
     policy_digest: Digest,
+    measurement_root: MeasurementRoot,
+    tcb_status: String,
     expiry_unix_s: u64,
     connection: [u8; 32],
 }
@@ -49,6 +52,16 @@ impl Permit {
     /// SHA-256 of the policy file that decided.
     pub fn policy_digest(&self) -> Digest {
         self.policy_digest
+    }
+
+    /// Root of what the node measured of itself, as it showed it first on the connection.
+    pub fn measurement_root(&self) -> MeasurementRoot {
+        self.measurement_root
+    }
+
+    /// Status of its platform, as Intel names it.
+    pub fn tcb_status(&self) -> &str {
+        &self.tcb_status
     }
 
     /// When it ends, in seconds since 1970.
@@ -155,6 +168,8 @@ impl Policy {
             role: evidence.role(),
             state: evidence.state(),
             policy_digest: self.digest(),
+            measurement_root: evidence.measurement().root(),
+            tcb_status: evidence.tcb().status.clone(),
             expiry_unix_s: ends.into_iter().min().unwrap_or(now_unix_s),
             connection,
         })

@@ -25,7 +25,7 @@ const FAULTS: u64 = 200;
 fn counter() -> CounterId {
     CounterId {
         node: "hub".into(),
-        subject: CounterSubject::Vault([0; 16]),
+        vault: [0; 16],
     }
 }
 

@@ -18,6 +18,7 @@ use rustix::net::{
 };
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use zeroize::Zeroizing;
 
 use crate::blob::{BlobError, SealedBlob, SharedBlob};
 
@@ -78,12 +79,14 @@ impl Channel {
         descriptors: &[BorrowedFd<'_>],
         deadline: Option<Instant>,
     ) -> Result<(), ChannelError> {
-        let mut packet = vec![INLINE];
-        ciborium::into_writer(message, &mut packet)
+        // Settings may be secrets; a packet that fits grows nowhere, and leaves no copy.
+        let mut packet = Zeroizing::new(Vec::with_capacity(MAX_PACKET_BYTES + 1));
+        packet.push(INLINE);
+        ciborium::into_writer(message, &mut *packet)
             .map_err(|error| ChannelError::Protocol(format!("an own message cannot be written: {error}")))?;
         let memory = if packet.len() > MAX_PACKET_BYTES {
             let memory = SharedBlob::copy_of(&packet[1..])?;
-            packet = vec![IN_MEMORY];
+            packet = Zeroizing::new(vec![IN_MEMORY]);
             Some(memory)
         } else {
             None
@@ -134,8 +137,8 @@ impl Channel {
         Ok(Received { message, descriptors })
     }
 
-    fn receive_packet(&self, deadline: Option<Instant>) -> Result<(Vec<u8>, Vec<OwnedFd>), ChannelError> {
-        let mut packet = vec![0; MAX_PACKET_BYTES];
+    fn receive_packet(&self, deadline: Option<Instant>) -> Result<(Zeroizing<Vec<u8>>, Vec<OwnedFd>), ChannelError> {
+        let mut packet = Zeroizing::new(vec![0; MAX_PACKET_BYTES]);
         let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(MAX_DESCRIPTORS))];
         let mut control = RecvAncillaryBuffer::new(&mut space);
         let received = loop {

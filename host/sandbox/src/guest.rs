@@ -122,6 +122,8 @@ impl<W: Send> settings::Host for Guest<W> {
             SettingValue::Integer(value) => settings::Value::Integer(*value),
             SettingValue::Number(value) => settings::Value::Number(*value),
             SettingValue::Text(value) => settings::Value::Text(value.clone()),
+            // The guest's memory is its own from here on.
+            SettingValue::Secret(value) => settings::Value::Text(value.expose().to_owned()),
         }))
     }
 }

@@ -46,6 +46,8 @@ pub use limits::{CallLimits, SandboxLimits};
 pub use module::Module;
 pub use rows::{Drawn, PassOrder, PassSeed, RowBatches, Rows, RowsError};
 pub use sandbox::{Sandbox, SetUpError};
-pub use settings::{SettingDeclaration, SettingError, SettingType, SettingValue, resolve as resolve_settings};
+pub use settings::{
+    SecretText, SettingDeclaration, SettingError, SettingType, SettingValue, resolve as resolve_settings,
+};
 pub use slots::{MAX_SLOTS, check_slots};
 pub use transform::{Made, Transform, TransformedRows};

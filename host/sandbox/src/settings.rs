@@ -8,6 +8,7 @@ use std::collections::BTreeMap;
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+use zeroize::Zeroize as _;
 
 /// Name of the custom section.
 pub const SECTION: &str = "cloister.settings";
@@ -30,6 +31,41 @@ pub enum SettingValue {
     Number(f64),
     /// A text.
     Text(String),
+    /// A text that nobody else is to see; a module gets it as any other text.
+    Secret(SecretText),
+}
+
+/// A secret text: it shows in no `Debug`, and is wiped when it goes. As data it is `{"secret": TEXT}`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SecretText {
+    secret: String,
+}
+
+impl SecretText {
+    /// Keeps a text secret.
+    pub fn new(text: &str) -> Self {
+        Self {
+            secret: text.to_owned(),
+        }
+    }
+
+    /// The text, to be used and not to be written down.
+    pub fn expose(&self) -> &str {
+        &self.secret
+    }
+}
+
+impl Drop for SecretText {
+    fn drop(&mut self) {
+        self.secret.zeroize();
+    }
+}
+
+impl fmt::Debug for SecretText {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("SecretText(..)")
+    }
 }
 
 impl fmt::Display for SettingValue {
@@ -39,6 +75,7 @@ impl fmt::Display for SettingValue {
             Self::Integer(value) => write!(f, "{value}"),
             Self::Number(value) => write!(f, "{value:?}"),
             Self::Text(value) => write!(f, "{value:?}"),
+            Self::Secret(_) => f.write_str("a secret"),
         }
     }
 }
@@ -193,6 +230,11 @@ fn typed(name: &str, declaration: &SettingDeclaration, value: &SettingValue) -> 
             let chosen = declaration.choices.is_empty() || declaration.choices.contains(text);
             (chosen && text.len() <= MAX_TEXT_BYTES).then(|| value.clone())
         }
+        // A choice would tell others what it can be.
+        (SettingType::Text, SettingValue::Secret(secret)) => {
+            let fits = declaration.choices.is_empty() && secret.expose().len() <= MAX_TEXT_BYTES;
+            fits.then(|| value.clone())
+        }
         _ => None,
     };
     fitting.ok_or_else(|| {
@@ -213,6 +255,26 @@ fn typed(name: &str, declaration: &SettingDeclaration, value: &SettingValue) -> 
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_secret_is_a_text_to_the_module_and_shows_nowhere_else() {
+        let declared = parse(br#"{"token": {"type": "text"}, "mode": {"type": "text", "choices": ["s3cret"]}, "n": {"type": "integer"}}"#);
+        let declared = declared.unwrap();
+        let secret = SettingValue::Secret(SecretText::new("s3cret"));
+        let only = |name: &str| BTreeMap::from([(name.to_owned(), declared[name].clone())]);
+        let resolved = resolve(&only("token"), &given(&[("token", secret.clone())])).unwrap();
+        assert_eq!(resolved["token"], secret);
+        for name in ["mode", "n"] {
+            let error = resolve(&only(name), &given(&[(name, secret.clone())])).unwrap_err();
+            assert!(!format!("{error} {error:?}").contains("s3cret"), "{error}");
+        }
+        let long = SettingValue::Secret(SecretText::new(&"x".repeat(MAX_TEXT_BYTES + 1)));
+        assert!(resolve(&only("token"), &given(&[("token", long)])).is_err());
+        assert!(!format!("{resolved:?} {secret}").contains("s3cret"));
+        // It stays one on its way to a runner.
+        let text = serde_json::to_string(&secret).unwrap();
+        assert_eq!(serde_json::from_str::<SettingValue>(&text).unwrap(), secret);
+    }
 
     fn declared() -> BTreeMap<String, SettingDeclaration> {
         parse(

@@ -241,6 +241,11 @@ impl Wards {
 
     /// A permit of a node over that connection, out of evidence that verified. It ends an hour after [`NOW`].
     pub fn permit(&self, policy: &Policy, node: &str, connection: [u8; 32]) -> Permit {
+        self.evidence(policy, node).permit(connection, NOW)
+    }
+
+    /// What a node shows, to be given any number of permits by.
+    pub fn evidence<'a>(&self, policy: &'a Policy, node: &str) -> Shown<'a> {
         let (identity, claims) = self.identity(policy, node);
         let root = claims.measurement.root();
         let claims = make(&identity.key, &[5; 32], &claims).unwrap();
@@ -256,7 +261,10 @@ impl Wards {
             event_log: &[],
         };
         let evidence = verify_detached(&shown, &report_data, &self.verifier, &Open(policy.clone()), NOW);
-        policy.permit(&evidence.unwrap(), connection, NOW).unwrap()
+        Shown {
+            policy,
+            evidence: evidence.unwrap(),
+        }
     }
 
     /// Leave for a TD that shows no credential to be that node, over that connection.
@@ -304,6 +312,19 @@ impl Wards {
 }
 
 /// Lets every node and visitor of a policy in.
+/// Evidence of a node that verified.
+pub struct Shown<'a> {
+    policy: &'a Policy,
+    evidence: VerifiedEvidence,
+}
+
+impl Shown<'_> {
+    /// A permit over that connection, which ends an hour after `now_unix_s`.
+    pub fn permit(&self, connection: [u8; 32], now_unix_s: u64) -> Permit {
+        self.policy.permit(&self.evidence, connection, now_unix_s).unwrap()
+    }
+}
+
 struct Open(Policy);
 
 impl Appraise for Open {

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use cloister_attestation::State;
 use cloister_attestation::identity::Role;
-use cloister_manager::SealingPublicKey;
+use cloister_manager::{ExportNote, SealingPublicKey};
 use cloister_rounds::Receipt;
 use cloister_session::{DialOptions, ListenLimits, Listener, Proxy, SessionError, connect};
 use cloister_vault::{Access, Cipher, FileName, SealedReader, Vault};
@@ -196,7 +196,15 @@ fn sealed(
     let which = (receipt.round, receipt.model_after);
     let from = (&*keeper.policy, &*keeper.identity);
     let (file, _) = package::write(from, (to, key), which, contents(vault)?, folder).map_err(export_failed)?;
-    // On the disk before anybody can have it.
+    // On the disk, and in the manager's log, before anybody can have it.
+    if let Some(link) = &keeper.link {
+        let export = ExportNote {
+            to: to.to_string(),
+            round: receipt.round,
+            model: receipt.model_after,
+        };
+        link.note_export(export).map_err(|error| fail(Exit::Failed, error))?;
+    }
     let what = json!({ "to": to.to_string(), "round": receipt.round, "model": receipt.model_after });
     keeper.audit.must("exported", what)?;
     Ok(file)

@@ -3,12 +3,11 @@
 use cloister_session::Proxy;
 use cloister_session::collateral::Source;
 use cloister_session::kbs::{Kbs, KbsError, Resource};
-use cloister_vault::VaultKey;
 use zeroize::Zeroizing;
 
 use super::config::{NodeConfig, Place};
 use super::ground::Ground;
-use super::provisions::{ParcelKey, Provisions, sealed_digest};
+use super::provisions::Provisions;
 use crate::ui::{Exit, fail, failed, unreadable};
 
 /// Fetches what the node file names, in one exchange, and puts it where it is used.
@@ -27,9 +26,17 @@ pub(super) fn fetch(config: &NodeConfig, ground: &Ground, provisions: &mut Provi
     if names.is_empty() {
         return Ok(());
     }
+    // Open until the service was asked.
+    let (_opened, authorities) = match &place.authorities {
+        Some(Place::Secret(name)) => provisions
+            .value_as_file(name)
+            .map(|(file, path)| (Some(file), Some(path)))?,
+        Some(Place::File(path)) => (None, Some(path.clone())),
+        Some(Place::Kbs(_)) | None => (None, None),
+    };
     let source = Source {
         url: place.url.clone(),
-        authorities: place.authorities.clone(),
+        authorities,
         proxy: config
             .proxy
             .as_deref()
@@ -53,25 +60,7 @@ pub(super) fn fetch(config: &NodeConfig, ground: &Ground, provisions: &mut Provi
         provisions.values.insert(name.clone(), text);
     }
     for (dataset, path, name) in keys {
-        let key = VaultKey::parse(provisions.value(&name)?);
-        let key = key.ok_or_else(|| {
-            failed(
-                Exit::Failed,
-                format!("{name} is no key: 64 hexadecimal digits are wanted"),
-                None,
-            )
-        })?;
-        let ciphertext = sealed_digest(path)?.ok_or_else(|| {
-            let text = format!("{} has a `key` in the node file, and is not sealed", path.display());
-            failed(Exit::Usage, text, Some("`cloister seal data` seals it".into()))
-        })?;
-        let plaintext = None;
-        let parcel = ParcelKey {
-            key,
-            ciphertext,
-            plaintext,
-        };
-        provisions.data.insert(dataset.clone(), parcel);
+        provisions.opens_dataset(dataset, path, &name)?;
     }
     tracing::info!("the key service released {}", names.join(", "));
     Ok(())

@@ -71,6 +71,11 @@ pub(super) fn join(
         let names: Vec<_> = wanted.iter().map(|wanted| wanted.id.to_string()).collect();
         let released = link.release(wanted.clone()).map_err(told)?;
         take(&mut provisions, released, &wanted)?;
+        for (dataset, data) in &config.data {
+            if let Some(Place::Secret(name)) = &data.key {
+                provisions.opens_dataset(dataset, &data.path, name)?;
+            }
+        }
         tracing::info!("the manager released {}", names.join(", "));
     }
     provisions.sealed_modules = grants.sealed_modules.into_iter().collect();
@@ -147,13 +152,9 @@ pub(super) fn folders(config: &NodeConfig) -> Vec<PathBuf> {
 
 /// The secrets that the node file and the settings of the node's modules name.
 fn values_named(config: &NodeConfig, policy: &Policy) -> Result<Vec<SecretId>, miette::Report> {
-    let salts = config.data.values().filter_map(|data| match &data.salt {
-        Some(Place::Secret(name)) => Some(name.as_str()),
-        _ => None,
-    });
     let modules = policy.modules_for(&config.name);
     let settings = modules.iter().flat_map(|module| secrets_in(module));
-    let names = salts.chain(settings).map(|name| {
+    let names = config.secrets().chain(settings).map(|name| {
         let id: Result<SecretId, _> = name.parse();
         id.map_err(|error| failed(Exit::Usage, format!("secret://{name}: {error}"), None))
     });

@@ -5,12 +5,13 @@ use std::collections::BTreeMap;
 use std::fmt;
 use std::fs::File;
 use std::io::{BufReader, Read as _, Seek as _, SeekFrom, Write};
+use std::os::fd::AsRawFd as _;
 use std::path::{Path, PathBuf};
 
 use bytes::Bytes;
 use cloister_policy::Scalar;
 use cloister_policy::agreement::Module;
-use cloister_sandbox::SettingValue;
+use cloister_sandbox::{SecretText, SettingValue};
 use cloister_tensor::Digest;
 use cloister_vault::{
     Cipher, PARCEL_HEADER_BYTES, ParcelKind, READ_AHEAD_BYTES, VaultKey, VaultKeys, is_parcel, open_parcel,
@@ -135,14 +136,44 @@ impl Provisions {
         Ok(value)
     }
 
+    /// Takes that value for the key of a sealed dataset.
+    pub fn opens_dataset(&mut self, dataset: &str, path: &Path, name: &str) -> Result<(), miette::Report> {
+        let key = VaultKey::parse(self.value(name)?.trim());
+        let key = key.ok_or_else(|| {
+            let text = format!("{name} is no key: 64 hexadecimal digits are wanted");
+            failed(Exit::Failed, text, None)
+        })?;
+        let ciphertext = sealed_digest(path)?.ok_or_else(|| {
+            let text = format!("{} has a `key` in the node file, and is not sealed", path.display());
+            failed(Exit::Usage, text, Some("`cloister seal data` seals it".into()))
+        })?;
+        let plaintext = None;
+        let parcel = ParcelKey {
+            key,
+            ciphertext,
+            plaintext,
+        };
+        self.data.insert(dataset.to_owned(), parcel);
+        Ok(())
+    }
+
+    /// A value as a file in memory, for what reads its files by name: it is there as long as the file is open.
+    pub fn value_as_file(&self, name: &str) -> Result<(File, PathBuf), miette::Report> {
+        let broken = |cause: std::io::Error| fail(Exit::Failed, cause);
+        let mut file = File::from(memfd_create("secret", MemfdFlags::CLOEXEC).map_err(|cause| broken(cause.into()))?);
+        file.write_all(self.value(name)?.as_bytes()).map_err(broken)?;
+        let path = format!("/proc/self/fd/{}", file.as_raw_fd()).into();
+        Ok((file, path))
+    }
+
     /// A module's settings, with the values of the secrets that they name.
     pub fn settings(&self, module: &Module) -> Result<BTreeMap<String, SettingValue>, miette::Report> {
         let mut settings = settings(module);
         for value in settings.values_mut() {
-            if let SettingValue::Text(text) = value
+            if let SettingValue::Text(text) = &*value
                 && let Some(name) = text.strip_prefix(SECRET)
             {
-                *text = self.value(name)?.to_owned();
+                *value = SettingValue::Secret(SecretText::new(self.value(name)?));
             }
         }
         Ok(settings)
@@ -268,4 +299,42 @@ pub fn sealed_files(folders: &[PathBuf], limit: u64) -> Result<BTreeMap<Digest, 
 
 fn length(file: &File) -> u64 {
     file.metadata().map_or(0, |found| found.len())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeMap;
+
+    use cloister_policy::{Policy, Scalar};
+    use cloister_sandbox::SettingValue;
+    use cloister_testkit::wards::{Wards, WardsPolicy};
+    use zeroize::Zeroizing;
+
+    use super::Provisions;
+
+    #[test]
+    fn a_modules_secret_reaches_its_settings_and_no_text_of_them() {
+        let founding = WardsPolicy {
+            setting: "secret://gamma/token".into(),
+            ..WardsPolicy::default()
+        };
+        let policy: std::sync::Arc<Policy> = Wards::new().policy(&founding);
+        let named = |value: &Scalar| matches!(value, Scalar::Text(text) if text == "secret://gamma/token");
+        let module = policy
+            .modules
+            .iter()
+            .find(|module| module.settings.values().any(named))
+            .unwrap();
+        let provisions = Provisions {
+            values: BTreeMap::from([("gamma/token".to_owned(), Zeroizing::new("s3cret".to_owned()))]),
+            ..Provisions::default()
+        };
+        let settings = provisions.settings(module).unwrap();
+        let secret =
+            |value: &SettingValue| matches!(value, SettingValue::Secret(secret) if secret.expose() == "s3cret");
+        assert!(settings.values().any(secret));
+        assert!(!format!("{settings:?} {provisions:?}").contains("s3cret"));
+        let missing = Provisions::default().settings(module).unwrap_err().to_string();
+        assert!(missing.contains("gamma/token"), "{missing}");
+    }
 }

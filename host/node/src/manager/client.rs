@@ -2,8 +2,8 @@
 
 use bytes::Bytes;
 use cloister_manager::{
-    Commit, Lease, Mark, NewSecret, ReleaseRequest, SealedBox, SealedRelease, SealingPublicKey, SecretId, SecretInfo,
-    Step,
+    Commit, ExportNote, Lease, Mark, NewSecret, ReleaseRequest, RoundNote, SealedBox, SealedRelease, SealingPublicKey,
+    SecretId, SecretInfo, Step,
 };
 use cloister_session::{AttestedConnection, Peer, channel};
 use cloister_tensor::Digest;
@@ -187,13 +187,30 @@ impl Client {
         valid("a counter", convert::version(reply.newest.as_ref()))
     }
 
-    /// Counts a vault up.
-    pub async fn commit(&mut self, vault: &[u8; 16], step: &Step) -> Result<Option<Mark>, ManagerError> {
+    /// Has the manager write down that a model leaves.
+    pub async fn note_export(&mut self, export: &ExportNote) -> Result<Option<Mark>, ManagerError> {
+        let request = wire::ExportNoteRequest {
+            to: export.to.clone(),
+            round: export.round,
+            model: convert::bytes_of(&export.model),
+        };
+        let reply = answer("an export", self.inner.note_export(request).await)?;
+        valid("a mark", convert::mark(&reply.mark))
+    }
+
+    /// Counts a vault up, and tells the round that is sealed by it.
+    pub async fn commit(
+        &mut self,
+        vault: &[u8; 16],
+        step: &Step,
+        round: Option<&RoundNote>,
+    ) -> Result<Option<Mark>, ManagerError> {
         let request = wire::CommitRequest {
             vault: Bytes::copy_from_slice(vault),
             token: step.token,
             expected: convert::version_bytes(step.expected.as_ref()),
             next: convert::version_bytes(Some(&step.next)),
+            round: round.map(convert::round_bytes),
         };
         let reply = answer("a commit", self.inner.commit(request).await)?;
         valid("a mark", convert::mark(&reply.mark))

@@ -2,7 +2,7 @@
 
 use bytes::Bytes;
 use cloister_manager::{
-    Commit, Mark, NewSecret, SealingPublicKey, SecretId, SecretInfo, SecretKind, SecretValue, Wanted,
+    Commit, Mark, NewSecret, RoundNote, SealingPublicKey, SecretId, SecretInfo, SecretKind, SecretValue, Wanted,
 };
 use cloister_tensor::Digest;
 use cloister_wire::manager as wire;
@@ -228,5 +228,23 @@ mod tests {
             assert_eq!((back.kind, back.value.expose()), (kind, &b"the value"[..]));
             assert_eq!((back.ciphertext, back.plaintext), (Some(Digest::of(b"sealed")), None));
         }
+    }
+}
+
+/// A round that was sealed.
+pub fn round(round: &wire::RoundNote) -> Result<RoundNote, Wrong> {
+    Ok(RoundNote {
+        round: round.round,
+        model: digest(&round.model, "a model's digest")?,
+        receipt: digest(&round.receipt, "a receipt's digest")?,
+    })
+}
+
+/// The same, to be sent.
+pub fn round_bytes(round: &RoundNote) -> wire::RoundNote {
+    wire::RoundNote {
+        round: round.round,
+        model: bytes_of(&round.model),
+        receipt: bytes_of(&round.receipt),
     }
 }

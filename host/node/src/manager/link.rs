@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use cloister_manager::{
-    Commit, CounterId, CounterSubject, Lease, Mark, ReleaseRequest, Released, SealingKey, Step, Wanted, Witness,
+    Commit, CounterId, ExportNote, Lease, Mark, ReleaseRequest, Released, RoundNote, SealingKey, Step, Wanted, Witness,
     open_release,
 };
 use cloister_session::{DialOptions, Local, connect};
@@ -64,6 +64,8 @@ struct Seen {
     /// Until when the lease is known to be held: its time, counted from when it was asked for, by this TD's monotonic clock.
     held_until: Option<Instant>,
     lost: Option<Lost>,
+    /// What the next commit seals.
+    round: Option<RoundNote>,
 }
 
 /// Why an instance must not go on.
@@ -234,6 +236,23 @@ impl Link {
         })
     }
 
+    /// The next commit seals this round, which the manager writes down.
+    pub fn note_round(&self, round: RoundNote) {
+        self.shared.seen().round = Some(round);
+    }
+
+    /// Has the manager write down that a model leaves.
+    pub fn note_export(&self, export: ExportNote) -> Result<(), ManagerError> {
+        self.wait(|shared| async move {
+            let ask = |mut client: Client, _| {
+                let export = export.clone();
+                async move { client.note_export(&export).await }
+            };
+            let mark = shared.call(ask).await?;
+            shared.observe(mark)
+        })
+    }
+
     /// Begins to count a vault up; the answer comes by the receiver.
     pub fn begin_commit(
         &self,
@@ -242,9 +261,10 @@ impl Link {
     ) -> std::sync::mpsc::Receiver<Result<(), ManagerError>> {
         let (sender, receiver) = std::sync::mpsc::channel();
         let shared = Arc::clone(&self.shared);
+        let round = shared.seen().round.take();
         self.runtime.spawn(async move {
             // Who waited may have gone.
-            let _ = sender.send(shared.commit(vault, expected, next).await);
+            let _ = sender.send(shared.commit(vault, (expected, next), round).await);
         });
         receiver
     }
@@ -424,12 +444,17 @@ impl Shared {
         Ok(lease_s)
     }
 
-    async fn commit(&self, vault: [u8; 16], expected: Option<Commit>, next: Commit) -> Result<(), ManagerError> {
+    async fn commit(
+        &self,
+        vault: [u8; 16],
+        (expected, next): (Option<Commit>, Commit),
+        round: Option<RoundNote>,
+    ) -> Result<(), ManagerError> {
         let token = self.seen().lease.map(|lease| lease.token);
         let step = Step {
             counter: CounterId {
                 node: self.node.clone(),
-                subject: CounterSubject::Vault(vault),
+                vault,
             },
             token: token.ok_or_else(|| ManagerError::Ended("there is no lease to count by".to_owned()))?,
             expected,
@@ -437,7 +462,7 @@ impl Shared {
         };
         let ask = |mut client: Client, _| {
             let step = step.clone();
-            async move { client.commit(&vault, &step).await }
+            async move { client.commit(&vault, &step, round.as_ref()).await }
         };
         let mark = self.call(ask).await?;
         self.observe(mark)

@@ -271,6 +271,14 @@ impl manager_server::Manager for ManagerService {
         self.count_up(who, request.into_inner()).await.map(Response::new)
     }
 
+    async fn note_export(
+        &self,
+        request: Request<wire::ExportNoteRequest>,
+    ) -> Result<Response<wire::ExportNoteReply>, Status> {
+        let who = self.node(&request)?;
+        self.take_export(who, request.into_inner()).await.map(Response::new)
+    }
+
     async fn witness(&self, request: Request<wire::WitnessRequest>) -> Result<Response<wire::WitnessReply>, Status> {
         let who = self.node(&request)?;
         self.hear(who, request.get_ref()).await.map(Response::new)

@@ -114,7 +114,41 @@ pub struct KbsPlace {
     /// Its address, `https://kbs.example.org:8080`.
     pub url: String,
     /// Authorities for HTTPS, PEM; the system's, if not given.
-    pub authorities: Option<PathBuf>,
+    pub authorities: Option<Place>,
+}
+
+/// Where a node file may name a secret of the manager: what is read once the manager has been asked, and is small enough to be one. The
+/// manager has keys and credentials of nodes as such, and everything else here is needed to reach it, or is no secret.
+const TAKES_SECRETS: &str = "`salt` and `key` of [data.NAME], and `authorities` of [kbs]";
+
+/// Refuses `secret://OWNER/NAME` where it would be taken for the name of a file.
+pub(super) fn no_stray_secrets(table: &toml::Table) -> Result<(), String> {
+    let mut open: Vec<(Vec<&str>, &toml::Value)> =
+        table.iter().map(|(key, value)| (vec![key.as_str()], value)).collect();
+    while let Some((keys, value)) = open.pop() {
+        let below = |key| [&keys[..], &[key]].concat();
+        match value {
+            toml::Value::Table(table) => open.extend(table.iter().map(|(key, value)| (below(key.as_str()), value))),
+            toml::Value::Array(values) => open.extend(values.iter().map(|value| (keys.clone(), value))),
+            toml::Value::String(text) if text.starts_with(SECRET) => {
+                let instead = match keys[..] {
+                    ["data", _, "salt" | "key"] | ["kbs", "authorities"] => continue,
+                    ["credential" | "node_key"] => {
+                        "; without `credential` and `node_key` the manager gives this node its own"
+                    }
+                    ["vault", "key_file"] => "; the vault's key comes from the manager: take it out",
+                    ["data", _, "path"] => "; data is sealed (`cloister seal data`), and its key is the secret",
+                    _ => "",
+                };
+                let key = keys.join(".");
+                return Err(format!(
+                    "`{key}` can't be {text:?}: a node file names secrets as {TAKES_SECRETS}{instead}"
+                ));
+            }
+            _ => {}
+        }
+    }
+    Ok(())
 }
 
 /// What of a manager, of a manager's node and of a node alone does not go together.
@@ -127,11 +161,21 @@ pub(super) fn check(config: &NodeConfig) -> Result<(), String> {
                 "[data.{name}] names a resource of a key service: add [kbs] with its `url`"
             ));
         }
-        if data.key.as_ref().is_some_and(|key| !matches!(key, Place::Kbs(_))) {
+        if matches!(data.key, Some(Place::File(_))) {
             return Err(format!(
-                "the key of [data.{name}] is no `kbs:///REPOSITORY/TYPE/TAG`; a manager's node gets it without being told"
+                "the key of [data.{name}] is neither `kbs:///REPOSITORY/TYPE/TAG` nor `secret://OWNER/NAME`; one that was uploaded for the dataset \
+                 comes from the manager without being named"
             ));
         }
+    }
+    if let Some(KbsPlace {
+        authorities: Some(Place::Kbs(name)),
+        ..
+    }) = &config.kbs
+    {
+        return Err(format!(
+            "`kbs.authorities` is {name}, at the service that they are to vouch for; name a file"
+        ));
     }
     if let Some(store) = &config.store {
         if config.manager.is_some() {
@@ -202,13 +246,9 @@ fn alone(config: &NodeConfig) -> Result<(), String> {
     if config.vault.as_ref().is_some_and(|vault| vault.key_file.is_none()) {
         return Err("`vault.key_file` is missing; only a node with [manager] does without".into());
     }
-    let secret = config
-        .data
-        .iter()
-        .find(|(_, data)| matches!(data.salt, Some(Place::Secret(_))));
-    match secret {
-        Some((name, _)) => Err(format!(
-            "the salt of [data.{name}] is a secret, which only a node with [manager] gets"
+    match config.secrets().next() {
+        Some(name) => Err(format!(
+            "secret://{name} is named here, and only a node with [manager] gets secrets"
         )),
         None => Ok(()),
     }

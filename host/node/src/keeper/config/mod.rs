@@ -48,8 +48,9 @@
 //! url = "https://kbs.example.org:8080"
 //! ```
 //!
-//! With `[manager]` a file of data or content may be sealed (`cloister seal`): the manager has its key. A salt may be
-//! `secret://OWNER/NAME`. A manager's own file has `[store]` in place of data and vault ([`StoreFiles`]).
+//! With `[manager]` a file of data or content may be sealed (`cloister seal`): the manager has its key. A salt, the `key` of a sealed dataset and
+//! the `authorities` of [kbs] may be `secret://OWNER/NAME`, what that participant uploaded by `cloister manager secrets put`; nothing else of a node
+//! file may. A manager's own file has `[store]` in place of data and vault ([`StoreFiles`]).
 //!
 //! Paths are relative to the folder of the node file. Unknown keys are errors that name the nearest known one.
 
@@ -175,7 +176,7 @@ pub struct DataFile {
     pub path: PathBuf,
     /// The salt of its commitment; by default the data file's path with `.salt` behind it.
     pub salt: Option<Place>,
-    /// The key of a sealed one, at an external key service.
+    /// The key of a sealed one: at an external key service, or a value that the manager has.
     pub key: Option<Place>,
 }
 
@@ -403,7 +404,8 @@ impl NodeConfig {
                 message: message.into(),
             })
         };
-        if let Err(message) = managed::check(&config) {
+        let table = text.parse().map_err(|error| syntax(text, shown, &error))?;
+        if let Err(message) = managed::no_stray_secrets(&table).and_then(|()| managed::check(&config)) {
             return meaning(&message);
         }
         if config.listen.is_some() == config.aggregator.is_some() {
@@ -429,6 +431,16 @@ impl NodeConfig {
             return meaning("`provider = \"simulated\"` wants a section [simulated] with the authority's folder");
         }
         Ok(config)
+    }
+
+    /// The secrets of the manager that are named here, `OWNER/NAME`.
+    pub fn secrets(&self) -> impl Iterator<Item = &str> {
+        let data = self.data.values().flat_map(|data| [&data.salt, &data.key]);
+        let kbs = self.kbs.iter().map(|kbs| &kbs.authorities);
+        data.chain(kbs).filter_map(|place| match place {
+            Some(Place::Secret(name)) => Some(name.as_str()),
+            _ => None,
+        })
     }
 
     fn resolve(&mut self, base: &Path) {
@@ -464,6 +476,9 @@ impl NodeConfig {
         }
         if let Some(simulated) = &mut self.simulated {
             fix(&mut simulated.authority);
+        }
+        if let Some(Place::File(path)) = self.kbs.as_mut().and_then(|kbs| kbs.authorities.as_mut()) {
+            fix(path);
         }
         if let Some(store) = &mut self.store {
             fix(&mut store.path);

@@ -104,6 +104,59 @@ fn a_managers_node_needs_no_files_of_its_own() {
 }
 
 #[test]
+fn secrets_are_named_where_they_are_taken_and_elsewhere_the_error_says_where() {
+    let managed = WORKER.replace("policy = \"p.toml\"\ncredential = \"c\"\nnode_key = \"k\"\n", "")
+        + &format!(
+            "[manager]\naddress = \"127.0.0.1:7800\"\nanchor = \"{}\"\n",
+            "ab".repeat(32)
+        );
+    let all = managed.replace(
+        "path = \"train.csv\"",
+        "path = \"train.csv.sealed\"\nsalt = \"secret://north/salt\"\nkey = \"secret://north/rows\"",
+    ) + "[kbs]\nurl = \"https://kbs.example.org\"\nauthorities = \"secret://south/authorities\"\n";
+    let config = NodeConfig::parse(&all, "n").unwrap();
+    let named: Vec<_> = config.secrets().collect();
+    assert_eq!(named, ["north/salt", "north/rows", "south/authorities"]);
+    for (from, to, wanted) in [
+        (
+            "aggregator =",
+            "node_key = \"secret://north/key\"\naggregator =",
+            "the manager gives this node its own",
+        ),
+        (
+            "path = \"train.csv.sealed\"",
+            "path = \"secret://north/rows\"",
+            "its key is the secret",
+        ),
+        (
+            "[manager]",
+            "[vault]\npath = \"v\"\nkey_file = \"secret://north/vault\"\n[manager]",
+            "`vault.key_file`",
+        ),
+        (
+            "aggregator =",
+            "references = \"secret://north/values\"\naggregator =",
+            "`references` can't be",
+        ),
+        (
+            "key = \"secret://north/rows\"",
+            "key = \"rows.key\"",
+            "neither `kbs:///",
+        ),
+        ("secret://south/authorities", "kbs:///a/b/c", "vouch for"),
+    ] {
+        let error = NodeConfig::parse(&all.replacen(from, to, 1), "n")
+            .unwrap_err()
+            .to_string();
+        assert!(error.contains(wanted), "{to}: {error}");
+        assert!(
+            !error.contains("can't be") || error.contains("`salt` and `key` of [data.NAME]"),
+            "{error}"
+        );
+    }
+}
+
+#[test]
 fn without_a_manager_a_node_has_its_files() {
     for (line, wanted) in [
         ("policy = \"p.toml\"\n", "`policy`"),

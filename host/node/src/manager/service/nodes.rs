@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use cloister_attestation::session::applicant_report_data;
 use cloister_attestation::{Claims, verify_applicant};
-use cloister_manager::{CounterId, CounterSubject, ReleaseRequest, SealedRelease, Step};
+use cloister_manager::{CounterId, ExportNote, ReleaseRequest, SealedRelease, Step};
 use cloister_policy::Permit;
 use cloister_session::Peer;
 use cloister_wire::manager as wire;
@@ -137,9 +137,29 @@ impl ManagerService {
             expected: convert::version(request.expected.as_ref()).map_err(wrong)?,
             next: next.ok_or_else(|| wrong("a commit without a next version".to_owned()))?,
         };
-        let (_, mark) = self.turn(move |turn| turn.commit(&who, &step)).await?;
+        let round = request.round.as_ref().map(convert::round).transpose().map_err(wrong)?;
+        let (_, mark) = self
+            .turn(move |turn| turn.commit_round(&who, &step, round.as_ref()))
+            .await?;
         self.standing.seen(&mark).await?;
         Ok(wire::CommitReply {
+            mark: convert::mark_bytes(Some(&mark)),
+        })
+    }
+
+    /// Writes down that a model leaves; the node lets it go when this is on the disk.
+    pub(super) async fn take_export(
+        &self,
+        who: Permit,
+        request: wire::ExportNoteRequest,
+    ) -> Result<wire::ExportNoteReply, Status> {
+        let export = ExportNote {
+            model: convert::digest(&request.model, "a model's digest").map_err(wrong)?,
+            to: request.to,
+            round: request.round,
+        };
+        let (_, mark) = self.turn(move |turn| turn.export(&who, &export)).await?;
+        Ok(wire::ExportNoteReply {
             mark: convert::mark_bytes(Some(&mark)),
         })
     }
@@ -206,7 +226,7 @@ fn counter(who: &Permit, vault: &[u8]) -> Result<CounterId, Status> {
     let vault = convert::fixed(vault, "a vault's identity").map_err(wrong)?;
     Ok(CounterId {
         node: who.node().to_owned(),
-        subject: CounterSubject::Vault(vault),
+        vault,
     })
 }
 

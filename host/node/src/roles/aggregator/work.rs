@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cloister_exchange::content::ContentKind;
 use cloister_exchange::work::{Aggregate, AggregatorWork, RoundInfo, RoundRecord, UpdateStream, WorkError};
 use cloister_graph::{EngineGraph, PortKind};
+use cloister_manager::RoundNote;
 use cloister_policy::agreement::Module;
 use cloister_policy::{ModuleRole, Policy};
 use cloister_runner::{AggregateRequest, EvaluateRequest, Runner, RunnerError, SharedSlots, WorkerUpdate};
@@ -200,6 +201,13 @@ impl AggregatorWork for Work {
             _ => None,
         };
         let slots = slots_map(&self.slots)?;
+        if let Some(link) = &self.keeper.link {
+            link.note_round(RoundNote {
+                round,
+                model: record.receipt.model_after,
+                receipt: record.receipt.digest(),
+            });
+        }
         checkpoint::keep(vault, record, model, &slots, onnx.as_deref())?;
         // While the counter is on its way; nothing of the round is told before it is confirmed.
         written(&self.keeper.audit)?;
