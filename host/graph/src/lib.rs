@@ -31,7 +31,9 @@
 //! The evaluation graph has the inputs up to the statistics, and the outputs `loss`, `correct` (i64 [1], for losses with classes) and the
 //! model's own.
 //! Metadata `cloister.*` hold the loss, the optimizer with its constants, and the kind of each port ([`PortKind`]).
-//! A parameter that is a scalar in the model passes through ports with the shape `[1]`.
+//! A parameter that is a scalar in the model passes through ports with the shape `[1]`. A float initializer of several elements that reaches
+//! an output only where no gradient passes (through `Round`, a comparison, an exponent) is refused, unless it is frozen: then it is a
+//! constant of the graphs, and no port.
 //!
 //! # Steps in TorchScript
 //! For the optional engine around libtorch there is a second language: a *step*, a text of ports and of one straight line of

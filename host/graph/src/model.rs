@@ -111,8 +111,8 @@ impl Model {
         )
     }
 
-    pub(crate) fn scales_a_norm(&self, parameter: &str) -> bool {
-        self.roles.scales_a_norm(parameter)
+    pub(crate) fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     pub(crate) fn limits(&self) -> &Limits {

@@ -25,7 +25,7 @@ mod operators;
 )]
 mod references;
 
-pub(super) use operators::onnx_file::numbers;
+pub(super) use operators::onnx_file::{self, numbers};
 
 /// Every model of every family.
 pub(super) fn all_operators() -> Vec<operators::Named> {

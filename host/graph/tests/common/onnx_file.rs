@@ -121,6 +121,12 @@ impl Model {
         self
     }
 
+    /// An initializer of these values, which may be a parameter or not.
+    pub fn initializer(&mut self, name: &str, dims: &[i64], values: &[f32]) -> &mut Self {
+        self.initializers.push(tensor(name, F32, dims, floats(values)));
+        self
+    }
+
     fn constant(&mut self, name: &str, kind: i64, dims: &[i64], raw: Vec<u8>) -> &mut Self {
         let value = Message::default()
             .bytes(1, b"value")
