@@ -8,6 +8,7 @@
 mod commands;
 mod consistency;
 mod demo;
+mod derivation;
 mod drafting;
 mod engines;
 mod events;

@@ -14,8 +14,9 @@ use cloister_tensor::Tensor;
 use miette::Report;
 use serde::Deserialize;
 
-use super::graph::{LossName, read, refused};
+use super::graph::{read, refused};
 use super::graph_run::{BackendName, choose_backend};
+use crate::derivation::LossName;
 use crate::files;
 use crate::ui::{Exit, Ui, fail, failed};
 
@@ -48,7 +49,7 @@ pub(super) struct TuneArgs {
     #[arg(long, value_name = "N")]
     batch: usize,
     /// Loss, as for `graph train`
-    #[arg(long, value_enum, default_value_t = LossName::SoftmaxCrossEntropy)]
+    #[arg(long, value_enum, default_value_t)]
     loss: LossName,
     /// Output that the loss is of, for models with several
     #[arg(long, value_name = "NAME")]
