@@ -5,6 +5,7 @@ mod gradients;
 mod hostile;
 mod interpreter;
 mod models;
+mod opsets;
 mod reach;
 mod stable;
 mod training;

@@ -186,6 +186,11 @@ impl Model {
         self.node("Tanh", &["rows"], &["bent"], &[]);
         self.floats("mix", &[count as i64, 2], &numbers(count * 2, 77));
         self.node("MatMul", &["bent", "mix"], &["logits"], &[]);
+        self.written("logits")
+    }
+
+    /// The file with this output.
+    pub fn written(&self, output: &str) -> Vec<u8> {
         let mut graph = Message::default();
         for node in &self.nodes {
             graph = graph.message(1, node);
@@ -197,7 +202,7 @@ impl Model {
         for one in &self.inputs {
             graph = graph.message(11, one);
         }
-        graph = graph.message(12, &Message::default().bytes(1, b"logits"));
+        graph = graph.message(12, &Message::default().bytes(1, output.as_bytes()));
         let opset = Message::default().bytes(1, b"").int(2, self.opset);
         Message::default().int(1, 8).message(7, &graph).message(8, &opset).0
     }

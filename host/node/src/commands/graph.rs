@@ -72,7 +72,7 @@ or with its newer exporter: torch.onnx.export(model, (x,), 'model.onnx', dynamo=
   training=torch.onnx.TrainingMode.TRAINING, input_names=['x'], output_names=['logits'],
   dynamic_shapes=({0: torch.export.Dim('N')},))")]
 struct TrainArgs {
-    /// Forward model (ONNX, opset 13 to 24, one file; first dimension of its inputs open)
+    /// Forward model (ONNX, opset 13 to 28, one file; first dimension of its inputs open)
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
     /// Optimizer that becomes part of the graph
