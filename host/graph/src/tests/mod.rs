@@ -9,6 +9,7 @@ mod opsets;
 mod reach;
 mod stable;
 mod training;
+mod windows;
 mod zoo;
 
 use cloister_tensor::Dtype;
