@@ -1,7 +1,13 @@
 //! How a training graph is derived from a model: one set of words, as arguments of `graph train` and `policy draft` and as keys of an
 //! example's plan.
 
+use std::path::PathBuf;
+
 use cloister_graph::{Loss, Optimizer, TrainOptions, WeightGradient};
+use miette::Report;
+
+use crate::forms;
+use crate::ui::{Exit, failed};
 
 /// An optimizer, as people name it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
@@ -119,6 +125,10 @@ pub struct Derivation {
     #[arg(long, value_enum, default_value_t)]
     #[serde(default)]
     pub conv_gradient: ConvGradient,
+    /// Forms chosen for single layers by `cloister graph tune`; layers that are not in the file, also those of another batch, take
+    /// --conv-gradient
+    #[arg(long, value_name = "FORMS.toml")]
+    pub forms: Option<PathBuf>,
 }
 
 fn yes() -> bool {
@@ -142,6 +152,7 @@ impl Default for Derivation {
             freeze: Vec::new(),
             logits: None,
             conv_gradient: ConvGradient::default(),
+            forms: None,
         }
     }
 }
@@ -168,8 +179,9 @@ impl Derivation {
     }
 
     /// What a graph with this optimizer and this batch is made by.
-    pub fn options(&self, optimizer: OptimizerName, batch: usize) -> Result<TrainOptions, String> {
-        self.check(optimizer)?;
+    pub fn options(&self, optimizer: OptimizerName, batch: usize) -> Result<TrainOptions, Report> {
+        self.check(optimizer)
+            .map_err(|problem| failed(Exit::Usage, problem, None))?;
         let mut options = TrainOptions::new(self.optimizer(optimizer), batch);
         options.loss = self.loss.loss();
         options.weight_decay = self.weight_decay;
@@ -187,6 +199,9 @@ impl Derivation {
             ConvGradient::Spatial => WeightGradient::Spatial { parts: 1 },
             ConvGradient::Interleaved => WeightGradient::Interleaved,
         };
+        if let Some(path) = &self.forms {
+            options.weight_gradients = forms::read(path)?;
+        }
         Ok(options)
     }
 

@@ -14,6 +14,7 @@ mod engines;
 mod events;
 mod export;
 mod files;
+mod forms;
 mod keeper;
 mod manager;
 mod process;

@@ -89,9 +89,6 @@ struct TrainArgs {
     /// Give gradients besides the next parameters
     #[arg(long)]
     gradients: bool,
-    /// Forms chosen for single layers by `cloister graph tune`; layers that are not in the file take --conv-gradient
-    #[arg(long, value_name = "FORMS.toml")]
-    forms: Option<PathBuf>,
     /// Where the training graph is written
     #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
     out: PathBuf,
@@ -102,13 +99,9 @@ struct TrainArgs {
 
 impl TrainArgs {
     fn options(&self) -> Result<TrainOptions, Report> {
-        let options = self.derivation.options(self.optimizer, self.batch);
-        let mut options = options.map_err(|problem| failed(Exit::Usage, problem, None))?;
+        let mut options = self.derivation.options(self.optimizer, self.batch)?;
         options.dropout = !self.no_dropout;
         options.gradients = self.gradients;
-        if let Some(forms) = &self.forms {
-            options.weight_gradients = graph_tune::read_forms(forms)?;
-        }
         Ok(options)
     }
 }
@@ -117,7 +110,7 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
     let options = args.options()?;
     let file = read(&args.model)?;
     let inputs = || {
-        [Some(args.model.as_path()), args.forms.as_deref()]
+        [Some(args.model.as_path()), args.derivation.forms.as_deref()]
             .into_iter()
             .flatten()
     };

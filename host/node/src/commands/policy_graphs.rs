@@ -89,7 +89,11 @@ impl GraphsArgs {
             .graphs
             .iter()
             .filter_map(|graph| Some(Path::new(graph.split_once('=')?.1)));
-        graphs.chain(self.onnx.as_deref()).chain(self.weights.as_deref())
+        let forms = self.derivation.as_ref().and_then(|given| given.forms.as_deref());
+        graphs
+            .chain(self.onnx.as_deref())
+            .chain(self.weights.as_deref())
+            .chain(forms)
     }
 
     /// The digest of the initial weights, and the graphs with their files: those given, and those that `parties` need of the model.
@@ -167,8 +171,7 @@ impl GraphsArgs {
             return Ok(None);
         };
         let derivation = self.derivation.clone().unwrap_or_default();
-        let options = derivation.options(optimizer, batch as usize);
-        let mut options = options.map_err(contradiction)?;
+        let mut options = derivation.options(optimizer, batch as usize)?;
         options.dropout = false;
         Ok(Some(Recipe {
             options,

@@ -44,10 +44,9 @@ pub fn graphs(
     let onnx = onnx.map_err(unreadable)?;
     files::write(&content.join("forward.onnx"), &onnx)?;
     let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
-    let options = training
-        .derivation
-        .options(training.optimizer, training.batch as usize)
-        .map_err(|problem| failed(Exit::Usage, problem, None))?;
+    let mut derivation = training.derivation.clone();
+    derivation.forms = derivation.forms.map(|path| plan.folder.join(path));
+    let options = derivation.options(training.optimizer, training.batch as usize)?;
     let recipe = Recipe {
         options,
         batch: training.batch,
