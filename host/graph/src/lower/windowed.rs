@@ -63,7 +63,12 @@ fn partly_counted(
     let pads: Vec<usize> = pads.unwrap_or_default().iter().map(|&pad| pad as usize).collect();
     let (before, after) = pads.split_at(added.len());
     let behind: Vec<usize> = after.iter().zip(added).map(|(all, added)| all - added).collect();
-    let ground = builder.pad(value, &[&[0, 0], before].concat(), &[&[0, 0], &behind[..]].concat(), 0.0)?;
+    let ground = builder.pad(
+        value,
+        &[&[0, 0], before].concat(),
+        &[&[0, 0], &behind[..]].concat(),
+        0.0,
+    )?;
     let attributes = attributes
         .with_int("count_include_pad", 0)
         .with_ints("pads", &[&vec![0; added.len()], added].concat());

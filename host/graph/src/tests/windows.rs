@@ -34,9 +34,17 @@ fn averages_rounded_up_count_what_pytorch_counts() {
         of_a_row("AveragePool", &[3.0, 6.0, 9.0, 12.0], None, &attributes)
     };
     assert_eq!(average(0, 0), [6.0, 10.5]);
-    assert_eq!(average(1, 0), [6.0, 10.5], "what is behind the ground counts for nothing");
+    assert_eq!(
+        average(1, 0),
+        [6.0, 10.5],
+        "what is behind the ground counts for nothing"
+    );
     assert_eq!(average(0, 1), [4.5, 9.0, 12.0]);
-    assert_eq!(average(1, 1), [3.0, 9.0, 6.0], "padding counts, and what is behind it does not");
+    assert_eq!(
+        average(1, 1),
+        [3.0, 9.0, 6.0],
+        "padding counts, and what is behind it does not"
+    );
 }
 
 #[test]
@@ -50,5 +58,8 @@ fn transposed_convolutions_are_as_long_as_their_strides_say() {
     assert_eq!(spread(&[1.0, 10.0], &ones, 2, "SAME_LOWER"), [1.0, 11.0, 10.0, 10.0]);
     assert_eq!(spread(&[1.0, 10.0], &ones, 2, "VALID"), [1.0, 1.0, 11.0, 10.0, 10.0]);
     // A kernel that is shorter than its stride leaves nothing behind the last one.
-    assert_eq!(spread(&[1.0, 10.0], &[2.0], 3, "SAME_UPPER"), [2.0, 0.0, 0.0, 20.0, 0.0, 0.0]);
+    assert_eq!(
+        spread(&[1.0, 10.0], &[2.0], 3, "SAME_UPPER"),
+        [2.0, 0.0, 0.0, 20.0, 0.0, 0.0]
+    );
 }
