@@ -35,7 +35,10 @@ fn what_newer_versions_added_and_nobody_computes_is_refused() {
     }
     file.node("Attention", &["q", "k", "v"], &["y"], &[A::I("left_window_size", 1)]);
     let said = parsed(&file.written("y")).unwrap().at_batch(1).unwrap_err().to_string();
-    assert!(said.contains("(Attention") && said.contains("'left_window_size'"), "{said}");
+    assert!(
+        said.contains("(Attention") && said.contains("'left_window_size'"),
+        "{said}"
+    );
 }
 
 #[test]
