@@ -2,6 +2,15 @@
 
 use super::*;
 
+#[path = "../../host/graph/tests/common/onnx_file.rs"]
+#[allow(
+    dead_code,
+    missing_docs,
+    unreachable_pub,
+    reason = "shared by tests that each use a part of it"
+)]
+mod onnx_file;
+
 /// Runs the binary on words in which `DIR` stands for the folder.
 fn done(folder: &Path, line: &str) {
     let folder = folder.display().to_string();
@@ -97,4 +106,26 @@ fn every_option_of_a_graph_is_one_of_a_policy() {
     let run = draft(folder.path(), &more);
     assert_eq!(run.code, 2, "{}", run.stderr);
     assert!(words(&run.stderr).contains("give --onnx"), "{}", run.stderr);
+}
+
+#[test]
+fn dropouts_stay_in_the_graphs_of_a_policy() {
+    let folder = folder();
+    let file = onnx_file::Model::of(17, &[32, 4])
+        .parameter("w", &[4, 3])
+        .floats("ratio", &[], &[0.5])
+        .truths("trains", &[], &[1])
+        .node("MatMul", &["x", "w"], &["seen"], &[])
+        .node("Dropout", &["seen", "ratio", "trains"], &["logits"], &[])
+        .written("logits");
+    std::fs::write(folder.path().join("mlp.onnx"), file).unwrap();
+    dataset(folder.path(), "hub", "rows = 128");
+    let made = [&MADE[..], &["--setting", "train-sgd.drop_last=true"]].concat();
+    for (more, kept) in [(&[][..], true), (&["--no-dropout"][..], false)] {
+        let run = draft(folder.path(), &[&made[..], more].concat());
+        assert_eq!(run.code, 0, "{}", run.stderr);
+        let graph = |name: &str| std::fs::read(folder.path().join("made").join(name)).unwrap();
+        let has = |name: &str| String::from_utf8_lossy(&graph(name)).contains("mask 0 0.5");
+        assert_eq!((has("train.onnx"), has("evaluate.onnx")), (kept, false));
+    }
 }

@@ -11,7 +11,7 @@
 //! | input | type | meaning |
 //! | --- | --- | --- |
 //! | the model's own (`x`, ...) | the model's | a batch of data |
-//! | `mask/K` | f32 | training only: 1 for each element that the dropout K (from 0) keeps, else 0 ([`TrainOptions::dropout`]) |
+//! | `mask/K` | f32 | training only: 1 for each element that the dropout K (from 0) keeps, else 0 ([`TrainOptions::dropout`]); in a federation the host draws it |
 //! | `labels` | i64 [N] | class of each row; f32 of another shape for other losses ([`Loss`]) |
 //! | `P` | f32 | each parameter, frozen ones too |
 //! | a statistic's name | f32 | batch norm's running mean or variance |
@@ -79,7 +79,7 @@ pub use model::{Model, ModelInput};
 pub use ops::{ConvLayer, WeightGradient};
 pub use optimizer::Optimizer;
 pub use options::TrainOptions;
-pub use port::{Port, PortKind};
+pub use port::{DropRatio, Port, PortKind};
 pub use train::{TrainedGraphs, train};
 
 #[cfg(test)]

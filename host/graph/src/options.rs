@@ -46,7 +46,7 @@ pub struct TrainOptions {
     pub weight_gradient: WeightGradient,
     /// Forms chosen for single layers, by measurement ([`crate::tuning`]); layers that the model does not have are left out.
     pub weight_gradients: BTreeMap<ConvLayer, WeightGradient>,
-    /// Whether dropouts in training form take their masks as inputs `mask/K`, K counting dropouts from 0; else they are left
+    /// Whether dropouts in training form take their masks as inputs `mask/K` ([`PortKind::Mask`](crate::PortKind::Mask)), K counting dropouts from 0; else they are left
     /// out. A mask is f32 of the shape of what it drops from, 1 where an element stays and 0 where it goes; the graph scales
     /// what stays by `1 / (1 - ratio)`. The metadata `cloister.dropout` hold the ratios in the order of the masks.
     pub dropout: bool,

@@ -133,7 +133,7 @@ impl Ports {
         let output = bound.graph.value(source);
         options.loss.check(output, &name, options.batch)?;
         let (dtype, shape) = options.loss.labels(output);
-        let mut inputs = BTreeMap::new();
+        let (mut inputs, mut masks) = (BTreeMap::new(), Vec::new());
         let mut add = |ports: &mut Self, ids: &[ValueId], kind: fn(String) -> PortKind| {
             for &id in ids {
                 let value = bound.graph.value(id);
@@ -144,12 +144,16 @@ impl Ports {
         };
         add(self, &bound.data, PortKind::Data)?;
         if mode == Mode::Training {
-            let masks: Vec<ValueId> = bound.masks.iter().map(|&(id, _)| id).collect();
-            add(self, &masks, PortKind::Data)?;
+            for (dropout, &(id, ratio)) in (0_u32..).zip(&bound.masks) {
+                let kind = PortKind::Mask { dropout, ratio };
+                let port = self.input(kind, Dtype::F32, &bound.graph.value(id).shape)?;
+                masks.push((id, port));
+            }
         }
         let labels = self.input(PortKind::Labels, dtype, &shape)?;
         add(self, &bound.parameters, PortKind::Parameter)?;
         add(self, &bound.statistics, PortKind::Statistic)?;
+        inputs.extend(masks);
         if mode == Mode::Evaluation {
             for &(id, _) in &bound.masks {
                 let all_pass = self.builder.scalar(1.0)?;

@@ -114,6 +114,10 @@ pub struct Derivation {
     #[arg(long, value_name = "MU", default_value_t = 0.0, allow_negative_numbers = true)]
     #[serde(default)]
     pub proximal: f64,
+    /// Leave dropouts out instead of taking their masks as inputs
+    #[arg(long = "no-dropout", action = clap::ArgAction::SetFalse)]
+    #[serde(default = "yes")]
+    pub dropout: bool,
     /// Parameter that is not trained; a beginning followed by * names several. May be repeated
     #[arg(long, value_name = "NAME")]
     #[serde(default)]
@@ -149,6 +153,7 @@ impl Default for Derivation {
             decay_norms: yes(),
             clip_norm: None,
             proximal: 0.0,
+            dropout: yes(),
             freeze: Vec::new(),
             logits: None,
             conv_gradient: ConvGradient::default(),
@@ -190,6 +195,7 @@ impl Derivation {
         options.decay_norms = self.decay_norms;
         options.clip_norm = self.clip_norm;
         options.proximal = self.proximal;
+        options.dropout = self.dropout;
         options.freeze.clone_from(&self.freeze);
         options.logits.clone_from(&self.logits);
         options.weight_gradient = match self.conv_gradient {

@@ -90,6 +90,11 @@ pub struct Model {
 
 impl Model {
     pub fn new(opset: i64) -> Self {
+        Self::of(opset, &[2, 1])
+    }
+
+    /// A model whose data input has other dimensions.
+    pub fn of(opset: i64, dims: &[i64]) -> Self {
         let mut model = Self {
             opset,
             nodes: Vec::new(),
@@ -97,7 +102,7 @@ impl Model {
             inputs: Vec::new(),
             seed: 5,
         };
-        model.input("x", F32, &[2, 1]);
+        model.input("x", F32, dims);
         model
     }
 

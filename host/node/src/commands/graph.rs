@@ -50,7 +50,7 @@ pub fn run(args: GraphArgs, out: &mut Ui) -> Result<Exit, Report> {
 ///
 /// The training graph maps parameters, a batch and the optimizer's state to the loss and to the next parameters and state, so
 /// that one inference call is one step. It uses standard ONNX operators only (opset 17). Its inputs are the model's own, `labels`
-/// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout, every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
+/// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout (which the host draws in a federation), every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
 /// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first), with `--proximal` also `anchor/PARAM`. Its outputs are `loss` (f32 [1]), `next/PARAM`,
 /// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
 /// The same model, options and file of forms give the same bytes.
@@ -83,9 +83,6 @@ struct TrainArgs {
     batch: usize,
     #[command(flatten)]
     derivation: Derivation,
-    /// Leave dropouts out instead of taking their masks as inputs
-    #[arg(long)]
-    no_dropout: bool,
     /// Give gradients besides the next parameters
     #[arg(long)]
     gradients: bool,
@@ -100,7 +97,6 @@ struct TrainArgs {
 impl TrainArgs {
     fn options(&self) -> Result<TrainOptions, Report> {
         let mut options = self.derivation.options(self.optimizer, self.batch)?;
-        options.dropout = !self.no_dropout;
         options.gradients = self.gradients;
         Ok(options)
     }

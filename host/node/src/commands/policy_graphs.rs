@@ -21,8 +21,8 @@ use crate::ui::{Exit, Ui, failed};
 #[command(next_help_heading = "Graphs and weights")]
 pub(super) struct GraphsArgs {
     /// A forward model: `train`, `evaluate` and the initial weights are made from it, and graphs such as `train@23` for the
-    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true). Dropouts are left
-    /// out: their masks would have to come from a module (`cloister graph train` makes graphs that take them).
+    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true). What dropouts leave
+    /// out is drawn by the host.
     #[arg(long, value_name = "MODEL.onnx", requires_all = ["optimizer", "batch", "graphs_out"])]
     onnx: Option<PathBuf>,
     /// The optimizer that becomes part of the training graphs.
@@ -171,8 +171,7 @@ impl GraphsArgs {
             return Ok(None);
         };
         let derivation = self.derivation.clone().unwrap_or_default();
-        let mut options = derivation.options(optimizer, batch as usize)?;
-        options.dropout = false;
+        let options = derivation.options(optimizer, batch as usize)?;
         Ok(Some(Recipe {
             options,
             batch,

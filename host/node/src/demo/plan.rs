@@ -116,7 +116,8 @@ pub struct TrainingPlan {
     pub batch: u32,
     /// Rows of one evaluation step.
     pub evaluation_batch: u32,
-    /// Everything else about the training graph, by the names of `graph train`'s options (`decay_norms = false` for `--no-decay-norm`);
+    /// Everything else about the training graph, by the names of `graph train`'s options (`decay_norms = false` for `--no-decay-norm`,
+    /// `dropout = false` for `--no-dropout`);
     /// `forms` is a file beside the plan.
     #[serde(flatten)]
     pub derivation: Derivation,
