@@ -7,6 +7,7 @@
 )]
 
 mod anchors;
+mod derived;
 
 use std::collections::BTreeMap;
 use std::path::Path;

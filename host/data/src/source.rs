@@ -34,6 +34,14 @@ impl Source {
             Ok(metadata) => metadata,
             Err(source) => return Err(DataError::Read { file: name, source }),
         };
+        if metadata.is_dir() {
+            return Err(DataError::Malformed {
+                file: name,
+                problem: "seen a folder, wanted one regular file; a folder of images is packed as a ZIP archive first \
+                          (in it: zip -0 -r ../images.zip .)"
+                    .to_owned(),
+            });
+        }
         if !metadata.is_file() {
             return Err(DataError::Malformed {
                 file: name,

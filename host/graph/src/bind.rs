@@ -12,6 +12,7 @@ use crate::ir::{Graph, Operator, ValueId};
 use crate::limits::Limits;
 use crate::lower::{self, Source};
 use crate::ops;
+use crate::port::DropRatio;
 use crate::roles::Roles;
 
 /// What becomes of the initializers.
@@ -33,7 +34,7 @@ pub(crate) struct Bound {
     pub(crate) parameters: Vec<ValueId>,
     pub(crate) statistics: Vec<ValueId>,
     /// Masks of dropouts, and the share of elements that each drops.
-    pub(crate) masks: Vec<(ValueId, f32)>,
+    pub(crate) masks: Vec<(ValueId, DropRatio)>,
 }
 
 /// Binds a document to a batch size. Without one, every dimension has to be fixed in the file.

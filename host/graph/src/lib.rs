@@ -11,7 +11,7 @@
 //! | input | type | meaning |
 //! | --- | --- | --- |
 //! | the model's own (`x`, ...) | the model's | a batch of data |
-//! | `mask/K` | f32 | training only: 1 for each element that the dropout K (from 0) keeps, else 0 ([`TrainOptions::dropout`]) |
+//! | `mask/K` | f32 | training only: 1 for each element that the dropout K (from 0) keeps, else 0 ([`TrainOptions::dropout`]); in a federation the host draws it |
 //! | `labels` | i64 [N] | class of each row; f32 of another shape for other losses ([`Loss`]) |
 //! | `P` | f32 | each parameter, frozen ones too |
 //! | a statistic's name | f32 | batch norm's running mean or variance |
@@ -31,7 +31,9 @@
 //! The evaluation graph has the inputs up to the statistics, and the outputs `loss`, `correct` (i64 [1], for losses with classes) and the
 //! model's own.
 //! Metadata `cloister.*` hold the loss, the optimizer with its constants, and the kind of each port ([`PortKind`]).
-//! A parameter that is a scalar in the model passes through ports with the shape `[1]`.
+//! A parameter that is a scalar in the model passes through ports with the shape `[1]`. A float initializer of several elements that reaches
+//! an output only where no gradient passes (through `Round`, a comparison, an exponent) is refused, unless it is frozen: then it is a
+//! constant of the graphs, and no port.
 //!
 //! # Steps in TorchScript
 //! For the optional engine around libtorch there is a second language: a *step*, a text of ports and of one straight line of
@@ -77,7 +79,7 @@ pub use model::{Model, ModelInput};
 pub use ops::{ConvLayer, WeightGradient};
 pub use optimizer::Optimizer;
 pub use options::TrainOptions;
-pub use port::{Port, PortKind};
+pub use port::{DropRatio, Port, PortKind};
 pub use train::{TrainedGraphs, train};
 
 #[cfg(test)]

@@ -31,7 +31,7 @@ pub struct ModelInput {
 }
 
 impl Model {
-    /// Reads a model: operator set 13 to 24, one file, standard operators, no control flow.
+    /// Reads a model: operator set 13 to 28, one file, standard operators, no control flow.
     ///
     /// # Errors
     /// [`GraphError`] says what was refused and at which node. Shapes are checked when the model is bound to a batch size.
@@ -111,8 +111,8 @@ impl Model {
         )
     }
 
-    pub(crate) fn scales_a_norm(&self, parameter: &str) -> bool {
-        self.roles.scales_a_norm(parameter)
+    pub(crate) fn roles(&self) -> &Roles {
+        &self.roles
     }
 
     pub(crate) fn limits(&self) -> &Limits {

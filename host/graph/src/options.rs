@@ -34,7 +34,8 @@ pub struct TrainOptions {
     /// to its gradient, before clipping: the gradient of this/2 times the squared distance. The loss that is an output is
     /// without it. 0 for none. Li et al., "Federated Optimization in Heterogeneous Networks", MLSys 2020.
     pub proximal: f64,
-    /// Parameters that are not trained.
+    /// Parameters that are not trained. What looks like one and no gradient can reach has to be among them: it becomes a constant
+    /// of the graphs.
     pub freeze: Vec<String>,
     /// Whether gradients are outputs besides the next parameters (after clipping, before weight decay). Without an optimizer
     /// they always are.
@@ -45,7 +46,7 @@ pub struct TrainOptions {
     pub weight_gradient: WeightGradient,
     /// Forms chosen for single layers, by measurement ([`crate::tuning`]); layers that the model does not have are left out.
     pub weight_gradients: BTreeMap<ConvLayer, WeightGradient>,
-    /// Whether dropouts in training form take their masks as inputs `mask/K`, K counting dropouts from 0; else they are left
+    /// Whether dropouts in training form take their masks as inputs `mask/K` ([`PortKind::Mask`](crate::PortKind::Mask)), K counting dropouts from 0; else they are left
     /// out. A mask is f32 of the shape of what it drops from, 1 where an element stays and 0 where it goes; the graph scales
     /// what stays by `1 / (1 - ratio)`. The metadata `cloister.dropout` hold the ratios in the order of the masks.
     pub dropout: bool,
@@ -108,12 +109,16 @@ impl TrainOptions {
         self.optimizer.check()
     }
 
-    /// Refuses names that no parameter has.
-    pub(crate) fn check_names(&self, parameters: &[&str]) -> Result<(), GraphError> {
-        for (option, patterns) in [("--freeze", &self.freeze), ("--no-decay", &self.no_decay)] {
+    /// Refuses names that no parameter has; one that no gradient can reach can be frozen, too.
+    pub(crate) fn check_names(&self, parameters: &[&str], out_of_reach: &[&str]) -> Result<(), GraphError> {
+        let freezable = [parameters, out_of_reach].concat();
+        for (option, patterns, names) in [
+            ("--freeze", &self.freeze, &freezable[..]),
+            ("--no-decay", &self.no_decay, parameters),
+        ] {
             for pattern in patterns {
-                if !parameters.iter().any(|name| matches(pattern, name)) {
-                    let some: Vec<&str> = parameters.iter().copied().take(20).collect();
+                if !names.iter().any(|name| matches(pattern, name)) {
+                    let some: Vec<&str> = names.iter().copied().take(20).collect();
                     let problem = format!("no parameter '{pattern}'; there are {}", some.join(", "));
                     return Err(GraphError::Option { option, problem });
                 }

@@ -1,6 +1,7 @@
 //! The typed inputs and outputs of a graph: their names, and how their kinds are kept in the file's metadata.
 
 use std::collections::BTreeMap;
+use std::fmt;
 
 use cloister_tensor::Dtype;
 
@@ -25,6 +26,13 @@ pub struct Port {
 pub enum PortKind {
     /// Input: a participant's data under this name of the model's inputs.
     Data(String),
+    /// Input: which elements a dropout keeps, 1 for each, else 0. The host draws it.
+    Mask {
+        /// Counts the model's dropouts from 0.
+        dropout: u32,
+        /// The share of the elements that go.
+        ratio: DropRatio,
+    },
     /// Input: the labels, i64 [N] (classes) or f32 [N, ...].
     Labels,
     /// Input: the parameter of this name.
@@ -65,6 +73,32 @@ pub enum PortKind {
     Output(String),
 }
 
+/// The share of elements that a dropout drops: above 0 and below 1.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct DropRatio {
+    /// Of an f32; equal ratios have equal bits.
+    bits: u32,
+}
+
+impl DropRatio {
+    /// The ratio, if it is one.
+    pub fn new(ratio: f32) -> Option<Self> {
+        let bits = ratio.to_bits();
+        (ratio > 0.0 && ratio < 1.0).then_some(Self { bits })
+    }
+
+    /// Its value.
+    pub fn get(self) -> f32 {
+        f32::from_bits(self.bits)
+    }
+}
+
+impl fmt::Display for DropRatio {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.get().fmt(f)
+    }
+}
+
 /// Metadata keys that hold the kinds of the ports, one a line, in the order of the graph's.
 pub(crate) const INPUTS: &str = "cloister.inputs";
 pub(crate) const OUTPUTS: &str = "cloister.outputs";
@@ -74,6 +108,7 @@ impl PortKind {
     pub fn port_name(&self) -> String {
         match self {
             Self::Data(name) | Self::Parameter(name) | Self::Statistic(name) | Self::Output(name) => name.clone(),
+            Self::Mask { dropout, .. } => format!("mask/{dropout}"),
             Self::Labels => "labels".to_owned(),
             Self::State { slot, param } => format!("state/{slot}/{param}"),
             Self::Anchor(param) => format!("anchor/{param}"),
@@ -91,6 +126,7 @@ impl PortKind {
     pub const fn word(&self) -> &'static str {
         match self {
             Self::Data(_) => "data",
+            Self::Mask { .. } => "mask",
             Self::Labels => "labels",
             Self::Parameter(_) => "parameter",
             Self::Statistic(_) => "statistic",
@@ -110,6 +146,7 @@ impl PortKind {
 
     fn line(&self) -> String {
         match self {
+            Self::Mask { dropout, ratio } => format!("{} {dropout} {ratio}", self.word()),
             Self::State { slot, param } | Self::NextState { slot, param } => format!("{} {slot} {param}", self.word()),
             Self::Anchor(name) | Self::Gradient(name) | Self::NextParameter(name) | Self::NextStatistic(name) => {
                 format!("{} {name}", self.word())
@@ -128,6 +165,13 @@ impl PortKind {
         };
         let kind = match (word, input) {
             ("data", true) => Self::Data(own),
+            ("mask", true) => {
+                let (dropout, ratio) = rest.split_once(' ')?;
+                Self::Mask {
+                    dropout: dropout.parse().ok()?,
+                    ratio: DropRatio::new(ratio.parse().ok()?)?,
+                }
+            }
             ("labels", true) => Self::Labels,
             ("parameter", true) => Self::Parameter(own),
             ("statistic", true) => Self::Statistic(own),
@@ -215,6 +259,7 @@ fn check(inputs: &[Port], outputs: &[Port]) -> Result<(), GraphError> {
             (_, Some(name)) => stored.get(name.as_str()).is_some_and(|of| {
                 matches!(of.kind, PortKind::Parameter(_)) && (of.dtype, &of.shape) == (port.dtype, &port.shape)
             }),
+            (PortKind::Mask { .. }, None) => port.dtype == Dtype::F32,
             (PortKind::Loss | PortKind::LearningRate, None) => port.dtype == Dtype::F32 && port.shape == [1],
             (PortKind::Step | PortKind::Correct, None) => port.dtype == Dtype::I64 && port.shape == [1],
             (PortKind::Labels, None) => match port.dtype {

@@ -4,8 +4,8 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use cloister_tensor::{Dtype, Tensor, TensorMap};
 
-use crate::document::Document;
-use crate::error::GraphError;
+use crate::document::{Document, NamedNode};
+use crate::error::{GraphError, Place};
 use crate::ir::Operator;
 use crate::ops::{self, Derivative, STATISTICS};
 
@@ -21,6 +21,8 @@ pub(crate) struct Roles {
     norms: BTreeSet<String>,
     /// Parameters and statistics with elements of another type than f32.
     not_f32: Vec<(String, Dtype)>,
+    /// What looks like a parameter and reaches an output only where no gradient passes; and the node where gradients stop.
+    out_of_reach: Vec<(String, Place)>,
 }
 
 impl Roles {
@@ -65,7 +67,15 @@ impl Roles {
             }
         }
         let mut roles = Self::default();
+        let beyond = beyond_gradients(document, &makers);
         for (name, tensor) in &document.initializers {
+            if let (false, Some(node), true) = (
+                found.contains_key(name.as_str()),
+                beyond.get(name.as_str()),
+                looks_trained(tensor),
+            ) {
+                roles.out_of_reach.push((name.clone(), node.place.clone()));
+            }
             let Some(&statistic) = found.get(name.as_str()) else {
                 continue;
             };
@@ -92,6 +102,25 @@ impl Roles {
     /// Whether a parameter is the scale or shift of a normalisation.
     pub(crate) fn scales_a_norm(&self, name: &str) -> bool {
         self.norms.contains(name)
+    }
+
+    /// Names of the initializers that look like parameters and that no gradient can reach.
+    pub(crate) fn out_of_reach(&self) -> impl Iterator<Item = &str> {
+        self.out_of_reach.iter().map(|(name, _)| name.as_str())
+    }
+
+    /// Refuses a model of which something would stay as it is without anybody having said so.
+    pub(crate) fn all_reached(&self, is_frozen: impl Fn(&str) -> bool) -> Result<(), GraphError> {
+        let Some((name, place)) = self.out_of_reach.iter().find(|(name, _)| !is_frozen(name)) else {
+            return Ok(());
+        };
+        Err(GraphError::NotDifferentiable {
+            place: place.clone(),
+            reason: format!(
+                "no gradient passes here, and '{name}' reaches the outputs in no other way, so it would not be trained; if it \
+                 should stay as it is, freeze it (--freeze '{name}'), else export the model without this operator"
+            ),
+        })
     }
 
     pub(crate) fn contains(&self, name: &str) -> bool {
@@ -125,6 +154,48 @@ impl Roles {
         }
         values
     }
+}
+
+/// The float initializers that reach an output over a place where no gradient passes, and one such place for each.
+fn beyond_gradients<'a>(
+    document: &'a Document,
+    makers: &BTreeMap<&'a str, &'a NamedNode>,
+) -> BTreeMap<&'a str, &'a NamedNode> {
+    let mut beyond = BTreeMap::new();
+    let mut seen = BTreeSet::new();
+    let mut open: Vec<(&str, Option<&NamedNode>)> = document.outputs.iter().map(|name| (name.as_str(), None)).collect();
+    while let Some((name, stop)) = open.pop() {
+        if !seen.insert((name, stop.is_some())) {
+            continue;
+        }
+        let Some(&node) = makers.get(name) else {
+            if let Some(stop) = stop {
+                beyond.insert(name, stop);
+            }
+            continue;
+        };
+        let rule = ops::rule(node.operator);
+        for (at, input) in node.inputs.iter().enumerate().filter(|(_, input)| !input.is_empty()) {
+            let configures = rule.configuration.contains(&at);
+            if configures && !computes_with(node.operator) {
+                continue;
+            }
+            let stops = configures || matches!(rule.derivative, Derivative::Stops);
+            open.push((input, stop.or(stops.then_some(node))));
+        }
+    }
+    beyond
+}
+
+/// Whether the operands that say how to compute can be computed themselves. Elsewhere they are axes, shapes and scales, known while a
+/// model is read.
+fn computes_with(operator: Operator) -> bool {
+    matches!(operator, Operator::Clip | Operator::Pow | Operator::ScatterElements)
+}
+
+/// Whether somebody may have meant a tensor to be trained: exporters write exponents, bounds and the like as single numbers.
+fn looks_trained(tensor: &Tensor) -> bool {
+    tensor.dtype().is_float() && (tensor.shape().rank() > 1 || tensor.shape().elements() > 1)
 }
 
 fn is_normalization(operator: Operator) -> bool {

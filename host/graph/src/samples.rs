@@ -23,18 +23,19 @@ const MOST_WEIGHTS: usize = 1 << 28;
 const MOST: usize = 1 << 16;
 
 /// Logistic regression: `x` [N, inputs] to `logits` [N, classes]. Parameters `linear.weight`, `linear.bias`, at 0 as usual.
+/// One class makes it a linear regression, for losses without classes.
 ///
 /// # Errors
 /// [`GraphError::Option`] when a size is out of range.
 pub fn logistic(inputs: usize, classes: usize, seed: u64) -> Result<Vec<u8>, GraphError> {
-    let mut sample = Sample::new(&[("--inputs", inputs, 1), ("--classes", classes, 2)], seed)?;
+    let mut sample = Sample::new(&[("--inputs", inputs, 1), ("--classes", classes, 1)], seed)?;
     let x = sample.builder.input("x", Dtype::F32, &[ROWS, inputs])?;
     let logits = sample.linear("linear", x, classes, Init::Last)?;
     sample.finish(logits)
 }
 
 /// Multi-layer perceptron: `x` [N, inputs] to `logits` [N, classes] by one hidden layer of rectified units.
-/// Parameters `fc1.weight`, `fc1.bias`, `fc2.weight`, `fc2.bias`.
+/// Parameters `fc1.weight`, `fc1.bias`, `fc2.weight`, `fc2.bias`. With one class it is for losses without classes.
 ///
 /// # Errors
 /// [`GraphError::Option`] when a size is out of range.
@@ -42,7 +43,7 @@ pub fn mlp(inputs: usize, hidden: usize, classes: usize, seed: u64) -> Result<Ve
     let sizes = [
         ("--inputs", inputs, 1),
         ("--hidden", hidden, 1),
-        ("--classes", classes, 2),
+        ("--classes", classes, 1),
     ];
     let mut sample = Sample::new(&sizes, seed)?;
     let x = sample.builder.input("x", Dtype::F32, &[ROWS, inputs])?;

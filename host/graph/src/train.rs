@@ -133,7 +133,7 @@ impl Ports {
         let output = bound.graph.value(source);
         options.loss.check(output, &name, options.batch)?;
         let (dtype, shape) = options.loss.labels(output);
-        let mut inputs = BTreeMap::new();
+        let (mut inputs, mut masks) = (BTreeMap::new(), Vec::new());
         let mut add = |ports: &mut Self, ids: &[ValueId], kind: fn(String) -> PortKind| {
             for &id in ids {
                 let value = bound.graph.value(id);
@@ -144,12 +144,16 @@ impl Ports {
         };
         add(self, &bound.data, PortKind::Data)?;
         if mode == Mode::Training {
-            let masks: Vec<ValueId> = bound.masks.iter().map(|&(id, _)| id).collect();
-            add(self, &masks, PortKind::Data)?;
+            for (dropout, &(id, ratio)) in (0_u32..).zip(&bound.masks) {
+                let kind = PortKind::Mask { dropout, ratio };
+                let port = self.input(kind, Dtype::F32, &bound.graph.value(id).shape)?;
+                masks.push((id, port));
+            }
         }
         let labels = self.input(PortKind::Labels, dtype, &shape)?;
         add(self, &bound.parameters, PortKind::Parameter)?;
         add(self, &bound.statistics, PortKind::Statistic)?;
+        inputs.extend(masks);
         if mode == Mode::Evaluation {
             for &(id, _) in &bound.masks {
                 let all_pass = self.builder.scalar(1.0)?;
@@ -214,10 +218,12 @@ const TRAINING: &str = "training";
 const EVALUATION: &str = "evaluation";
 
 /// The parameters that are trained.
-fn trained(options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphError> {
+fn trained(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Vec<ValueId>, GraphError> {
     let name = |id: ValueId| bound.graph.value(id).name.as_str();
     let names: Vec<&str> = bound.parameters.iter().map(|&id| name(id)).collect();
-    options.check_names(&names)?;
+    let roles = model.roles();
+    options.check_names(&names, &roles.out_of_reach().collect::<Vec<_>>())?;
+    roles.all_reached(|name| is_named(&options.freeze, name))?;
     let frozen = |&id: &ValueId| is_named(&options.freeze, name(id));
     let trained: Vec<ValueId> = bound.parameters.iter().copied().filter(|id| !frozen(id)).collect();
     if trained.is_empty() {
@@ -239,7 +245,7 @@ fn training(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Engi
 }
 
 fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports, GraphError> {
-    let trained = trained(options, bound)?;
+    let trained = trained(model, options, bound)?;
     let mut ports = Ports::new(model, options);
     let (inputs, labels) = ports.forward(options, bound, Mode::Training)?;
     let parameters: Vec<(String, ValueId)> = trained
@@ -280,7 +286,8 @@ fn written(model: &Model, options: &TrainOptions, bound: &Bound) -> Result<Ports
     let lost = options.loss.write(&mut ports.builder, logits, labels)?;
     let wanted: BTreeSet<ValueId> = trained.iter().copied().collect();
     let gradients = replay.backward(&mut ports.builder, &wanted, (source, lost.gradient))?;
-    let decays = |name: &str| !is_named(&options.no_decay, name) && (options.decay_norms || !model.scales_a_norm(name));
+    let spared = |name: &str| !options.decay_norms && model.roles().scales_a_norm(name);
+    let decays = |name: &str| !is_named(&options.no_decay, name) && !spared(name);
     let penalised = parameters.iter().filter(|(name, _)| options.l2 > 0.0 && decays(name));
     let penalised: Vec<ValueId> = penalised.map(|&(_, id)| id).collect();
     let loss = penalty(&mut ports.builder, lost.loss, &penalised, options.l2)?;

@@ -6,7 +6,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 
 use cloister_attestation::identity::Role;
-use cloister_graph::{GraphError, Model, Optimizer, TrainOptions, train};
+use cloister_graph::{GraphError, Model, TrainOptions, train};
 use cloister_policy::agreement::{Dataset, Graph, Module, Node};
 use cloister_policy::{ModuleRole, Scalar};
 use cloister_tensor::{Digest, TensorError, safetensors};
@@ -16,50 +16,6 @@ use crate::ui::{Exit, fail};
 
 /// The module setting that leaves rows out which fill no batch.
 const DROP_LAST: &str = "drop_last";
-
-/// An optimizer, as people name it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum, serde::Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum OptimizerName {
-    /// None in the graph, which gives gradients: the aggregation module has it
-    None,
-    /// p - lr * g
-    Sgd,
-    /// SGD with momentum, as in PyTorch (dampening 0)
-    Momentum,
-    /// Momentum that looks ahead, as in PyTorch
-    Nesterov,
-    /// Adam with bias correction, as in PyTorch
-    Adam,
-    /// Adam with weight decay apart from its moments, as in PyTorch
-    Adamw,
-}
-
-impl OptimizerName {
-    /// The optimizer with its usual constants; `momentum` is the share of the buffer that is kept, 0.9 if not given.
-    pub fn optimizer(self, momentum: Option<f64>) -> Optimizer {
-        match self {
-            Self::None => Optimizer::None,
-            Self::Sgd => Optimizer::Sgd,
-            Self::Momentum => Optimizer::Momentum {
-                momentum: momentum.unwrap_or(0.9),
-            },
-            Self::Nesterov => Optimizer::Nesterov {
-                momentum: momentum.unwrap_or(0.9),
-            },
-            Self::Adam => Optimizer::Adam {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-            },
-            Self::Adamw => Optimizer::AdamW {
-                beta1: 0.9,
-                beta2: 0.999,
-                epsilon: 1e-8,
-            },
-        }
-    }
-}
 
 /// How the graphs are made.
 #[derive(Clone, Debug)]

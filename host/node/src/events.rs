@@ -87,7 +87,8 @@ pub enum Event {
         rounds: u64,
         /// Mean loss over the held-out rows.
         loss: Option<f64>,
-        /// Share of the held-out rows that the model names right.
+        /// Share of the held-out rows that the model names right; none where the loss has no classes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         accuracy: Option<f64>,
         /// The slowest worker's training time.
         train_s: f64,
@@ -125,8 +126,9 @@ pub enum Event {
         rounds: u64,
         /// Mean loss over the held-out rows.
         loss: Option<f64>,
-        /// Share of the held-out rows that the model names right.
-        accuracy: f64,
+        /// Share of the held-out rows that the model names right; none where the loss has no classes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
+        accuracy: Option<f64>,
     },
     /// A node no longer takes part.
     Dropped {
@@ -166,7 +168,8 @@ pub enum Event {
         model: String,
         /// Final loss over the held-out rows.
         loss: Option<f64>,
-        /// Final accuracy over the held-out rows.
+        /// Final accuracy over the held-out rows; none where the loss has no classes.
+        #[serde(default, skip_serializing_if = "Option::is_none")]
         accuracy: Option<f64>,
     },
 }
@@ -301,7 +304,8 @@ pub fn words(event: &Event) -> String {
             accuracy,
         } => {
             let loss = loss.map_or(String::new(), |loss| format!("  loss {loss:.3}"));
-            format!("after {round}/{rounds} steps{loss}  accuracy {accuracy:.3}")
+            let accuracy = accuracy.map_or(String::new(), |accuracy| format!("  accuracy {accuracy:.3}"));
+            format!("after {round}/{rounds} steps{loss}{accuracy}")
         }
         Event::Received { round, model, files } => format!(
             "received the model of round {round} ({}): {}",

@@ -8,11 +8,13 @@
 mod commands;
 mod consistency;
 mod demo;
+mod derivation;
 mod drafting;
 mod engines;
 mod events;
 mod export;
 mod files;
+mod forms;
 mod keeper;
 mod manager;
 mod process;

@@ -128,7 +128,8 @@ pub(crate) enum Reply {
     },
     Evaluated {
         loss: f64,
-        correct: u64,
+        /// None where the loss has no classes.
+        correct: Option<u64>,
         rows: u64,
         /// What a transform logged.
         log: Vec<String>,

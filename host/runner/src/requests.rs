@@ -106,8 +106,8 @@ pub struct EvaluateRequest {
 pub struct EvaluateReply {
     /// Mean over the rows.
     pub loss: f64,
-    /// Rows that were classified right.
-    pub correct: u64,
+    /// Rows that were classified right; none where the loss has no classes, as in a regression.
+    pub correct: Option<u64>,
     /// Rows.
     pub rows: u64,
     /// The transform's log, as far as the limit lets it.
@@ -117,9 +117,9 @@ pub struct EvaluateReply {
 }
 
 impl EvaluateReply {
-    /// The share of rows that were classified right, 0 to 1.
-    pub fn accuracy(&self) -> f64 {
-        self.correct as f64 / self.rows as f64
+    /// The share of rows that were classified right, 0 to 1; none where there are no classes.
+    pub fn accuracy(&self) -> Option<f64> {
+        self.correct.map(|correct| correct as f64 / self.rows as f64)
     }
 }
 

@@ -70,6 +70,7 @@ fn purpose(port: &Port) -> String {
         PortKind::Statistic(name) => format!("running statistic `{name}`"),
         PortKind::State { slot, param } => format!("optimizer state `{slot}` of parameter `{param}`"),
         PortKind::Anchor(name) => format!("parameter `{name}` as the round began"),
+        PortKind::Mask { .. } => "nothing: the host draws it".to_owned(),
         PortKind::LearningRate | PortKind::Step => "a scalar in the policy's range".to_owned(),
         _ => "nothing: it is an output".to_owned(),
     }

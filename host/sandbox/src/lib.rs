@@ -26,6 +26,7 @@ mod guest;
 mod inspect;
 mod label;
 mod limits;
+mod masks;
 mod module;
 mod nn;
 mod rows;

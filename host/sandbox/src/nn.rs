@@ -18,10 +18,12 @@ use crate::bindings::trainer::wasi::nn::errors::ErrorCode;
 use crate::bindings::trainer::wasi::nn::graph::{ExecutionTarget, GraphEncoding};
 use crate::bindings::trainer::wasi::nn::tensor::TensorType;
 use crate::bindings::trainer::wasi::nn::{errors, graph, inference, tensor};
+use crate::budget::Charge;
 use crate::error::{ModuleErrorKind, Refusal};
 use crate::guest::Guest;
 use crate::label::{GuestTensor, Label, admit, output_label};
-use crate::training::{GraphEntry, Training, port_bytes, wit_dimensions, wit_type};
+use crate::masks::MaskSeed;
+use crate::training::{GraphEntry, Training, is_mask, port_bytes, wit_dimensions, wit_type};
 
 /// An error as a guest holds it.
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
@@ -203,9 +205,15 @@ impl inference::HostGraphExecutionContext for Guest<Training> {
             return self.nn_error(ErrorCode::InvalidArgument, ModuleErrorKind::Argument, message);
         }
         let mut inputs = Vec::with_capacity(graph.inputs.len());
+        // They last as long as the run.
+        let mut charges = Vec::with_capacity(graph.inputs.len());
         let mut rows: BTreeMap<Arc<str>, u64> = BTreeMap::new();
         for port in &graph.inputs {
-            let Some(tensor) = given.remove(&port.name) else {
+            let tensor = given.remove(&port.name);
+            if is_mask(port) && tensor.is_none() {
+                continue;
+            }
+            let Some(tensor) = tensor else {
                 let message = format!("graph `{}`: input `{}` is not given", graph.name, port.name);
                 return self.nn_error(ErrorCode::InvalidArgument, ModuleErrorKind::Argument, message);
             };
@@ -226,11 +234,16 @@ impl inference::HostGraphExecutionContext for Guest<Training> {
                 let fed = rows.entry(Arc::clone(dataset)).or_default();
                 *fed = (*fed).max(seen_dims.first().map_or(0, |&rows| rows as u64));
             }
-            inputs.push((port.name.as_str(), tensor));
+            inputs.push((port.name.as_str(), tensor.tensor));
+            charges.push(tensor._charge);
         }
         if let Some(name) = given.keys().next() {
             let message = format!("graph `{}` has no input `{name}`", graph.name);
             return self.nn_error(ErrorCode::InvalidArgument, ModuleErrorKind::Argument, message);
+        }
+        for (port, mask, charge) in self.masks(&graph)? {
+            inputs.push((port, mask));
+            charges.push(charge);
         }
         let outputs = match self.run(&graph, &inputs)? {
             Ok(outputs) => outputs,
@@ -251,21 +264,39 @@ impl inference::HostGraphExecutionContext for Guest<Training> {
 }
 
 impl Guest<Training> {
+    /// The masks of a run's dropouts with their ports, and what they are charged.
+    fn masks<'g>(&mut self, graph: &'g GraphEntry) -> Result<Vec<(&'g str, Tensor, Arc<Charge>)>, Refusal> {
+        let mut masks = Vec::new();
+        for port in &graph.inputs {
+            let PortKind::Mask { dropout, ratio } = port.kind else {
+                continue;
+            };
+            let charge = self.budget.charge(port_bytes(port)?, "a mask of a dropout")?;
+            let seed = MaskSeed {
+                round: self.world.seed,
+                graph: &graph.name,
+                run: self.world.masked,
+            };
+            masks.push((port.name.as_str(), seed.draw(port, dropout, ratio)?, charge));
+        }
+        self.world.masked += u64::from(!masks.is_empty());
+        Ok(masks)
+    }
+
     /// Runs a graph on inputs that fit; the inner error is the engine's, in words.
     fn run(
         &mut self,
         graph: &GraphEntry,
-        inputs: &[(&str, GuestTensor)],
+        inputs: &[(&str, Tensor)],
     ) -> Result<Result<Vec<(String, GuestTensor)>, String>, Refusal> {
         let mut charges = Vec::with_capacity(graph.outputs.len());
         for port in &graph.outputs {
             charges.push(self.budget.charge(port_bytes(port)?, "an output")?);
         }
         let deadline = self.deadline.left()?.min(self.limits.compute);
-        let tensors: Vec<_> = inputs.iter().map(|(name, held)| (*name, held.tensor.clone())).collect();
         let ran = {
             let mut compiled = graph.compiled.lock().unwrap_or_else(PoisonError::into_inner);
-            compiled.run(&tensors, Some(deadline))
+            compiled.run(inputs, Some(deadline))
         };
         let ran = match ran {
             Ok(outputs) => outputs,

@@ -58,6 +58,8 @@ pub(crate) struct Training {
     pub(crate) seed: u64,
     /// What the update has to hold.
     pub(crate) update: UpdateKind,
+    /// Runs of graphs with masks begun.
+    pub(crate) masked: u64,
     /// Rows that training graphs were fed, by dataset.
     pub(crate) fed: BTreeMap<Arc<str>, u64>,
     /// Parameters and statistics as the round starts.
@@ -127,6 +129,7 @@ impl Training {
             statistics,
             seed,
             update,
+            masked: 0,
             fed: BTreeMap::new(),
             model: Vec::new(),
         }
@@ -173,10 +176,10 @@ impl ports::Host for Guest<Training> {
         let Some(graph) = self.world.graphs.get(&graph) else {
             return Ok(None);
         };
-        let render = |ports: &[Port]| ports.iter().map(wit_port).collect::<Result<Vec<_>, Refusal>>();
+        let given = graph.inputs.iter().filter(|port| !is_mask(port));
         Ok(Some(ports::GraphPorts {
-            inputs: render(&graph.inputs)?,
-            outputs: render(&graph.outputs)?,
+            inputs: given.map(wit_port).collect::<Result<_, Refusal>>()?,
+            outputs: graph.outputs.iter().map(wit_port).collect::<Result<_, Refusal>>()?,
         }))
     }
 
@@ -209,6 +212,11 @@ impl ports::Host for Guest<Training> {
     }
 }
 
+/// Whether the host fills the port itself.
+pub(crate) fn is_mask(port: &Port) -> bool {
+    matches!(port.kind, PortKind::Mask { .. })
+}
+
 /// The port's shape, checked.
 pub(crate) fn port_shape(port: &Port) -> Result<Shape, Refusal> {
     Shape::new(&port.shape)
@@ -235,7 +243,7 @@ fn wit_port(port: &Port) -> Result<ports::Port, Refusal> {
         PortKind::NextParameter(name) => ports::PortKind::NextParameter(name.clone()),
         PortKind::NextStatistic(name) => ports::PortKind::NextStatistic(name.clone()),
         PortKind::NextState { slot, param } => ports::PortKind::NextState(format!("state/{slot}/{param}")),
-        PortKind::Output(_) => ports::PortKind::Other,
+        PortKind::Mask { .. } | PortKind::Output(_) => ports::PortKind::Other,
     };
     let dimensions = wit_dimensions(&port.shape)?;
     Ok(ports::Port {

@@ -18,7 +18,7 @@ cloister_guest::settings! {
             "nan_metric", "odd_metric", "nan_parameters", "diverge", "make_tensor", "made_update", "read_parameter", "read_rows",
             "log_without_end", "rate_out_of_range", "hoard_handles", "hoard_batches", "inflate_rows", "give_up",
             "parameter_as_gradient", "moved_as_gradient", "swap_gradients", "rows_as_gradient", "made_gradient",
-            "gradient_as_parameter", "no_attack_on_gradients", "jump_past_end"
+            "gradient_as_parameter", "no_attack_on_gradients", "jump_past_end", "rows_as_mask", "made_mask"
         ] = "none",
         /// Rows in a batch.
         batch: u32 = 32,
@@ -56,7 +56,16 @@ fn copied(batch: &mut Batch, input: &str) -> Result<Tensor> {
 }
 
 /// Computes `train` with one input put in by hand.
-fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) -> Option<Tensor>) -> Result<()> {
+fn compute_with(settings: &Settings, instead: impl FnMut(&Port, &mut Batch) -> Option<Tensor>) -> Result<()> {
+    compute_beside(settings, instead, |_| Ok(None))
+}
+
+/// As [`compute_with`], and with an input beside those that the host tells of.
+fn compute_beside(
+    settings: &Settings,
+    mut instead: impl FnMut(&Port, &mut Batch) -> Option<Tensor>,
+    beside: impl FnOnce(&mut Batch) -> Result<Option<(String, Tensor)>>,
+) -> Result<()> {
     let graph = Graph::named("train")?;
     let raw = graph::load_by_name("train").and_then(|graph| graph.init_execution_context());
     let raw = raw.map_err(|error| Failure::new(error.data()))?;
@@ -82,6 +91,7 @@ fn compute_with(settings: &Settings, mut instead: impl FnMut(&Port, &mut Batch) 
         };
         inputs.push((port.name.clone(), tensor));
     }
+    inputs.extend(beside(&mut batch)?);
     raw.compute(inputs)
         .map(drop)
         .map_err(|error| Failure::new(error.data()))
@@ -192,6 +202,25 @@ fn attack(round: Round) -> Result<NamedTensors> {
                 let out = graph.run(&mut trained, &batch, &[("learning_rate", 3e38)])?;
                 trained.update(out);
             }
+        }
+        "rows_as_mask" => {
+            compute_beside(
+                &settings,
+                |_, _| None,
+                |batch| Ok(Some(("mask/0".to_owned(), copied(batch, "x")?))),
+            )?;
+        }
+        "made_mask" => {
+            compute_beside(
+                &settings,
+                |_, _| None,
+                |batch| {
+                    let like = copied(batch, "x")?.dimensions();
+                    let count: u32 = like.iter().product();
+                    let made = Tensor::new(&like, TensorType::Fp32, &0_f32.to_le_bytes().repeat(count as usize));
+                    Ok(Some(("mask/0".to_owned(), made)))
+                },
+            )?;
         }
         "make_tensor" => drop(Tensor::new(&[2], TensorType::Fp32, &[0; 8])),
         "made_update" => {

@@ -76,7 +76,9 @@ fn aggregate(
     cloister_rounds::reception::require_finite(&aggregate.model)
         .map_err(|refusal| WorkError::new("the aggregate", refusal))?;
     let mut metrics = work.evaluate(info, &aggregate.model)?;
-    metrics.extend(aggregate.metrics);
+    // How good a model is, is the evaluation's word alone.
+    let said = |name: &str| matches!(name, "loss" | "accuracy");
+    metrics.extend(aggregate.metrics.into_iter().filter(|(name, _)| !said(name)));
     let digest = Layout::model_digest(&aggregate.model).map_err(bad)?;
     Ok(Aggregated {
         model: aggregate.model,

@@ -12,6 +12,7 @@ use crate::fold;
 use crate::ir::{Attributes, Graph, Node, Operator, Value, ValueId};
 use crate::limits::Limits;
 use crate::ops::{self, Forms, Operands, Type};
+use crate::port::DropRatio;
 
 pub(crate) use operations::Piece;
 
@@ -34,7 +35,7 @@ pub(crate) struct Builder {
     folded: usize,
     promised: BTreeSet<String>,
     /// Masks of dropouts with their ratios; `None` where dropouts are left out.
-    masks: Option<Vec<(ValueId, f32)>>,
+    masks: Option<Vec<(ValueId, DropRatio)>>,
 }
 
 type Made = Result<ValueId, GraphError>;
@@ -59,12 +60,12 @@ impl Builder {
     }
 
     /// The masks so far, and the share of elements that each drops.
-    pub(crate) fn masks(&self) -> Vec<(ValueId, f32)> {
+    pub(crate) fn masks(&self) -> Vec<(ValueId, DropRatio)> {
         self.masks.clone().unwrap_or_default()
     }
 
     /// A dropout, with a new input `mask/K` of the value's shape, K counting from 0.
-    pub(crate) fn dropout(&mut self, value: ValueId, ratio: f32) -> Made {
+    pub(crate) fn dropout(&mut self, value: ValueId, ratio: DropRatio) -> Made {
         let Some(count) = self.masks.as_ref().map(Vec::len) else {
             return Ok(value);
         };
@@ -74,7 +75,7 @@ impl Builder {
         let shape = self.shape(value).to_vec();
         let mask = self.input(&format!("mask/{count}"), Dtype::F32, &shape)?;
         self.masks.get_or_insert_default().push((mask, ratio));
-        let attributes = Attributes::none().with("ratio", crate::ir::Attribute::Float(ratio));
+        let attributes = Attributes::none().with("ratio", crate::ir::Attribute::Float(ratio.get()));
         self.node(Operator::Dropout, &[value, mask], attributes)
     }
 

@@ -18,6 +18,7 @@ use crate::document::NamedNode;
 use crate::error::GraphError;
 use crate::ir::{Attributes, Operator, ValueId};
 use crate::ops::{self, Operands};
+use crate::port::DropRatio;
 
 /// A node of a file whose operands are values already.
 #[derive(Debug)]
@@ -170,7 +171,9 @@ fn dropout(builder: &mut Builder, source: &Source<'_>) -> Result<ValueId, GraphE
     if ratio == 0.0 {
         return Ok(value);
     }
-    builder.dropout(value, ratio as f32)
+    let ratio = DropRatio::new(ratio as f32)
+        .ok_or_else(|| builder.error(format!("a dropout ratio of {ratio}, which is 0 or 1 in 32 bits")))?;
+    builder.dropout(value, ratio)
 }
 
 fn reshape(builder: &mut Builder, source: &Source<'_>) -> Result<ValueId, GraphError> {

@@ -171,8 +171,14 @@ pub(super) fn depth_and_space(builder: &mut Builder, source: &Source<'_>) -> Res
         if h % block != 0 || w % block != 0 {
             return Err(unfit(builder));
         }
+        // The mode came with opset 28.
+        let order = match source.text(builder, "mode", "DCR")?.as_str() {
+            "DCR" => [0, 3, 5, 1, 2, 4],
+            "CRD" => [0, 1, 3, 5, 2, 4],
+            other => return Err(builder.error(format!("the mode '{other}' is not supported"))),
+        };
         let apart = builder.reshape(value, &[n, c, h / block, block, w / block, block])?;
-        let turned = builder.transpose(apart, &[0, 3, 5, 1, 2, 4])?;
+        let turned = builder.transpose(apart, &order)?;
         return builder.reshape(turned, &[n, c * block * block, h / block, w / block]);
     }
     if c % (block * block) != 0 {

@@ -3,7 +3,7 @@
 use super::Source;
 use crate::builder::Builder;
 use crate::error::GraphError;
-use crate::ir::{Operator, ValueId};
+use crate::ir::{Attributes, Operator, ValueId};
 use crate::ops;
 
 pub(super) fn windowed(builder: &mut Builder, source: Source<'_>) -> Result<ValueId, GraphError> {
@@ -23,13 +23,10 @@ pub(super) fn windowed(builder: &mut Builder, source: Source<'_>) -> Result<Valu
         return Err(builder.error(format!("a window of {kernel:?} over a value of shape {shape:?}")));
     }
     if operator == Operator::ConvTranspose {
-        let attributes = match attributes.text("auto_pad", "NOTSET").map_err(bad)? {
-            "NOTSET" => super::without(&source, &["auto_pad"]),
-            other => return Err(builder.error(format!("auto_pad '{other}' is not supported; name the pads"))),
-        };
+        let attributes = ops::explicit_transposed_pads(attributes, spatial, &kernel).map_err(bad)?;
         return source.copied(builder, attributes.with_ints("kernel_shape", &kernel));
     }
-    let mut attributes = ops::explicit_pads(operator, attributes, spatial, &kernel).map_err(bad)?;
+    let (mut attributes, added) = ops::explicit_pads(attributes, spatial, &kernel).map_err(bad)?;
     if operator == Operator::MaxPool && attributes.int("storage_order", 0).map_err(bad)? == 0 {
         attributes.0.remove("storage_order");
     }
@@ -43,8 +40,37 @@ pub(super) fn windowed(builder: &mut Builder, source: Source<'_>) -> Result<Valu
             return Err(builder.error("a dilated average pool is not supported"));
         }
         attributes.0.remove("dilations");
+        let counts_padding = attributes.int("count_include_pad", 0).map_err(bad)? != 0;
+        if counts_padding && added.iter().any(|&one| one != 0) {
+            return partly_counted(builder, &source, attributes, &added);
+        }
     } else {
         attributes = attributes.with_ints("kernel_shape", &kernel);
     }
     source.copied(builder, attributes)
+}
+
+/// An average that counts its padding, but not what `ceil_mode` has `added` behind: the padding becomes zeros that are averaged like any
+/// other value, and what was added stays padding that is not counted.
+fn partly_counted(
+    builder: &mut Builder,
+    source: &Source<'_>,
+    attributes: Attributes,
+    added: &[usize],
+) -> Result<ValueId, GraphError> {
+    let value = source.operand(builder, 0)?;
+    let pads = attributes.ints("pads").map_err(|problem| builder.error(problem))?;
+    let pads: Vec<usize> = pads.unwrap_or_default().iter().map(|&pad| pad as usize).collect();
+    let (before, after) = pads.split_at(added.len());
+    let behind: Vec<usize> = after.iter().zip(added).map(|(all, added)| all - added).collect();
+    let ground = builder.pad(
+        value,
+        &[&[0, 0], before].concat(),
+        &[&[0, 0], &behind[..]].concat(),
+        0.0,
+    )?;
+    let attributes = attributes
+        .with_int("count_include_pad", 0)
+        .with_ints("pads", &[&vec![0; added.len()], added].concat());
+    builder.node(Operator::AveragePool, &[ground], attributes)
 }

@@ -189,6 +189,12 @@ fn read_node(field: &Field<'_>, limits: &Limits, index: usize) -> Result<NamedNo
             "export a model without branches and loops",
         ));
     }
+    if matches!(place.operator.as_str(), "GRU" | "LSTM" | "RNN") {
+        return Err(refused(
+            format!("a recurrent cell at {place}"),
+            "write its steps out one after another in the model (as matrix products, Sigmoid and Tanh), then export it",
+        ));
+    }
     let Some(operator) = Operator::from_name(&place.operator) else {
         return Err(GraphError::UnsupportedOperator { place });
     };

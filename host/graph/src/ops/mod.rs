@@ -25,7 +25,7 @@ pub(crate) use normalization::STATISTICS;
 pub(crate) use reduction::reduced_axes;
 pub(crate) use shaping::{flattened, reshaped, squeezed, unsqueezed};
 pub(crate) use weight_gradient::isolated;
-pub(crate) use window::explicit_pads;
+pub(crate) use window::{explicit_pads, explicit_transposed_pads};
 
 use cloister_tensor::Dtype;
 

@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 use super::bounds::sizes;
 use crate::builder::{Builder, Piece};
 use crate::error::GraphError;
-use crate::ir::{Attribute, Attributes, Operator, ValueId};
+use crate::ir::{Attribute, Attributes, ValueId};
 
 /// Largest kernel, stride, dilation or padding along an axis.
 pub(super) const MOST: usize = 1 << 16;
@@ -238,13 +238,13 @@ pub(crate) fn interleave_zeros(
     builder.reshape(padded, &shape)
 }
 
-/// Brings `auto_pad` and `ceil_mode` into explicit pads, so that rules and engines see one form only.
+/// Brings `auto_pad` and `ceil_mode` into explicit pads, so that rules and engines see one form only. Beside it, how much of the pads
+/// behind is there for `ceil_mode` alone.
 pub(crate) fn explicit_pads(
-    operator: Operator,
     mut attributes: Attributes,
     spatial: &[usize],
     kernel: &[usize],
-) -> Result<Attributes, String> {
+) -> Result<(Attributes, Vec<usize>), String> {
     let automatic = attributes.text("auto_pad", "NOTSET")?.to_owned();
     attributes.0.remove("auto_pad");
     let rank = spatial.len();
@@ -273,12 +273,12 @@ pub(crate) fn explicit_pads(
         }
         other => return Err(format!("auto_pad '{other}' is not supported")),
     }
+    let mut added = vec![0; rank];
     let round_up = attributes.int("ceil_mode", 0)? != 0;
     attributes.0.remove("ceil_mode");
     if round_up {
         let mut window = Window::of(&attributes, kernel)?;
         window.count(spatial)?;
-        let mut longer = false;
         for (axis, &size) in spatial.iter().enumerate() {
             let stride = window.strides[axis];
             let padded = size + window.before[axis] + window.after[axis];
@@ -286,12 +286,9 @@ pub(crate) fn explicit_pads(
             let next_start = padded - window.reach(axis) - rest + stride;
             // As PyTorch has it: a window that would start in the padding behind does not count.
             if rest != 0 && next_start < size + window.before[axis] {
+                added[axis] = stride - rest;
                 window.after[axis] += stride - rest;
-                longer = true;
             }
-        }
-        if longer && operator != Operator::MaxPool {
-            return Err("ceil_mode is supported for max pooling only, where the size does not divide".to_owned());
         }
         attributes = attributes.with(
             "pads",
@@ -305,5 +302,52 @@ pub(crate) fn explicit_pads(
             ),
         );
     }
-    Ok(attributes)
+    Ok((attributes, added))
+}
+
+/// Brings `auto_pad` of a transposed convolution into explicit pads: `SAME` makes each axis as long as the operand's times the stride.
+/// A kernel that is shorter than the stride is made up for by padding of the output.
+pub(crate) fn explicit_transposed_pads(
+    mut attributes: Attributes,
+    spatial: &[usize],
+    kernel: &[usize],
+) -> Result<Attributes, String> {
+    let automatic = attributes.text("auto_pad", "NOTSET")?.to_owned();
+    attributes.0.remove("auto_pad");
+    let upper = match automatic.as_str() {
+        "NOTSET" => return Ok(attributes),
+        "VALID" => {
+            attributes.0.remove("pads");
+            return Ok(attributes);
+        }
+        "SAME_UPPER" => true,
+        "SAME_LOWER" => false,
+        other => return Err(format!("auto_pad '{other}' is not supported")),
+    };
+    attributes.0.remove("pads");
+    let rank = spatial.len();
+    if kernel.len() != rank {
+        return Err(format!("a kernel of {kernel:?} over {rank} spatial axes"));
+    }
+    let window = Window::of(&attributes, kernel)?;
+    let mut extra = match attributes.ints("output_padding")? {
+        Some(values) => sizes(values, "output_padding", MOST)?,
+        None => vec![0; rank],
+    };
+    if extra.len() != rank {
+        return Err(format!("output_padding {extra:?}"));
+    }
+    let (mut before, mut after) = (Vec::new(), Vec::new());
+    for (axis, extra) in extra.iter_mut().enumerate() {
+        // The operand's length times the stride is wanted; all but the last position take a stride each already.
+        let (last, wanted) = (window.reach(axis) + *extra, window.strides[axis]);
+        let total = last.saturating_sub(wanted);
+        *extra += wanted.saturating_sub(last);
+        let (small, large) = (total / 2, total - total / 2);
+        before.push(if upper { small } else { large });
+        after.push(if upper { large } else { small });
+    }
+    Ok(attributes
+        .with_ints("pads", &[before, after].concat())
+        .with_ints("output_padding", &extra))
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cloister_tensor::{Dtype, Tensor};
 
 use super::interpreter::{Array, run};
+use super::zoo::onnx_file::Model as File;
 use super::{model, numbers, parameter};
 use crate::builder::{Builder, Piece};
 use crate::ir::{Attribute, Attributes, Operator as O, ValueId};
@@ -182,17 +183,13 @@ fn a_parameter_used_twice() {
 
 #[test]
 fn powers_clipping_and_choice() {
-    check(
-        &through(|builder| {
-            let p = parameter(builder, "p", &[2, 3], 5);
-            let p = builder.mul(p, p).unwrap();
-            let exponent = builder
-                .constant(Tensor::from_f32(&[3], vec![2.0, 3.0, 0.5]).unwrap())
-                .unwrap();
-            builder.binary(O::Pow, p, exponent).unwrap()
-        }),
-        2,
-    );
+    let powers = File::new(17)
+        .parameter("p", &[2, 3])
+        .node("Mul", &["p", "p"], &["square"], &[])
+        .floats("exponents", &[3], &[2.0, 3.0, 0.5])
+        .node("Pow", &["square", "exponents"], &["power"], &[])
+        .finish("power", 6);
+    check(&powers, 2);
     check(
         &through(|builder| {
             let p = parameter(builder, "p", &[2, 3], 5);

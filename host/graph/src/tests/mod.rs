@@ -5,8 +5,11 @@ mod gradients;
 mod hostile;
 mod interpreter;
 mod models;
+mod opsets;
+mod reach;
 mod stable;
 mod training;
+mod windows;
 mod zoo;
 
 use cloister_tensor::Dtype;

@@ -8,7 +8,7 @@ use super::gradients::feeds;
 use super::interpreter::{Array, run};
 use super::{model, parameter};
 use crate::ir::{Attributes, Operator as O};
-use crate::{EngineGraph, Loss, Model, Optimizer, PortKind, TrainOptions, samples, train};
+use crate::{DropRatio, EngineGraph, Loss, Model, Optimizer, PortKind, TrainOptions, samples, train};
 
 fn close(seen: f64, wanted: f64) {
     assert!(
@@ -369,7 +369,10 @@ fn dropout_takes_its_mask_and_scales_what_stays() {
     assert_eq!(graphs.training.metadata()["cloister.dropout"], "0.25");
     let names: Vec<&str> = graphs.training.inputs().iter().map(|port| port.name.as_str()).collect();
     assert_eq!(names, ["x", "mask/0", "labels", "w"]);
-    assert_eq!(graphs.training.inputs()[1].kind, PortKind::Data("mask/0".to_owned()));
+    let ratio = DropRatio::new(0.25).unwrap();
+    assert_eq!(graphs.training.inputs()[1].kind, PortKind::Mask { dropout: 0, ratio });
+    let again = EngineGraph::load(graphs.training.bytes()).unwrap();
+    assert_eq!(again.inputs(), graphs.training.inputs());
     assert!(graphs.evaluation.inputs().iter().all(|port| port.name != "mask/0"));
     let mut values = feeds(&graphs.training, &model, 2);
     let logits = run(&graphs.evaluation, &values)["y"].values.clone();

@@ -90,6 +90,11 @@ pub struct Model {
 
 impl Model {
     pub fn new(opset: i64) -> Self {
+        Self::of(opset, &[2, 1])
+    }
+
+    /// A model whose data input has other dimensions.
+    pub fn of(opset: i64, dims: &[i64]) -> Self {
         let mut model = Self {
             opset,
             nodes: Vec::new(),
@@ -97,7 +102,7 @@ impl Model {
             inputs: Vec::new(),
             seed: 5,
         };
-        model.input("x", F32, &[2, 1]);
+        model.input("x", F32, dims);
         model
     }
 
@@ -118,6 +123,12 @@ impl Model {
         self.seed += 1;
         let values = numbers(count, self.seed);
         self.initializers.push(tensor(name, F32, dims, floats(&values)));
+        self
+    }
+
+    /// An initializer of these values, which may be a parameter or not.
+    pub fn initializer(&mut self, name: &str, dims: &[i64], values: &[f32]) -> &mut Self {
+        self.initializers.push(tensor(name, F32, dims, floats(values)));
         self
     }
 
@@ -180,6 +191,11 @@ impl Model {
         self.node("Tanh", &["rows"], &["bent"], &[]);
         self.floats("mix", &[count as i64, 2], &numbers(count * 2, 77));
         self.node("MatMul", &["bent", "mix"], &["logits"], &[]);
+        self.written("logits")
+    }
+
+    /// The file with this output.
+    pub fn written(&self, output: &str) -> Vec<u8> {
         let mut graph = Message::default();
         for node in &self.nodes {
             graph = graph.message(1, node);
@@ -191,7 +207,7 @@ impl Model {
         for one in &self.inputs {
             graph = graph.message(11, one);
         }
-        graph = graph.message(12, &Message::default().bytes(1, b"logits"));
+        graph = graph.message(12, &Message::default().bytes(1, output.as_bytes()));
         let opset = Message::default().bytes(1, b"").int(2, self.opset);
         Message::default().int(1, 8).message(7, &graph).message(8, &opset).0
     }

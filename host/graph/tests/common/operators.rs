@@ -251,6 +251,10 @@ fn rearrangements(all: &mut Vec<Named>) {
     model.parameter("p", &[1, 1, 4, 4]);
     model.node("SpaceToDepth", &["p"], &["y"], &[I("blocksize", 2)]);
     all.push(("SpaceToDepth".into(), model.finish("y", 16)));
+    let mut model = Model::new(28);
+    model.parameter("p", &[1, 2, 2, 4]);
+    model.node("SpaceToDepth", &["p"], &["y"], &[I("blocksize", 2), S("mode", "CRD")]);
+    all.push(("SpaceToDepth by channels first".into(), model.finish("y", 16)));
     let mut model = Model::new(18);
     model
         .parameter("p", &[2, 3])

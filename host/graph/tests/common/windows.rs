@@ -101,8 +101,8 @@ pub(super) fn convolutions(all: &mut Vec<Named>) {
 }
 
 pub(super) fn transposed_convolutions(all: &mut Vec<Named>) {
-    use A::{I, L};
-    let cases: [Case<'_>; 4] = [
+    use A::{I, L, S};
+    let cases: [Case<'_>; 7] = [
         ("plain", &[1, 2, 3, 3], &[2, 3, 3, 3], 75, vec![]),
         (
             "with stride and output padding",
@@ -129,6 +129,27 @@ pub(super) fn transposed_convolutions(all: &mut Vec<Named>) {
             2 * 4 * 4,
             vec![L("dilations", &[2, 2]), L("pads", &[1, 0, 0, 1])],
         ),
+        (
+            "padded to the stride, more behind",
+            &[1, 1, 3, 2],
+            &[1, 1, 3, 4],
+            6 * 6,
+            vec![L("strides", &[2, 3]), S("auto_pad", "SAME_UPPER")],
+        ),
+        (
+            "padded to the stride, more before",
+            &[1, 2, 3, 2],
+            &[2, 1, 1, 4],
+            9 * 2,
+            vec![L("strides", &[3, 1]), S("auto_pad", "SAME_LOWER")],
+        ),
+        (
+            "valid",
+            &[1, 1, 2, 2],
+            &[1, 1, 2, 2],
+            9,
+            vec![L("pads", &[0, 0, 0, 0]), S("auto_pad", "VALID")],
+        ),
     ];
     for (name, value, kernel, count, attributes) in cases {
         let mut model = Model::new(17);
@@ -143,13 +164,38 @@ pub(super) fn transposed_convolutions(all: &mut Vec<Named>) {
 }
 
 pub(super) fn pools(all: &mut Vec<Named>) {
-    use A::L;
+    use A::{I, L};
     for (operator, pads, count) in [("AveragePool", [0, 0, 0, 0], 8), ("MaxPool", [1, 1, 1, 1], 18)] {
         let mut model = Model::new(17);
         model.parameter("image", &[1, 2, 5, 5]);
         let attributes = [L("kernel_shape", &[3, 3]), L("strides", &[2, 2]), L("pads", &pads)];
         model.node(operator, &["image"], &["y"], &attributes);
         all.push((format!("{operator} {pads:?}"), model.finish("y", count)));
+    }
+    // Sizes that strides don't divide, rounded up: the last windows reach beyond the ground, and beyond padding that counts.
+    let rounded: [(&str, [i64; 4], i64, usize); 4] = [
+        ("AveragePool", [0, 0, 0, 0], 0, 18),
+        ("AveragePool", [1, 1, 1, 1], 0, 32),
+        ("AveragePool", [1, 1, 1, 1], 1, 32),
+        ("MaxPool", [0, 0, 0, 0], 0, 18),
+    ];
+    for (operator, pads, counted, count) in rounded {
+        let mut model = Model::new(17);
+        model.parameter("image", &[1, 2, 6, 6]);
+        let mut attributes = vec![
+            L("kernel_shape", &[3, 3]),
+            L("strides", &[2, 2]),
+            L("pads", &pads),
+            I("ceil_mode", 1),
+        ];
+        if operator == "AveragePool" {
+            attributes.push(I("count_include_pad", counted));
+        }
+        model.node(operator, &["image"], &["y"], &attributes);
+        all.push((
+            format!("{operator} {pads:?} rounded up, counted {counted}"),
+            model.finish("y", count),
+        ));
     }
     for operator in ["GlobalAveragePool", "GlobalMaxPool"] {
         let mut model = Model::new(17);

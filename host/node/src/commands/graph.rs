@@ -1,16 +1,16 @@
 //! `cloister graph`: make, show and run training graphs.
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use clap::{Args, Subcommand, ValueEnum};
-use cloister_graph::{ConvLayer, GraphError, Limits, Loss, Model, Optimizer, TrainOptions, WeightGradient, train};
+use clap::{Args, Subcommand};
+use cloister_graph::{GraphError, Limits, Model, TrainOptions, train};
 use miette::Report;
 
 use super::graph_run::{self, GraphRunArgs};
 use super::graph_sample::{self, SampleArgs};
 use super::graph_show::{self, ShowArgs};
 use super::graph_tune::{self, TuneArgs};
+use crate::derivation::{Derivation, OptimizerName};
 use crate::files;
 use crate::ui::{Exit, Ui, failed};
 
@@ -46,64 +46,11 @@ pub fn run(args: GraphArgs, out: &mut Ui) -> Result<Exit, Report> {
     }
 }
 
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum OptimizerName {
-    /// p - lr * g
-    Sgd,
-    /// SGD with momentum, as in PyTorch (dampening 0)
-    Momentum,
-    /// Momentum that looks ahead, as in PyTorch
-    Nesterov,
-    /// Adam with bias correction, as in PyTorch
-    Adam,
-    /// Adam with weight decay apart from its moments, as in PyTorch
-    Adamw,
-    /// None: gradients are the outputs
-    None,
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub(super) enum LossName {
-    /// Cross entropy of the softmax of logits [N, C] and labels i64 [N], the mean over the rows
-    SoftmaxCrossEntropy,
-    /// The same with a share of each class as labels, f32 [N, C]
-    SoftCrossEntropy,
-    /// Mean squared difference of the output [N, ...] and labels f32 of the same shape
-    MeanSquaredError,
-    /// Cross entropy of the sigmoid of logits [N, ...] and labels f32 of the same shape, 0 to 1; the mean over all elements
-    BinaryCrossEntropy,
-}
-
-impl LossName {
-    pub(super) const fn loss(self) -> Loss {
-        match self {
-            Self::SoftmaxCrossEntropy => Loss::SoftmaxCrossEntropy,
-            Self::SoftCrossEntropy => Loss::SoftCrossEntropy,
-            Self::MeanSquaredError => Loss::MeanSquaredError,
-            Self::BinaryCrossEntropy => Loss::BinaryCrossEntropy,
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-enum ConvGradient {
-    /// By a rule: gemm for 1x1 kernels, else spatial
-    Auto,
-    /// As a convolution with batch and channels swapped
-    Conv,
-    /// As a matrix product
-    Gemm,
-    /// As a convolution with the channels as one more spatial axis
-    Spatial,
-    /// As a convolution with the channels laid along the last spatial axis
-    Interleaved,
-}
-
 /// Differentiate a forward model and append the optimizer: a step of training as one graph.
 ///
 /// The training graph maps parameters, a batch and the optimizer's state to the loss and to the next parameters and state, so
 /// that one inference call is one step. It uses standard ONNX operators only (opset 17). Its inputs are the model's own, `labels`
-/// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout, every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
+/// (i64 [N], or f32 as the loss wants them), a mask `mask/K` for each dropout (which the host draws in a federation), every parameter and running statistic under its own name, and with an optimizer `learning_rate` (f32 [1]), `step`
 /// (i64 [1], from 1) and `state/SLOT/PARAM` (zeros at first), with `--proximal` also `anchor/PARAM`. Its outputs are `loss` (f32 [1]), `next/PARAM`,
 /// `next/state/SLOT/PARAM`, `next/STATISTIC`, and `grad/PARAM` with `--gradients` or without an optimizer.
 /// The same model, options and file of forms give the same bytes.
@@ -125,67 +72,20 @@ or with its newer exporter: torch.onnx.export(model, (x,), 'model.onnx', dynamo=
   training=torch.onnx.TrainingMode.TRAINING, input_names=['x'], output_names=['logits'],
   dynamic_shapes=({0: torch.export.Dim('N')},))")]
 struct TrainArgs {
-    /// Forward model (ONNX, opset 13 to 24, one file; first dimension of its inputs open)
+    /// Forward model (ONNX, opset 13 to 28, one file; first dimension of its inputs open)
     #[arg(value_name = "MODEL.onnx")]
     model: PathBuf,
-    /// Loss
-    #[arg(long, value_enum, default_value_t = LossName::SoftmaxCrossEntropy)]
-    loss: LossName,
     /// Optimizer that becomes part of the graph
     #[arg(long, value_enum)]
     optimizer: OptimizerName,
     /// Rows of a batch; the graph is fixed to it
     #[arg(long, value_name = "N")]
     batch: usize,
-    /// Share of the momentum buffer that is kept (momentum, nesterov); by default 0.9
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    momentum: Option<f64>,
-    /// Share of the first moment that is kept (adam, adamw); by default 0.9
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    beta1: Option<f64>,
-    /// Share of the second moment that is kept (adam, adamw); by default 0.999
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    beta2: Option<f64>,
-    /// Added to the denominator (adam, adamw); by default 1e-8
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    epsilon: Option<f64>,
-    /// L2: this times the parameter is added to its gradient; with adamw this times the learning rate is the share that decays
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    weight_decay: f64,
-    /// L2 in the loss: half of this times the sum of the squares of the parameters is added to it. Goes with --optimizer none, too
-    #[arg(long, value_name = "X", default_value_t = 0.0, allow_negative_numbers = true)]
-    l2: f64,
-    /// Parameter without weight decay and L2; a beginning followed by * names several. May be repeated
-    #[arg(long, value_name = "NAME")]
-    no_decay: Vec<String>,
-    /// No weight decay and no L2 for the scales and shifts of normalisation layers (batch, layer, group, instance, root mean square)
-    #[arg(long)]
-    no_decay_norm: bool,
-    /// Scale all gradients down together to this L2 norm at most, before weight decay
-    #[arg(long, value_name = "X", allow_negative_numbers = true)]
-    clip_norm: Option<f64>,
-    /// FedProx: this times a parameter's distance from its value at the start of the round is added to its gradient. The graph
-    /// takes those values as anchor/NAME
-    #[arg(long, value_name = "MU", default_value_t = 0.0, allow_negative_numbers = true)]
-    proximal: f64,
-    /// Leave dropouts out instead of taking their masks as inputs
-    #[arg(long)]
-    no_dropout: bool,
-    /// Parameter that is not trained; a beginning followed by * names several. May be repeated
-    #[arg(long, value_name = "NAME")]
-    freeze: Vec<String>,
+    #[command(flatten)]
+    derivation: Derivation,
     /// Give gradients besides the next parameters
     #[arg(long)]
     gradients: bool,
-    /// Output that the loss is of, for models with several
-    #[arg(long, value_name = "NAME")]
-    logits: Option<String>,
-    /// Form of the gradients of convolution weights
-    #[arg(long, value_enum, default_value_t = ConvGradient::Auto)]
-    conv_gradient: ConvGradient,
-    /// Forms chosen for single layers by `cloister graph tune`; layers that are not in the file take --conv-gradient
-    #[arg(long, value_name = "FORMS.toml")]
-    forms: Option<PathBuf>,
     /// Where the training graph is written
     #[arg(short = 'o', long = "out", value_name = "OUT.onnx")]
     out: PathBuf,
@@ -195,80 +95,18 @@ struct TrainArgs {
 }
 
 impl TrainArgs {
-    /// Refuses a constant that the optimizer does not have: it would be left out in silence.
-    fn constants(&self) -> Result<(), Report> {
-        let (with_momentum, with_moments) = (
-            matches!(self.optimizer, OptimizerName::Momentum | OptimizerName::Nesterov),
-            matches!(self.optimizer, OptimizerName::Adam | OptimizerName::Adamw),
-        );
-        let constants = [
-            ("--momentum", self.momentum, with_momentum, "momentum or nesterov"),
-            ("--beta1", self.beta1, with_moments, "adam or adamw"),
-            ("--beta2", self.beta2, with_moments, "adam or adamw"),
-            ("--epsilon", self.epsilon, with_moments, "adam or adamw"),
-        ];
-        match constants.into_iter().find(|(_, given, has, _)| given.is_some() && !has) {
-            None => Ok(()),
-            Some((name, _, _, wanted)) => Err(failed(
-                Exit::Usage,
-                format!("{name} goes with --optimizer {wanted}"),
-                Some("leave it out or choose one of these".into()),
-            )),
-        }
-    }
-
-    fn options(&self, weight_gradients: BTreeMap<ConvLayer, WeightGradient>) -> TrainOptions {
-        let optimizer = match self.optimizer {
-            OptimizerName::None => Optimizer::None,
-            OptimizerName::Sgd => Optimizer::Sgd,
-            OptimizerName::Momentum => Optimizer::Momentum {
-                momentum: self.momentum.unwrap_or(0.9),
-            },
-            OptimizerName::Nesterov => Optimizer::Nesterov {
-                momentum: self.momentum.unwrap_or(0.9),
-            },
-            OptimizerName::Adam => Optimizer::Adam {
-                beta1: self.beta1.unwrap_or(0.9),
-                beta2: self.beta2.unwrap_or(0.999),
-                epsilon: self.epsilon.unwrap_or(1e-8),
-            },
-            OptimizerName::Adamw => Optimizer::AdamW {
-                beta1: self.beta1.unwrap_or(0.9),
-                beta2: self.beta2.unwrap_or(0.999),
-                epsilon: self.epsilon.unwrap_or(1e-8),
-            },
-        };
-        TrainOptions {
-            loss: self.loss.loss(),
-            optimizer,
-            batch: self.batch,
-            weight_decay: self.weight_decay,
-            l2: self.l2,
-            no_decay: self.no_decay.clone(),
-            decay_norms: !self.no_decay_norm,
-            clip_norm: self.clip_norm,
-            proximal: self.proximal,
-            dropout: !self.no_dropout,
-            freeze: self.freeze.clone(),
-            gradients: self.gradients,
-            logits: self.logits.clone(),
-            weight_gradient: match self.conv_gradient {
-                ConvGradient::Auto => WeightGradient::Auto,
-                ConvGradient::Conv => WeightGradient::Conv,
-                ConvGradient::Gemm => WeightGradient::Gemm,
-                ConvGradient::Spatial => WeightGradient::Spatial { parts: 1 },
-                ConvGradient::Interleaved => WeightGradient::Interleaved,
-            },
-            weight_gradients,
-        }
+    fn options(&self) -> Result<TrainOptions, Report> {
+        let mut options = self.derivation.options(self.optimizer, self.batch)?;
+        options.gradients = self.gradients;
+        Ok(options)
     }
 }
 
 fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
-    args.constants()?;
+    let options = args.options()?;
     let file = read(&args.model)?;
     let inputs = || {
-        [Some(args.model.as_path()), args.forms.as_deref()]
+        [Some(args.model.as_path()), args.derivation.forms.as_deref()]
             .into_iter()
             .flatten()
     };
@@ -299,8 +137,7 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
             Some("initialise the model anew and export it again".into()),
         ));
     }
-    let forms = args.forms.as_deref().map(graph_tune::read_forms).transpose()?;
-    let graphs = train(&model, &args.options(forms.unwrap_or_default())).map_err(about)?;
+    let graphs = train(&model, &options).map_err(about)?;
     files::write(&args.out, graphs.training.bytes())?;
     out.note(format_args!(
         "training graph    {}  sha256 {}",

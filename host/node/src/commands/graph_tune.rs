@@ -1,10 +1,9 @@
 //! `cloister graph tune`: which form of each convolution's weight gradient is fastest here, by measurement; and the file that
 //! holds the choice.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use clap::Args;
@@ -12,17 +11,14 @@ use cloister_engine::{Backend, CompileOptions, Compiled};
 use cloister_graph::{ConvLayer, Limits, Model, Optimizer, TrainOptions, WeightGradient, tuning};
 use cloister_tensor::Tensor;
 use miette::Report;
-use serde::Deserialize;
 
-use super::graph::{LossName, read, refused};
+use super::graph::{read, refused};
 use super::graph_run::{BackendName, choose_backend};
+use crate::derivation::LossName;
 use crate::files;
-use crate::ui::{Exit, Ui, fail, failed};
+use crate::forms;
+use crate::ui::{Exit, Ui, fail};
 
-/// Version of the file.
-const VERSION: u32 = 1;
-/// Most bytes of the file.
-const MAX_BYTES: u64 = 1 << 20;
 /// A form this many times as slow as the best one so far is not run again.
 const HOPELESS: f64 = 3.0;
 /// A form has to be faster than the rule's by this factor to be chosen: less is noise.
@@ -32,7 +28,7 @@ const CLEARLY: f64 = 0.97;
 ///
 /// The gradient of a convolution's weight can be computed in several forms that give the same numbers within rounding; which is
 /// fastest depends on the layer, the engine and the processor. This runs every form of every kind of layer that the model has,
-/// alone and in turn, and writes the fastest into FORMS.toml, for `cloister graph train --forms FORMS.toml`. From there on nothing is
+/// alone and in turn, and writes the fastest into FORMS.toml, for `cloister graph train --forms FORMS.toml` and `cloister policy draft --forms FORMS.toml`. From there on nothing is
 /// measured: the same model, options and file give the same graph, byte by byte. Without a file a rule decides.
 /// Best on the kind of machine that will train, with the number of threads that its node has, and nothing else running.
 #[derive(Args, Debug)]
@@ -48,7 +44,7 @@ pub(super) struct TuneArgs {
     #[arg(long, value_name = "N")]
     batch: usize,
     /// Loss, as for `graph train`
-    #[arg(long, value_enum, default_value_t = LossName::SoftmaxCrossEntropy)]
+    #[arg(long, value_enum, default_value_t)]
     loss: LossName,
     /// Output that the loss is of, for models with several
     #[arg(long, value_name = "NAME")]
@@ -91,14 +87,15 @@ pub(super) fn run(args: &TuneArgs, out: &mut Ui) -> Result<Exit, Report> {
     ));
     let mut text = format!(
         "# Forms of the gradients of convolution weights, by `cloister graph tune` on {} with {} threads.\n\
-         # For `cloister graph train --forms`. Times are the least of {} runs, in milliseconds.\nversion = {VERSION}\n\n\
+         # For `cloister graph train --forms`. Times are the least of {} runs, in milliseconds.\nversion = {}\n\n\
          [weight_gradients]\n",
         backend.name(),
         args.threads.map_or_else(
             || "the engine's own number of".to_owned(),
             |threads| threads.to_string()
         ),
-        args.runs
+        args.runs,
+        forms::VERSION
     );
     for (at, layer) in layers.iter().enumerate() {
         let times = measure(backend.as_ref(), &compile, layer, args.runs)?;
@@ -197,94 +194,4 @@ fn fastest(times: &[(WeightGradient, Duration)]) -> Option<(WeightGradient, Dura
     } else {
         *first
     })
-}
-
-#[derive(Deserialize)]
-#[serde(deny_unknown_fields)]
-struct Forms {
-    version: u32,
-    weight_gradients: BTreeMap<String, String>,
-}
-
-/// Reads a choice that [`run`] has written, or a person.
-pub(super) fn read_forms(path: &Path) -> Result<BTreeMap<ConvLayer, WeightGradient>, Report> {
-    let bytes = files::read(path, MAX_BYTES)?;
-    parse_forms(&bytes).map_err(|problem| {
-        failed(
-            Exit::Usage,
-            format!("{}: {problem}", path.display()),
-            Some("`cloister graph tune` writes such a file".into()),
-        )
-    })
-}
-
-fn parse_forms(bytes: &[u8]) -> Result<BTreeMap<ConvLayer, WeightGradient>, String> {
-    let text = std::str::from_utf8(bytes).map_err(|error| error.to_string())?;
-    let forms: Forms = toml::from_str(text).map_err(|error| error.to_string())?;
-    if forms.version != VERSION {
-        return Err(format!("version {}, {VERSION} is wanted", forms.version));
-    }
-    let mut chosen = BTreeMap::new();
-    for (layer, form) in forms.weight_gradients {
-        let layer: ConvLayer = layer.parse()?;
-        let form: WeightGradient = form.parse().map_err(|problem| format!("{layer}: {problem}"))?;
-        if !layer.takes(form) {
-            return Err(format!("{layer}: such a layer can't take the form {form}"));
-        }
-        chosen.insert(layer, form);
-    }
-    Ok(chosen)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LAYER: &str = "8x3x6x6 kernel 4x3x3x3 strides 1x1 dilations 1x1 pads 1x1x1x1 groups 1";
-
-    #[test]
-    fn a_choice_reads_back_and_what_no_layer_can_take_is_refused() {
-        let file = |line: &str| format!("version = 1\n[weight_gradients]\n{line}\n");
-        let chosen = parse_forms(file(&format!("\"{LAYER}\" = \"spatial/4\"")).as_bytes()).unwrap();
-        let (layer, form) = chosen.first_key_value().unwrap();
-        assert_eq!(
-            (layer.to_string().as_str(), *form),
-            (LAYER, WeightGradient::Spatial { parts: 4 })
-        );
-        for (line, said) in [
-            (format!("\"{LAYER}\" = \"spatial/3\""), "can't take the form spatial/3"),
-            (format!("\"{LAYER}\" = \"fast\""), "interleaved is wanted"),
-            (format!("\"{LAYER} \" = \"conv\""), "is no layer"),
-            ("\"8x3x6x6 kernel 4x2x3x3\" = \"conv\"".to_owned(), "is no layer"),
-            (
-                format!(
-                    "\"{}\" = \"conv\"",
-                    LAYER.replace("8x3x6x6", "8x3x99999999999999999999x6")
-                ),
-                "is no layer",
-            ),
-            (
-                format!("\"{}\" = \"conv\"", LAYER.replace("4x3x3x3", "4x2x3x3")),
-                "is no layer",
-            ),
-        ] {
-            let problem = parse_forms(file(&line).as_bytes()).unwrap_err();
-            assert!(problem.contains(said), "{problem}");
-        }
-        assert!(
-            parse_forms(b"version = 2\n[weight_gradients]\n")
-                .unwrap_err()
-                .contains("version 2")
-        );
-        assert!(parse_forms(b"version = 1\nmore = 1\n[weight_gradients]\n").is_err());
-    }
-
-    #[test]
-    fn the_rule_stands_unless_another_form_is_clearly_faster() {
-        let ms = Duration::from_millis;
-        let (rule, other) = (WeightGradient::Spatial { parts: 1 }, WeightGradient::Conv);
-        assert_eq!(fastest(&[(rule, ms(100)), (other, ms(99))]), Some((rule, ms(100))));
-        assert_eq!(fastest(&[(rule, ms(100)), (other, ms(90))]), Some((other, ms(90))));
-        assert_eq!(fastest(&[]), None);
-    }
 }

@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use clap::{Args, value_parser};
-use cloister_graph::{Limits, Model, TrainOptions};
+use cloister_graph::{Limits, Model};
 use cloister_policy::agreement::{Graph, Module};
 use cloister_policy::{ModuleRole, Scalar};
 use cloister_tensor::Digest;
@@ -11,7 +11,8 @@ use cloister_tensor::Digest;
 use super::graph;
 use super::policy_draft::{each, parse, split};
 use crate::consistency::BATCH;
-use crate::drafting::{OptimizerName, Parties, Recipe, make_graphs};
+use crate::derivation::{Derivation, OptimizerName};
+use crate::drafting::{Parties, Recipe, make_graphs};
 use crate::files::{self, digest_of};
 use crate::ui::{Exit, Ui, failed};
 
@@ -20,8 +21,8 @@ use crate::ui::{Exit, Ui, failed};
 #[command(next_help_heading = "Graphs and weights")]
 pub(super) struct GraphsArgs {
     /// A forward model: `train`, `evaluate` and the initial weights are made from it, and graphs such as `train@23` for the
-    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true). Dropouts are left
-    /// out: their masks would have to come from a module (`cloister graph train` makes graphs that take them).
+    /// last batches that the datasets' rows leave (none for training where a trainer has drop_last = true). What dropouts leave
+    /// out is drawn by the host.
     #[arg(long, value_name = "MODEL.onnx", requires_all = ["optimizer", "batch", "graphs_out"])]
     onnx: Option<PathBuf>,
     /// The optimizer that becomes part of the training graphs.
@@ -33,30 +34,8 @@ pub(super) struct GraphsArgs {
     /// Rows of a batch in evaluation; by default those of --batch.
     #[arg(long, value_name = "N", requires = "onnx", value_parser = value_parser!(u32).range(1..))]
     evaluation_batch: Option<u32>,
-    /// Share of the momentum buffer that is kept, with --optimizer momentum or nesterov; by default 0.9.
-    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
-    momentum: Option<f64>,
-    /// L2: this times the parameter is added to its gradient; by default 0.
-    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
-    weight_decay: Option<f64>,
-    /// L2 in the loss: half of this times the sum of the squares of the parameters is added to it. Goes with --optimizer none, too.
-    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
-    l2: Option<f64>,
-    /// No weight decay and no L2 for the scales and shifts of normalisation layers.
-    #[arg(long, requires = "onnx")]
-    no_decay_norm: bool,
-    /// All gradients are scaled down together to this L2 norm at most.
-    #[arg(long, value_name = "X", requires = "onnx", allow_negative_numbers = true)]
-    clip_norm: Option<f64>,
-    /// FedProx: this times a parameter's distance from its value at the start of the round is added to its gradient; by default 0.
-    #[arg(long, value_name = "MU", requires = "onnx", allow_negative_numbers = true)]
-    proximal: Option<f64>,
-    /// A parameter that is not trained; a beginning followed by * names several (repeat).
-    #[arg(long, value_name = "NAME", requires = "onnx")]
-    freeze: Vec<String>,
-    /// The output that holds the logits, for models with several.
-    #[arg(long, value_name = "NAME", requires = "onnx")]
-    logits: Option<String>,
+    #[command(flatten)]
+    derivation: Option<Derivation>,
     /// Where the made graphs and weights are written.
     #[arg(long, value_name = "DIR", requires = "onnx")]
     graphs_out: Option<PathBuf>,
@@ -110,7 +89,11 @@ impl GraphsArgs {
             .graphs
             .iter()
             .filter_map(|graph| Some(Path::new(graph.split_once('=')?.1)));
-        graphs.chain(self.onnx.as_deref()).chain(self.weights.as_deref())
+        let forms = self.derivation.as_ref().and_then(|given| given.forms.as_deref());
+        graphs
+            .chain(self.onnx.as_deref())
+            .chain(self.weights.as_deref())
+            .chain(forms)
     }
 
     /// The digest of the initial weights, and the graphs with their files: those given, and those that `parties` need of the model.
@@ -121,6 +104,12 @@ impl GraphsArgs {
     ) -> Result<(Digest, Vec<(Graph, PathBuf)>), miette::Report> {
         let mut graphs = each(&self.graphs, given)?;
         let Some(onnx) = &self.onnx else {
+            if self.derivation.is_some() {
+                return Err(contradiction(
+                    "how graphs are made (--loss, --weight-decay and their like) is said, and no model to make them from: give --onnx"
+                        .to_owned(),
+                ));
+            }
             let (Some(weights), false) = (&self.weights, graphs.is_empty()) else {
                 return Err(failed(
                     Exit::Usage,
@@ -181,20 +170,8 @@ impl GraphsArgs {
         let (Some(optimizer), Some(batch)) = (self.optimizer, self.batch) else {
             return Ok(None);
         };
-        if self.momentum.is_some() && !matches!(optimizer, OptimizerName::Momentum | OptimizerName::Nesterov) {
-            return Err(contradiction(
-                "--momentum goes with --optimizer momentum or nesterov: leave it out or choose one of these".to_owned(),
-            ));
-        }
-        let mut options = TrainOptions::new(optimizer.optimizer(self.momentum), batch as usize);
-        options.weight_decay = self.weight_decay.unwrap_or_default();
-        options.l2 = self.l2.unwrap_or_default();
-        options.decay_norms = !self.no_decay_norm;
-        options.clip_norm = self.clip_norm;
-        options.proximal = self.proximal.unwrap_or_default();
-        options.dropout = false;
-        options.freeze.clone_from(&self.freeze);
-        options.logits.clone_from(&self.logits);
+        let derivation = self.derivation.clone().unwrap_or_default();
+        let options = derivation.options(optimizer, batch as usize)?;
         Ok(Some(Recipe {
             options,
             batch,

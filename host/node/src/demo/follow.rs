@@ -27,8 +27,8 @@ pub struct Seen {
     pub peers: BTreeMap<String, PeerSummary>,
     /// The last round.
     pub rounds: u64,
-    /// Of the last evaluation.
-    pub accuracy: f64,
+    /// Of the last evaluation; none where the loss has no classes.
+    pub accuracy: Option<f64>,
     /// Of the last evaluation.
     pub loss: f64,
     /// Digest of the final model.
@@ -41,17 +41,17 @@ impl Seen {
         let (round, judged) = match event {
             Event::Round {
                 round, loss, accuracy, ..
-            } => (*round, Some((*loss, *accuracy))),
-            Event::Evaluated {
+            }
+            | Event::Evaluated {
                 round, loss, accuracy, ..
-            } => (*round, Some((*loss, Some(*accuracy)))),
+            } => (*round, Some((*loss, *accuracy))),
             Event::Step { step, .. } => (step + 1, None),
             _ => return,
         };
         self.rounds = round;
         if let Some((loss, accuracy)) = judged {
             self.loss = loss.unwrap_or(f64::NAN);
-            self.accuracy = accuracy.unwrap_or(f64::NAN);
+            self.accuracy = accuracy;
         }
     }
 }
@@ -100,10 +100,11 @@ pub fn follow(plan: &Plan, processes: &mut Processes, out: &mut Ui) -> Result<Se
                     out.note(format!("   {}", words(&event)));
                 }
                 bar.set_position(seen.rounds);
-                bar.set_message(format!(
-                    "{}/{} accuracy {:.3}",
-                    seen.rounds, plan.rounds.count, seen.accuracy
-                ));
+                let judged = match seen.accuracy {
+                    Some(accuracy) => format!("accuracy {accuracy:.3}"),
+                    None => format!("loss {:.3}", seen.loss),
+                };
+                bar.set_message(format!("{}/{} {judged}", seen.rounds, plan.rounds.count));
             }
             Event::Resumed { .. } if node == aggregator => out.note(format!("   {}", words(&event))),
             Event::Dropped { .. } if node == aggregator => out.note(format!("   {}", words(&event))),

@@ -84,7 +84,8 @@ struct Summary {
     federation: String,
     simulated: bool,
     mode: &'static str,
-    test_accuracy: f64,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    test_accuracy: Option<f64>,
     rounds: u64,
     final_loss: f64,
     /// The round behind which it went on, where an earlier run was stopped.
@@ -128,12 +129,15 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     };
     if plan.sealed {
         let told = Sealed::new(&plan, &prepared, &folder).run(started, out)?;
-        let accuracy = told["trained"]["test_accuracy"].as_f64().unwrap_or(f64::NAN);
+        let judged = match told["trained"]["test_accuracy"].as_f64() {
+            Some(accuracy) => format!("test accuracy {accuracy:.4}"),
+            None => format!("loss {}", told["trained"]["final_loss"]),
+        };
         if args.output.json() {
             out.json(&told);
         } else {
             out.data(format!(
-                "test accuracy {accuracy:.4}; {} attempts refused",
+                "{judged}; {} attempts refused",
                 told["refused"].as_array().map_or(0, Vec::len)
             ));
         }
@@ -215,9 +219,12 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     if args.output.json() {
         out.json(&summary);
     } else {
+        let accuracy = summary
+            .test_accuracy
+            .map_or(String::new(), |accuracy| format!("test accuracy {accuracy:.4} "));
         out.data(format!(
-            "test accuracy {:.4} after {} rounds, loss {:.4}, {:.1} s",
-            summary.test_accuracy, summary.rounds, summary.final_loss, summary.wall_s
+            "{accuracy}after {} rounds, loss {:.4}, {:.1} s",
+            summary.rounds, summary.final_loss, summary.wall_s
         ));
     }
     Ok(Exit::Done)

@@ -12,7 +12,7 @@ use serde::Deserialize;
 
 use super::rows::DataPlan;
 use super::wish::{Wish, applied};
-use crate::drafting::OptimizerName;
+use crate::derivation::{Derivation, OptimizerName};
 
 /// No plan is larger than this.
 const MAX_PLAN_BYTES: u64 = 64 * 1024;
@@ -116,28 +116,17 @@ pub struct TrainingPlan {
     pub batch: u32,
     /// Rows of one evaluation step.
     pub evaluation_batch: u32,
-    /// L2 decay inside the training graph.
-    #[serde(default)]
-    pub weight_decay: f64,
-    /// L2 inside the loss of the training graph.
-    #[serde(default)]
-    pub l2: f64,
-    /// Whether weight decay and L2 take in the scales and shifts of normalisations.
-    #[serde(default = "yes")]
-    pub decay_norms: bool,
-    /// FedProx's weight inside the training graph.
-    #[serde(default)]
-    pub proximal: f64,
+    /// Everything else about the training graph, by the names of `graph train`'s options (`decay_norms = false` for `--no-decay-norm`,
+    /// `dropout = false` for `--no-dropout`);
+    /// `forms` is a file beside the plan.
+    #[serde(flatten)]
+    pub derivation: Derivation,
     /// The trainer's settings.
     #[serde(default)]
     pub settings: toml::Table,
     /// The aggregation module's settings.
     #[serde(default)]
     pub aggregator_settings: toml::Table,
-}
-
-fn yes() -> bool {
-    true
 }
 
 /// A transform of an example.
@@ -404,7 +393,7 @@ impl Plan {
         if self.training.batch == 0 || self.training.evaluation_batch == 0 {
             return Err("batches have at least one row".into());
         }
-        Ok(())
+        self.training.derivation.check(self.training.optimizer)
     }
 
     /// The aggregator's node.

@@ -4,13 +4,14 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use cloister_exchange::content::ContentKind;
-use cloister_graph::{Limits as GraphLimits, Model as Forward, TrainOptions, samples};
+use cloister_graph::{Limits as GraphLimits, Model as Forward, samples};
 use cloister_policy::agreement::{Graph, Module, ScalarRange};
 use cloister_policy::{ModuleRole, Scalar, TensorAccess};
 use cloister_tensor::Digest;
 
 use super::plan::{Plan, Sample};
-use crate::drafting::{OptimizerName, Parties, Recipe, make_graphs};
+use crate::derivation::OptimizerName;
+use crate::drafting::{Parties, Recipe, make_graphs};
 use crate::files;
 use crate::ui::{Exit, failed, unreadable};
 
@@ -43,11 +44,9 @@ pub fn graphs(
     let onnx = onnx.map_err(unreadable)?;
     files::write(&content.join("forward.onnx"), &onnx)?;
     let forward = Forward::parse(&onnx, &GraphLimits::default()).map_err(unreadable)?;
-    let mut options = TrainOptions::new(training.optimizer.optimizer(None), training.batch as usize);
-    options.weight_decay = training.weight_decay;
-    options.l2 = training.l2;
-    options.decay_norms = training.decay_norms;
-    options.proximal = training.proximal;
+    let mut derivation = training.derivation.clone();
+    derivation.forms = derivation.forms.map(|path| plan.folder.join(path));
+    let options = derivation.options(training.optimizer, training.batch as usize)?;
     let recipe = Recipe {
         options,
         batch: training.batch,

@@ -82,11 +82,12 @@ impl Progress for Watch {
                     staleness: line.staleness,
                     dropped: line.drops.iter().map(|(node, why)| format!("{node}: {why}")).collect(),
                 });
-                if let Some(accuracy) = metric("accuracy") {
+                let (loss, accuracy) = (metric("loss"), metric("accuracy"));
+                if loss.is_some() || accuracy.is_some() {
                     self.teller.tell(&Event::Evaluated {
                         round: line.round,
                         rounds: line.rounds,
-                        loss: metric("loss"),
+                        loss,
                         accuracy,
                     });
                 }

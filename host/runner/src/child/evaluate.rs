@@ -17,11 +17,12 @@ use crate::message::Failure;
 pub(super) const LABELS: &str = "labels";
 
 /// Sums over the rows.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Debug)]
 pub(super) struct Evaluation {
     /// Each batch's mean loss times its rows.
     pub(super) loss_sum: f64,
-    pub(super) correct: u64,
+    /// None once a graph has counted no hits: its loss has no classes.
+    pub(super) correct: Option<u64>,
     pub(super) rows: u64,
     /// What a transform logged, as far as the limit lets it.
     pub(super) log: Vec<String>,
@@ -64,7 +65,12 @@ pub(super) fn evaluate(
         end: None,
         ahead: true,
     };
-    let mut sums = Evaluation::default();
+    let mut sums = Evaluation {
+        loss_sum: 0.0,
+        correct: Some(0),
+        rows: 0,
+        log: Vec::new(),
+    };
     let mut log_bytes = limits.log_bytes;
     let unreadable = |error| unreadable(name, error);
     for rows in dataset.batches(&pass).map_err(unreadable)? {
@@ -88,7 +94,7 @@ pub(super) fn evaluate(
         let (loss, correct) =
             run(graph.as_mut(), &rows, model, limits.compute).map_err(|problem| refuse(name, problem))?;
         sums.loss_sum += loss * rows.rows as f64;
-        sums.correct += correct;
+        sums.correct = sums.correct.zip(correct).map(|(sum, correct)| sum + correct);
         sums.rows += rows.rows as u64;
     }
     Ok(sums)
@@ -118,8 +124,13 @@ fn batch_of(graph: &dyn Compiled) -> Option<usize> {
     labels.shape.first().copied()
 }
 
-/// Loss and hits of one batch.
-fn run(graph: &mut dyn Compiled, batch: &Batch, model: &TensorMap, compute: Duration) -> Result<(f64, u64), String> {
+/// Loss of one batch, and hits where the loss has classes.
+fn run(
+    graph: &mut dyn Compiled,
+    batch: &Batch,
+    model: &TensorMap,
+    compute: Duration,
+) -> Result<(f64, Option<u64>), String> {
     let mut inputs: Vec<(String, Tensor)> = Vec::with_capacity(graph.inputs().len());
     for port in graph.inputs() {
         let (source, name) = match &port.kind {
@@ -151,11 +162,10 @@ fn run(graph: &mut dyn Compiled, batch: &Batch, model: &TensorMap, compute: Dura
     if !loss.is_finite() {
         return Err(format!("seen a loss of {loss}, wanted a finite number"));
     }
-    // A loss without classes (regression) has no hits.
-    let correct = value(&PortKind::Correct).unwrap_or(0.0);
     let rows = batch.rows as f64;
-    if !(0.0..=rows).contains(&correct) {
-        return Err(format!("seen {correct} hits among {rows} rows"));
+    match value(&PortKind::Correct) {
+        None => Ok((loss, None)),
+        Some(correct) if (0.0..=rows).contains(&correct) => Ok((loss, Some(correct as u64))),
+        Some(correct) => Err(format!("seen {correct} hits among {rows} rows")),
     }
-    Ok((loss, correct as u64))
 }

@@ -172,7 +172,7 @@ impl Runner {
                 correct,
                 rows,
                 log,
-            } if correct <= rows && rows > 0 => {
+            } if correct.is_none_or(|correct| correct <= rows) && rows > 0 => {
                 self.check_words(DURING, &[], &log, request.limits.log_bytes)?;
                 Ok(EvaluateReply {
                     loss,

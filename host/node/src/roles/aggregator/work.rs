@@ -179,7 +179,8 @@ impl AggregatorWork for Work {
         for line in &reply.log {
             tracing::info!("evaluation: {line}");
         }
-        Ok(vec![("loss".into(), reply.loss), ("accuracy".into(), reply.accuracy())])
+        let accuracy = reply.accuracy().map(|accuracy| ("accuracy".to_owned(), accuracy));
+        Ok([("loss".to_owned(), reply.loss)].into_iter().chain(accuracy).collect())
     }
 
     fn keep(&mut self, record: &RoundRecord, model: &TensorMap) -> Result<(), WorkError> {
