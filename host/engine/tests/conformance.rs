@@ -330,6 +330,7 @@ fn threads_can_be_pinned() {
     for backend in backends() {
         let options = CompileOptions {
             threads: std::num::NonZeroUsize::new(1),
+            ..CompileOptions::default()
         };
         let mut training = Training::new(backend.as_ref(), &graph, &model, 0.05);
         training.compiled = backend.compile(&graph, &options).unwrap();

@@ -4,6 +4,7 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cloister_engine::Precision;
 use cloister_sandbox::SandboxLimits;
 use serde::{Deserialize, Serialize};
 
@@ -83,6 +84,8 @@ pub struct RunnerOptions {
     pub library_dir: Option<PathBuf>,
     /// Threads of the engine, at least 1.
     pub threads: usize,
+    /// What the engine computes in; the runner does not start where it can't.
+    pub precision: Precision,
     /// What holds for the sandbox as a whole.
     pub sandbox: SandboxLimits,
     /// What passes between keeper and runner.
@@ -92,7 +95,7 @@ pub struct RunnerOptions {
 }
 
 impl RunnerOptions {
-    /// One engine thread, any backend, default limits, confined in full; `exe` is started with the argument `runner`.
+    /// One engine thread, any backend, f32, default limits, confined in full; `exe` is started with the argument `runner`.
     pub fn new(exe: impl Into<PathBuf>) -> Self {
         Self {
             exe: exe.into(),
@@ -101,6 +104,7 @@ impl RunnerOptions {
             openvino_dir: None,
             library_dir: None,
             threads: 1,
+            precision: Precision::default(),
             sandbox: SandboxLimits::default(),
             limits: RunnerLimits::default(),
             confinement: Confinement::default(),

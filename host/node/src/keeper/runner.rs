@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_data::{Format, salt};
+use cloister_engine::Precision;
 use cloister_exchange::content::ContentKind;
-use cloister_policy::agreement::{Limits, Module, ScalarRange as Range};
+use cloister_policy::agreement::{self as policy, Limits, Module, ScalarRange as Range};
 use cloister_policy::{ModuleRole, Policy, Scalar};
 use cloister_runner::{BackendChoice, Confinement, Runner, RunnerOptions};
 use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAccess};
@@ -84,6 +85,10 @@ impl Keeper {
             _ => options.openvino_dir = library_dir,
         }
         options.threads = usize::from(self.config.engine.threads);
+        options.precision = match self.policy.compute.precision {
+            policy::Precision::F32 => Precision::F32,
+            policy::Precision::Bf16 => Precision::Bf16,
+        };
         options.limits.tensor_bytes = self.policy.limits.update_mib << 20;
         options.limits.file_bytes = self.policy.limits.content_mib << 20;
         options.limits.memory_bytes = memory_bytes(&self.policy.limits, options.limits.dataset_bytes);

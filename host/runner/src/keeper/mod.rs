@@ -284,6 +284,7 @@ impl Runner {
             openvino_dir: path(&self.options.openvino_dir),
             library_dir: path(&self.options.library_dir),
             threads: self.options.threads,
+            precision: self.options.precision,
             sandbox: self.options.sandbox.clone(),
             limits: self.options.limits.clone(),
             confinement: self.options.confinement,
