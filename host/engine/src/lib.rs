@@ -62,6 +62,9 @@ pub struct CompileOptions {
     pub threads: Option<NonZeroUsize>,
     /// What to compute in.
     pub precision: Precision,
+    /// Whether the engine keeps each of its threads on a processor core of its own. It pays where nothing else runs on the
+    /// machine; elsewhere several nodes fight for its first cores. OpenVINO alone does it, others leave it to the system.
+    pub pinning: bool,
 }
 
 /// What a backend computes in where a graph says f32. Inputs and outputs are as the graph declares them, either way.

@@ -18,6 +18,7 @@ use common::{BATCH, Training, backends, batch, distance, run, sample_models, tra
 const BF16: CompileOptions = CompileOptions {
     threads: None,
     precision: Precision::Bf16,
+    pinning: false,
 };
 
 /// Whether the processor computes in bf16 (AVX-512 or AMX).

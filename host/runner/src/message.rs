@@ -6,11 +6,12 @@ use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cpus::Cpus;
 use crate::options::{BackendChoice, Confinement, RunnerLimits};
 use crate::tensors::WireLayout;
 
 /// Version of these messages; keeper and runner are one binary, so it only guards against a mix of two.
-pub(crate) const PROTOCOL: u32 = 5;
+pub(crate) const PROTOCOL: u32 = 6;
 
 /// Settings of the transforms that datasets go through, by the names of the modules.
 pub(crate) type TransformSettings = BTreeMap<String, BTreeMap<String, SettingValue>>;
@@ -26,6 +27,8 @@ pub(crate) enum Request {
         library_dir: Option<String>,
         threads: usize,
         precision: Precision,
+        pinning: bool,
+        cpus: Option<Cpus>,
         sandbox: SandboxLimits,
         limits: RunnerLimits,
         confinement: Confinement,

@@ -8,6 +8,8 @@ use cloister_engine::Precision;
 use cloister_sandbox::SandboxLimits;
 use serde::{Deserialize, Serialize};
 
+use crate::cpus::Cpus;
+
 /// The engine that runs graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub enum BackendChoice {
@@ -86,6 +88,10 @@ pub struct RunnerOptions {
     pub threads: usize,
     /// What the engine computes in; the runner does not start where it can't.
     pub precision: Precision,
+    /// Whether OpenVINO keeps each of its threads on a processor core of its own.
+    pub pinning: bool,
+    /// The processors that the runner keeps to; `None`: all that the keeper may use. It does not start where one is not there.
+    pub cpus: Option<Cpus>,
     /// What holds for the sandbox as a whole.
     pub sandbox: SandboxLimits,
     /// What passes between keeper and runner.
@@ -105,6 +111,8 @@ impl RunnerOptions {
             library_dir: None,
             threads: 1,
             precision: Precision::default(),
+            pinning: false,
+            cpus: None,
             sandbox: SandboxLimits::default(),
             limits: RunnerLimits::default(),
             confinement: Confinement::default(),

@@ -146,6 +146,7 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
     let options = CompileOptions {
         threads: args.threads,
         precision: args.precision.into(),
+        ..CompileOptions::default()
     };
     let mut compiled = backend
         .compile(&graph, &options)

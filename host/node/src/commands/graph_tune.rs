@@ -89,6 +89,7 @@ pub(super) fn run(args: &TuneArgs, out: &mut Ui) -> Result<Exit, Report> {
     let compile = CompileOptions {
         threads: args.threads,
         precision: args.precision.into(),
+        ..CompileOptions::default()
     };
     backend.can(&compile).map_err(|error| fail(Exit::Failed, error))?;
     out.note(format_args!(

@@ -56,6 +56,8 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         library_dir,
         threads,
         precision,
+        pinning,
+        cpus,
         sandbox,
         limits,
         confinement,
@@ -77,8 +79,13 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
     let options = CompileOptions {
         threads: NonZeroUsize::new(threads),
         precision,
+        pinning,
     };
     let set_up = || {
+        // Before there is another thread: all later ones inherit it, and the engine counts what it may use.
+        if let Some(cpus) = &cpus {
+            cpus.keep_to()?;
+        }
         confine::before_engine(confinement, libraries, &mut gaps)?;
         let engine = Engine::load(backend, libraries, options)?;
         let sandbox = Sandbox::new(sandbox).map_err(|error| error.to_string())?;

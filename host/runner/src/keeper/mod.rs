@@ -285,6 +285,8 @@ impl Runner {
             library_dir: path(&self.options.library_dir),
             threads: self.options.threads,
             precision: self.options.precision,
+            pinning: self.options.pinning,
+            cpus: self.options.cpus.clone(),
             sandbox: self.options.sandbox.clone(),
             limits: self.options.limits.clone(),
             confinement: self.options.confinement,
