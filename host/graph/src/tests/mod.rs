@@ -5,6 +5,7 @@ mod gradients;
 mod hostile;
 mod interpreter;
 mod models;
+mod run;
 mod stable;
 mod training;
 mod zoo;
