@@ -55,6 +55,7 @@ fn direct(backend: &dyn Backend, graph: &EngineGraph, model: &Model) -> Step {
     // As many threads as the runner gives its engine.
     let options = CompileOptions {
         threads: NonZeroUsize::new(1),
+        ..CompileOptions::default()
     };
     Step::new(backend, graph, model, CLASSES, &options)
 }

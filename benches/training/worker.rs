@@ -141,7 +141,10 @@ fn cpu_seconds(path: &str) -> f64 {
 fn direct(graph: &EngineGraph, model: &Model, threads: NonZeroUsize) -> Steps {
     let dir = openvino_dir().expect("CLOISTER_OPENVINO_DIR names OpenVINO");
     let backend = openvino::load(&dir).expect("OpenVINO loads");
-    let options = CompileOptions { threads: Some(threads) };
+    let options = CompileOptions {
+        threads: Some(threads),
+        ..CompileOptions::default()
+    };
     Steps::Direct(Box::new(Step::new(&backend, graph, model, CLASSES, &options)))
 }
 

@@ -23,6 +23,7 @@ fn main() {
     let libtorch = cloister_engine_libtorch::load(Path::new(dir)).unwrap();
     let options = CompileOptions {
         threads: Some(threads.parse::<NonZeroUsize>().unwrap()),
+        ..CompileOptions::default()
     };
     for file in files {
         let graph = EngineGraph::load(&std::fs::read(file).unwrap()).unwrap();

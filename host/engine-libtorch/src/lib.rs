@@ -136,7 +136,12 @@ impl Backend for Libtorch {
         NAME
     }
 
+    fn can(&self, options: &CompileOptions) -> Result<(), EngineError> {
+        options.precision.f32_alone(NAME)
+    }
+
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
+        self.can(options)?;
         let refuse = |cause: String| EngineError::Compile {
             backend: NAME.into(),
             digest: graph.digest(),

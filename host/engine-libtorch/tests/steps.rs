@@ -255,6 +255,7 @@ fn what_does_not_fit_a_port_or_comes_late_is_refused() {
             &step,
             &CompileOptions {
                 threads: NonZeroUsize::new(1),
+                ..CompileOptions::default()
             },
         )
         .unwrap();

@@ -156,7 +156,12 @@ impl Backend for OnnxRuntime {
         NAME
     }
 
+    fn can(&self, options: &CompileOptions) -> Result<(), EngineError> {
+        options.precision.f32_alone(NAME)
+    }
+
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
+        self.can(options)?;
         let file = cloister_engine::onnx(graph, NAME)?;
         let session = self
             .builder(options)

@@ -5,6 +5,8 @@ use std::time::Duration;
 
 use cloister_tensor::Digest;
 
+use crate::Precision;
+
 /// Bytes of a backend's own words that an error keeps.
 const MAX_CAUSE_BYTES: usize = 4096;
 
@@ -48,8 +50,20 @@ pub enum EngineError {
         /// The graph's digest.
         digest: Digest,
     },
+    /// The backend never computes in what was asked for.
+    #[error(
+        "{backend} does not compute in {precision}, which is asked for: choose OpenVINO on a processor that has it, or agree on f32"
+    )]
+    Unsupported {
+        /// The backend.
+        backend: String,
+        /// What was asked for.
+        precision: Precision,
+    },
     /// The backend would compute with other settings than it was told to.
-    #[error("{property} reads back as {seen:?} and {wanted:?} was set: results could differ from what was agreed on")]
+    #[error(
+        "{property} reads back as {seen:?} and {wanted:?} was set: results could differ from what was agreed on. A processor without bf16 computes in f32 alone"
+    )]
     Precision {
         /// The backend's name for the setting.
         property: &'static str,

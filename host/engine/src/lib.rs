@@ -11,8 +11,9 @@
 //! no file from outside reaches native code as it came. Before a run, every tensor's type and shape is compared with
 //! the [`Port`] it goes to; a missing, extra, repeated or ill-shaped input is an error that names the port.
 //!
-//! Both backends compute in f32 where the graph says f32. The processors that have TDX also have bf16, and OpenVINO
-//! picks that by itself there: so precision is asked for, read back, and compiling fails if the answer differs.
+//! Engines compute in f32 where the graph says f32, unless they are told to use bf16 ([`Precision`]). The processors that have
+//! TDX also have bf16, and OpenVINO picks that by itself there: so precision is asked for, read back, and compiling fails if
+//! the answer differs. An engine that has f32 alone refuses bf16 by its name.
 //!
 //! A NaN may not come through tract: its `max(NaN, 0)` is 0, and its `Tanh` is clamped, where OpenVINO gives NaN. A step's loss then looks
 //! sound; the parameters that it leads to do not, for `p - rate * NaN` is NaN on both, and an update that has one is refused.
@@ -27,11 +28,13 @@ mod pool;
 pub mod tract;
 mod watchdog;
 
+use std::fmt;
 use std::num::NonZeroUsize;
 use std::time::Duration;
 
 use cloister_graph::{EngineGraph, Language, Port};
 use cloister_tensor::Tensor;
+use serde::{Deserialize, Serialize};
 
 pub use error::{EngineError, bounded};
 pub use intake::{Intake, described};
@@ -57,6 +60,47 @@ pub struct CompileOptions {
     /// Threads that one run may use; `None` leaves it to the backend (OpenVINO: one a physical core). Pin it where
     /// bytes are compared: the number of threads changes the order of sums. tract uses one thread whatever this says.
     pub threads: Option<NonZeroUsize>,
+    /// What to compute in.
+    pub precision: Precision,
+    /// Whether the engine keeps each of its threads on a processor core of its own. It pays where nothing else runs on the
+    /// machine; elsewhere several nodes fight for its first cores. OpenVINO alone does it, others leave it to the system.
+    pub pinning: bool,
+}
+
+/// What a backend computes in where a graph says f32. Inputs and outputs are as the graph declares them, either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Precision {
+    /// In f32.
+    #[default]
+    F32,
+    /// In bf16, inside of convolutions and products of matrices and between them: gradients are off by 3e-3 to 0.3 of their
+    /// length, most where a model is badly conditioned. OpenVINO on a processor with bf16 alone can.
+    Bf16,
+}
+
+impl fmt::Display for Precision {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        })
+    }
+}
+
+impl Precision {
+    /// For a backend that has f32 alone: refuses anything else, by the backend's name.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] for bf16.
+    pub fn f32_alone(self, backend: &str) -> Result<(), EngineError> {
+        match self {
+            Self::F32 => Ok(()),
+            Self::Bf16 => Err(EngineError::Unsupported {
+                backend: backend.to_owned(),
+                precision: self,
+            }),
+        }
+    }
 }
 
 /// An engine that can compile graphs.
@@ -64,11 +108,17 @@ pub trait Backend: Send + Sync {
     /// Name and version, as logs and measurements show it: `openvino 2026.4.1`.
     fn name(&self) -> &str;
 
+    /// Whether this engine, on this machine, computes in what these options say: what [`compile`](Self::compile) would find of
+    /// that, before there is a graph.
+    ///
+    /// # Errors
+    /// [`EngineError::Unsupported`] if the engine never does, [`EngineError::Precision`] if it would compute in something else here.
+    fn can(&self, options: &CompileOptions) -> Result<(), EngineError>;
+
     /// Compiles a graph for repeated runs.
     ///
     /// # Errors
-    /// [`EngineError::Compile`] with the backend's own words if it refuses the graph, [`EngineError::Precision`] if
-    /// it would compute in less than what was asked for, [`EngineError::Ports`] if it sees other ports than the graph
+    /// As [`can`](Self::can); [`EngineError::Compile`] with the backend's own words if it refuses the graph, [`EngineError::Ports`] if it sees other ports than the graph
     /// declares.
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError>;
 }

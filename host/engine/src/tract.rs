@@ -36,7 +36,12 @@ impl Backend for Tract {
         NAME
     }
 
-    fn compile(&self, graph: &EngineGraph, _options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
+    fn can(&self, options: &CompileOptions) -> Result<(), EngineError> {
+        options.precision.f32_alone(NAME)
+    }
+
+    fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {
+        self.can(options)?;
         let refuse = |error: TractError| EngineError::Compile {
             backend: NAME.into(),
             digest: graph.digest(),

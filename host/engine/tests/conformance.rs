@@ -324,16 +324,27 @@ fn openvino_puts_outputs_into_pooled_buffers() {
 }
 
 #[test]
-fn threads_can_be_pinned() {
+fn the_number_of_threads_can_be_set_and_they_can_be_kept_on_cores() {
     let (_, model) = sample_models().remove(2);
     let graph = trained(&model, Optimizer::Sgd, BATCH, false).training;
     for backend in backends() {
         let options = CompileOptions {
             threads: std::num::NonZeroUsize::new(1),
+            ..CompileOptions::default()
         };
-        let mut training = Training::new(backend.as_ref(), &graph, &model, 0.05);
-        training.compiled = backend.compile(&graph, &options).unwrap();
-        assert!(training.step(&batch(&graph, 1)).is_finite());
+        let step = |options: &CompileOptions| {
+            let mut training = Training::new(backend.as_ref(), &graph, &model, 0.05);
+            training.compiled = backend.compile(&graph, options).unwrap();
+            let loss = training.step(&batch(&graph, 1));
+            assert!(loss.is_finite());
+            training.tensors
+        };
+        // Threads that are kept on cores compute what others do.
+        let pinned = CompileOptions {
+            pinning: true,
+            ..options
+        };
+        assert_eq!(step(&options), step(&pinned), "{}", backend.name());
     }
 }
 

@@ -32,6 +32,8 @@ pub struct Agreement {
     pub datasets: Vec<Dataset>,
     /// How rounds go.
     pub rounds: Rounds,
+    /// How graphs are computed.
+    pub compute: Compute,
     /// What modules and messages may use up.
     pub limits: Limits,
     /// Which TDs are let in.
@@ -341,6 +343,36 @@ impl Rounds {
 
     fn due(&self, round: u64, every: u32) -> bool {
         round >= u64::from(self.count) || round.is_multiple_of(u64::from(every))
+    }
+}
+
+/// How graphs are computed, on every node. What only a machine's speed depends on is its node file's concern.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Compute {
+    /// What engines compute in where a graph says f32.
+    pub precision: Precision,
+}
+
+/// What an engine computes in where a graph says f32. Parameters, gradients and losses are f32 between graphs either way.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Precision {
+    /// In f32.
+    #[default]
+    F32,
+    /// In bf16 inside of graphs, where processor and engine have it: faster, and gradients are off by 3e-3 to 0.3.
+    Bf16,
+}
+
+impl Precision {
+    /// All of them.
+    pub const ALL: [Self; 2] = [Self::F32, Self::Bf16];
+
+    /// The text in a policy.
+    pub fn as_str(self) -> &'static str {
+        match self {
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
     }
 }
 

@@ -8,7 +8,7 @@ use std::path::Path;
 use cloister_attestation::State;
 use cloister_attestation::identity::{Role, SigningKey};
 use cloister_attestation::measurement::EntryRole;
-use cloister_policy::agreement::{HostFile, Rtmr3, TcbStatus};
+use cloister_policy::agreement::{HostFile, Precision, Rtmr3, TcbStatus};
 use cloister_policy::{
     Policy, Signature, SignatureError, Signatures, SignedPolicy, TensorAccess, diff, draft, explain, warnings,
 };
@@ -199,6 +199,12 @@ fn broken_policies_say_where_and_what() {
             "no [[participant]]",
         ),
         ("count = 20", "count = 0", "from 1 to 1000000"),
+        ("precision = \"f32\"", "precision = \"f16\"", "did you mean \"bf16\"?"),
+        (
+            "precision = \"f32\"",
+            "precison = \"f32\"",
+            "unknown key `compute.precison`; did you mean `precision`?",
+        ),
         ("call_s = 120", "call_s = 999", "more than the round's"),
         (
             "tensor_access = \"handles\"",
@@ -233,6 +239,41 @@ fn broken_policies_say_where_and_what() {
             .starts_with("p.toml:2:9: ")
     );
     assert!(Policy::parse(&vec![b'#'; (1 << 20) + 1], "p.toml").is_err());
+}
+
+#[test]
+fn what_graphs_compute_in_is_agreed_on() {
+    let text = sample();
+    let exact = Policy::parse(text.as_bytes(), "p.toml").unwrap();
+    assert_eq!(exact.compute.precision, Precision::F32);
+    let silent = text.replace("precision = \"f32\"", "#");
+    assert_eq!(
+        Policy::parse(silent.as_bytes(), "p.toml").unwrap().compute,
+        exact.compute
+    );
+    let coarse = text.replace("precision = \"f32\"", "precision = \"bf16\"");
+    let coarse = Policy::parse(coarse.as_bytes(), "p.toml").unwrap();
+    assert_eq!(coarse.compute.precision, Precision::Bf16);
+    // Members measure the digest of the whole file, and with it this.
+    assert_ne!(coarse.digest(), exact.digest());
+    assert_eq!(
+        Policy::parse(draft(coarse.agreement()).unwrap().as_bytes(), "again")
+            .unwrap()
+            .agreement(),
+        coarse.agreement()
+    );
+    assert!(explain(&exact).contains(&"Graphs compute in f32.".to_owned()));
+    assert!(explain(&coarse).iter().any(|line| line.contains("off by 3e-3 to 0.3")));
+    let warned = |policy| {
+        warnings(policy)
+            .iter()
+            .any(|warning| warning.kind.as_str() == "coarse-precision")
+    };
+    assert_eq!([warned(&exact), warned(&coarse)], [false, true]);
+    let changes = diff(&exact, &coarse);
+    assert_eq!(changes.len(), 1, "{changes:#?}");
+    assert_eq!(changes[0].text, "precision: f32 becomes bf16");
+    assert!(changes[0].concern.is_some() && diff(&coarse, &exact)[0].concern.is_none());
 }
 
 #[test]

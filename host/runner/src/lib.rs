@@ -30,6 +30,7 @@
 mod blob;
 mod channel;
 mod child;
+mod cpus;
 mod error;
 mod keeper;
 mod message;
@@ -42,6 +43,7 @@ mod tensors;
 
 pub use blob::{BlobError, SealedBlob, SharedBlob, WeakBlob};
 pub use child::{runner_main, runner_main_then};
+pub use cpus::{Cpus, CpusError};
 pub use error::{Death, RunnerError};
 pub use keeper::Runner;
 pub use options::{BackendChoice, Confinement, RunnerLimits, RunnerOptions};

@@ -1,15 +1,17 @@
 //! What keeper and runner say to each other. Each request is answered by one reply; `Aggregate` alone has a talk in between.
 
+use cloister_engine::Precision;
 use cloister_sandbox::{CallLimits, Grants, ModuleError, RoundInfo, SandboxLimits, SettingValue, UpdateKind};
 use cloister_tensor::Digest;
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet};
 
+use crate::cpus::Cpus;
 use crate::options::{BackendChoice, Confinement, RunnerLimits};
 use crate::tensors::WireLayout;
 
 /// Version of these messages; keeper and runner are one binary, so it only guards against a mix of two.
-pub(crate) const PROTOCOL: u32 = 4;
+pub(crate) const PROTOCOL: u32 = 6;
 
 /// Settings of the transforms that datasets go through, by the names of the modules.
 pub(crate) type TransformSettings = BTreeMap<String, BTreeMap<String, SettingValue>>;
@@ -24,6 +26,9 @@ pub(crate) enum Request {
         openvino_dir: Option<String>,
         library_dir: Option<String>,
         threads: usize,
+        precision: Precision,
+        pinning: bool,
+        cpus: Option<Cpus>,
         sandbox: SandboxLimits,
         limits: RunnerLimits,
         confinement: Confinement,

@@ -4,8 +4,11 @@ use std::ffi::OsString;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use cloister_engine::Precision;
 use cloister_sandbox::SandboxLimits;
 use serde::{Deserialize, Serialize};
+
+use crate::cpus::Cpus;
 
 /// The engine that runs graphs.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,6 +86,12 @@ pub struct RunnerOptions {
     pub library_dir: Option<PathBuf>,
     /// Threads of the engine, at least 1.
     pub threads: usize,
+    /// What the engine computes in; the runner does not start where it can't.
+    pub precision: Precision,
+    /// Whether OpenVINO keeps each of its threads on a processor core of its own.
+    pub pinning: bool,
+    /// The processors that the runner keeps to; `None`: all that the keeper may use. It does not start where one is not there.
+    pub cpus: Option<Cpus>,
     /// What holds for the sandbox as a whole.
     pub sandbox: SandboxLimits,
     /// What passes between keeper and runner.
@@ -92,7 +101,7 @@ pub struct RunnerOptions {
 }
 
 impl RunnerOptions {
-    /// One engine thread, any backend, default limits, confined in full; `exe` is started with the argument `runner`.
+    /// One engine thread, any backend, f32, default limits, confined in full; `exe` is started with the argument `runner`.
     pub fn new(exe: impl Into<PathBuf>) -> Self {
         Self {
             exe: exe.into(),
@@ -101,6 +110,9 @@ impl RunnerOptions {
             openvino_dir: None,
             library_dir: None,
             threads: 1,
+            precision: Precision::default(),
+            pinning: false,
+            cpus: None,
             sandbox: SandboxLimits::default(),
             limits: RunnerLimits::default(),
             confinement: Confinement::default(),

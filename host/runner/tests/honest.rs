@@ -14,6 +14,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use cloister_data::{DataLimits, Dataset, Format, Source};
+use cloister_engine::Precision;
 use cloister_graph::{Optimizer, TrainOptions};
 use cloister_runner::{AggregateRequest, BackendChoice, Runner, RunnerError, SharedSlots, SharedTensors, WorkerUpdate};
 use cloister_sandbox::{ModuleErrorKind, RoundInfo, SettingValue, UpdateKind};
@@ -29,6 +30,17 @@ fn it_starts_says_its_engine_and_ends_with_its_keeper() {
     assert!(Path::new(&proc).exists());
     drop(runner);
     assert!(!Path::new(&proc).exists(), "the process is gone and reaped");
+}
+
+#[test]
+fn it_does_not_start_where_its_engine_lacks_the_precision_that_was_agreed_on() {
+    let mut options = options("runner");
+    options.precision = Precision::Bf16;
+    let refused = Runner::start(options).unwrap_err().to_string();
+    assert!(
+        refused.contains("tract") && refused.contains("does not compute in bf16"),
+        "{refused}"
+    );
 }
 
 #[test]

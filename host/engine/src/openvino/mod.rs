@@ -16,7 +16,7 @@ use cloister_tensor::{Dtype, Tensor};
 use crate::error::bounded;
 use crate::pool::Pool;
 use crate::watchdog::Watchdog;
-use crate::{Backend, CompileOptions, Compiled, EngineError};
+use crate::{Backend, CompileOptions, Compiled, EngineError, Precision};
 
 /// The version that this program is tested with; [`load`] refuses others.
 pub const VERSION: &str = "2026.4.1";
@@ -79,15 +79,20 @@ pub fn files(dir: &Path) -> Result<Vec<String>, EngineError> {
 }
 
 /// Settings that results depend on: read back after compiling, and no graph runs if one differs.
-const PRECISION: [(&str, &str); 2] = [("INFERENCE_PRECISION_HINT", "f32"), ("EXECUTION_MODE_HINT", "ACCURACY")];
+const fn exact(precision: Precision) -> [(&'static str, &'static str); 2] {
+    match precision {
+        Precision::F32 => [("INFERENCE_PRECISION_HINT", "f32"), ("EXECUTION_MODE_HINT", "ACCURACY")],
+        Precision::Bf16 => [
+            ("INFERENCE_PRECISION_HINT", "bf16"),
+            ("EXECUTION_MODE_HINT", "PERFORMANCE"),
+        ],
+    }
+}
 
-/// Settings that only time depends on. Without pinning, several nodes on one machine don't fight for its first cores.
-const SPEED: [(&str, &str); 3] = [
-    ("PERFORMANCE_HINT", "LATENCY"),
-    ("NUM_STREAMS", "1"),
-    ("ENABLE_CPU_PINNING", "NO"),
-];
+/// Settings that only time depends on.
+const SPEED: [(&str, &str); 2] = [("PERFORMANCE_HINT", "LATENCY"), ("NUM_STREAMS", "1")];
 
+const PINNING: &str = "ENABLE_CPU_PINNING";
 const THREADS: &str = "INFERENCE_NUM_THREADS";
 
 /// The runtime, loaded and proven.
@@ -162,10 +167,7 @@ impl OpenVino {
     fn prove(&self) -> Result<(), EngineError> {
         let compiled = self
             .compile_bytes(&PROOF, &CompileOptions::default())
-            .map_err(|error| match error {
-                Refusal::Failure(failure) => failed(&self.name, failure),
-                Refusal::Precision(error) => error,
-            })?;
+            .map_err(|refusal| self.proof_failed(refusal))?;
         let mut request = compiled.request().map_err(|failure| failed(&self.name, failure))?;
         let input = Tensor::scalar_f32(-1.0);
         let output = ffi::Output {
@@ -186,15 +188,25 @@ impl OpenVino {
         }
     }
 
+    fn proof_failed(&self, refusal: Refusal) -> EngineError {
+        match refusal {
+            Refusal::Failure(failure) => failed(&self.name, failure),
+            Refusal::Precision(error) => error,
+        }
+    }
+
     /// Compiles ONNX bytes and reads the settings back.
     fn compile_bytes(&self, onnx: &[u8], options: &CompileOptions) -> Result<ffi::CompiledModel, Refusal> {
         let threads = options.threads.map(|threads| threads.to_string());
-        let mut settings: Vec<(&str, &str)> = [&PRECISION[..], &SPEED[..]].concat();
+        let mut settings: Vec<(&str, &str)> = [&exact(options.precision)[..], &SPEED[..]].concat();
+        // What is asked for, and does not change results: told of where the engine does otherwise.
+        let mut wishes = vec![(PINNING, if options.pinning { "YES" } else { "NO" })];
         if let Some(threads) = &threads {
-            settings.push((THREADS, threads));
+            wishes.push((THREADS, threads));
         }
+        settings.extend(&wishes);
         let model = self.core.compile(onnx, &settings).map_err(Refusal::Failure)?;
-        for (property, wanted) in PRECISION {
+        for (property, wanted) in exact(options.precision) {
             let seen = model.property(property).map_err(Refusal::Failure)?;
             if seen != wanted {
                 return Err(Refusal::Precision(EngineError::Precision {
@@ -204,14 +216,10 @@ impl OpenVino {
                 }));
             }
         }
-        if let Some(wanted) = threads {
-            let seen = model.property(THREADS).map_err(Refusal::Failure)?;
+        for (property, wanted) in wishes {
+            let seen = model.property(property).map_err(Refusal::Failure)?;
             if seen != wanted {
-                tracing::warn!(
-                    seen,
-                    wanted,
-                    "OpenVINO runs with another number of threads than was set"
-                );
+                tracing::warn!(property, seen, wanted, "OpenVINO runs otherwise than was set");
             }
         }
         Ok(model)
@@ -221,6 +229,11 @@ impl OpenVino {
 impl Backend for OpenVino {
     fn name(&self) -> &str {
         &self.name
+    }
+
+    fn can(&self, options: &CompileOptions) -> Result<(), EngineError> {
+        let compiled = self.compile_bytes(&PROOF, options);
+        compiled.map(drop).map_err(|refusal| self.proof_failed(refusal))
     }
 
     fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {

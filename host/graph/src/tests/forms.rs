@@ -2,8 +2,9 @@
 
 use std::collections::BTreeMap;
 
-use super::interpreter::{Array, run};
+use super::interpreter::Array;
 use super::numbers;
+use super::run::run;
 use crate::{ConvLayer, Limits, Model, Optimizer, TrainOptions, WeightGradient, samples, train, tuning};
 
 /// Strides with a rest, dilation, uneven padding, groups, one and three spatial axes, a single window.

@@ -4,7 +4,8 @@ use std::collections::BTreeMap;
 
 use cloister_tensor::{Dtype, Tensor};
 
-use super::interpreter::{Array, run};
+use super::interpreter::Array;
+use super::run::run;
 use super::zoo::onnx_file::Model as File;
 use super::{model, numbers, parameter};
 use crate::builder::{Builder, Piece};

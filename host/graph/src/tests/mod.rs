@@ -7,6 +7,7 @@ mod interpreter;
 mod models;
 mod opsets;
 mod reach;
+mod run;
 mod stable;
 mod training;
 mod windows;

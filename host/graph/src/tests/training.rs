@@ -5,7 +5,8 @@ use std::collections::BTreeMap;
 use cloister_tensor::{Dtype, Tensor};
 
 use super::gradients::feeds;
-use super::interpreter::{Array, run};
+use super::interpreter::Array;
+use super::run::run;
 use super::{model, parameter};
 use crate::ir::{Attributes, Operator as O};
 use crate::{DropRatio, EngineGraph, Loss, Model, Optimizer, PortKind, TrainOptions, samples, train};

@@ -5,7 +5,8 @@ use std::path::PathBuf;
 
 use cloister_tensor::Dtype;
 
-use super::interpreter::{Array, run};
+use super::interpreter::Array;
+use super::run::run;
 use crate::{Limits, Model, Optimizer, PortKind, TrainOptions, train};
 
 #[path = "../../tests/common/operators.rs"]

@@ -6,7 +6,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
-use cloister_engine::{Backend, CompileOptions, openvino, tract};
+use cloister_engine::{Backend, CompileOptions, Precision, openvino, tract};
 use cloister_graph::{EngineGraph, Limits, Model, Port, PortKind};
 use cloister_tensor::{ReadLimits, Shape, Tensor, TensorMap, npz, safetensors};
 use miette::Report;
@@ -59,6 +59,9 @@ pub struct GraphRunArgs {
     /// Threads of the engine; tract runs on one
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// What the engine computes in where the graph says f32, as a policy's `[compute]` says it
+    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
+    precision: PrecisionName,
     /// Give up after this many seconds
     #[arg(long, value_name = "SECONDS")]
     deadline_s: Option<u32>,
@@ -78,6 +81,24 @@ pub enum BackendName {
     Onnxruntime,
     /// libtorch, for steps in TorchScript, in a binary built with the feature `libtorch`.
     Libtorch,
+}
+
+/// A precision by name.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, clap::ValueEnum)]
+pub enum PrecisionName {
+    /// f32.
+    F32,
+    /// bf16, on OpenVINO and a processor that has it: faster, and coarser.
+    Bf16,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::Bf16 => Self::Bf16,
+        }
+    }
 }
 
 /// Runs the command.
@@ -122,8 +143,13 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
     if let Some(note) = unused_threads(backend.name(), args.threads.map_or(1, NonZeroUsize::get)) {
         out.note(note);
     }
+    let options = CompileOptions {
+        threads: args.threads,
+        precision: args.precision.into(),
+        ..CompileOptions::default()
+    };
     let mut compiled = backend
-        .compile(&graph, &CompileOptions { threads: args.threads })
+        .compile(&graph, &options)
         .map_err(|error| fail(Exit::Failed, error))?;
     let begin = Instant::now();
     let deadline = args.deadline_s.map(|seconds| Duration::from_secs(seconds.into()));

@@ -13,7 +13,7 @@ use cloister_tensor::Tensor;
 use miette::Report;
 
 use super::graph::{read, refused};
-use super::graph_run::{BackendName, choose_backend};
+use super::graph_run::{BackendName, PrecisionName, choose_backend};
 use crate::derivation::LossName;
 use crate::files;
 use crate::forms;
@@ -64,6 +64,9 @@ pub(super) struct TuneArgs {
     /// Threads of OpenVINO; tract runs on one
     #[arg(long, value_name = "N")]
     threads: Option<NonZeroUsize>,
+    /// What the engine computes in, as the policy's `[compute]` will say it
+    #[arg(long, value_enum, default_value_t = PrecisionName::F32)]
+    precision: PrecisionName,
     /// Where the choice is written
     #[arg(short = 'o', long = "out", value_name = "FORMS.toml")]
     out: PathBuf,
@@ -79,14 +82,19 @@ pub(super) fn run(args: &TuneArgs, out: &mut Ui) -> Result<Exit, Report> {
     options.freeze.clone_from(&args.freeze);
     let layers = tuning::layers(&model, &options).map_err(|error| refused(&args.model, &error))?;
     let backend = choose_backend(args.backend, args.openvino_dir.as_deref(), None, out)?;
-    let compile = CompileOptions { threads: args.threads };
+    let compile = CompileOptions {
+        threads: args.threads,
+        precision: args.precision.into(),
+        ..CompileOptions::default()
+    };
+    backend.can(&compile).map_err(|error| fail(Exit::Failed, error))?;
     out.note(format_args!(
         "engine: {}; {} kinds of layers",
         backend.name(),
         layers.len()
     ));
     let mut text = format!(
-        "# Forms of the gradients of convolution weights, by `cloister graph tune` on {} with {} threads.\n\
+        "# Forms of the gradients of convolution weights, by `cloister graph tune` on {} with {} threads, in {}.\n\
          # For `cloister graph train --forms`. Times are the least of {} runs, in milliseconds.\nversion = {}\n\n\
          [weight_gradients]\n",
         backend.name(),
@@ -94,6 +102,7 @@ pub(super) fn run(args: &TuneArgs, out: &mut Ui) -> Result<Exit, Report> {
             || "the engine's own number of".to_owned(),
             |threads| threads.to_string()
         ),
+        compile.precision,
         args.runs,
         forms::VERSION
     );

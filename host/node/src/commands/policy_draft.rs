@@ -8,7 +8,8 @@ use clap::Args;
 use clap::builder::PossibleValuesParser;
 use cloister_attestation::identity::Role;
 use cloister_policy::agreement::{
-    Agreement, Consent, Dataset, Limits, Model, Module, Node, Participant, Release, RoundMode, Rounds, ScalarRange,
+    Agreement, Compute, Consent, Dataset, Limits, Model, Module, Node, Participant, Release, RoundMode, Rounds,
+    ScalarRange,
 };
 use cloister_policy::{ModuleRole, Policy, Scalar, TensorAccess, draft, warnings};
 
@@ -295,6 +296,7 @@ fn agreement(args: &DraftArgs, out: &mut Ui) -> Result<Agreement, miette::Report
             evaluate_every: args.evaluate_every,
             max_staleness: args.max_staleness.unwrap_or(Rounds::MAX_STALENESS),
         },
+        compute: Compute::default(),
         limits: Limits::default(),
         attestation,
         release: Release {

@@ -10,8 +10,8 @@ use cloister_attestation::identity::{CredentialFields, Role, SigningKey, endorse
 use cloister_attestation::simulated::{TdValues, create_authority};
 use cloister_data::{DataLimits, Dataset as OpenRows, Source, salt};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Consent, Dataset, HostFile, Model, Node, Participant, Release, ReleasedModel, Rounds,
-    Rtmr3,
+    Agreement, AttestationRules, Compute, Consent, Dataset, HostFile, Model, Node, Participant, Release, ReleasedModel,
+    Rounds, Rtmr3,
 };
 use cloister_policy::{DatasetSpec, Policy, Signature, Signatures, draft};
 use cloister_vault::VaultKey;
@@ -126,6 +126,7 @@ pub fn prepare(
             evaluate_every: plan.rounds.evaluate_every,
             max_staleness: plan.rounds.max_staleness,
         },
+        compute: Compute::default(),
         limits: plan.limits(),
         attestation: attestation(&root, openvino)?,
         release: Release {

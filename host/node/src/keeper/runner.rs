@@ -6,8 +6,9 @@ use std::time::Duration;
 
 use cloister_attestation::measurement::{Entry, EntryRole};
 use cloister_data::{Format, salt};
+use cloister_engine::Precision;
 use cloister_exchange::content::ContentKind;
-use cloister_policy::agreement::{Limits, Module, ScalarRange as Range};
+use cloister_policy::agreement::{self as policy, Limits, Module, ScalarRange as Range};
 use cloister_policy::{ModuleRole, Policy, Scalar};
 use cloister_runner::{BackendChoice, Confinement, Runner, RunnerOptions};
 use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAccess};
@@ -67,6 +68,14 @@ pub fn unused_threads(backend: &str, threads: usize) -> Option<String> {
     (tract && threads > 1).then(|| format!("{backend} runs on one thread: `threads = {threads}` is for other engines"))
 }
 
+/// What to say where cores were to be kept and the engine does not do that.
+fn unused_pinning(backend: &str, pinning: bool) -> Option<String> {
+    let openvino = backend.starts_with("openvino");
+    (pinning && !openvino).then(|| {
+        format!("{backend} keeps no threads on cores: `pinning` is for OpenVINO, `cpus` holds for every engine")
+    })
+}
+
 impl Keeper {
     /// Starts the node's runner.
     pub fn start_runner(&self) -> Result<Runner, miette::Report> {
@@ -84,6 +93,12 @@ impl Keeper {
             _ => options.openvino_dir = library_dir,
         }
         options.threads = usize::from(self.config.engine.threads);
+        options.cpus.clone_from(&self.config.engine.cpus);
+        options.pinning = self.config.engine.pinning;
+        options.precision = match self.policy.compute.precision {
+            policy::Precision::F32 => Precision::F32,
+            policy::Precision::Bf16 => Precision::Bf16,
+        };
         options.limits.tensor_bytes = self.policy.limits.update_mib << 20;
         options.limits.file_bytes = self.policy.limits.content_mib << 20;
         options.limits.memory_bytes = memory_bytes(&self.policy.limits, options.limits.dataset_bytes);
@@ -97,7 +112,12 @@ impl Keeper {
             Some(note) => tracing::info!("runner computes with {}: {note}", runner.backend()),
             None => tracing::info!("runner computes with {}", runner.backend()),
         }
-        if let Some(note) = unused_threads(runner.backend(), self.config.engine.threads.into()) {
+        let engine = &self.config.engine;
+        let unused = [
+            unused_threads(runner.backend(), engine.threads.into()),
+            unused_pinning(runner.backend(), engine.pinning),
+        ];
+        for note in unused.into_iter().flatten() {
             tracing::warn!("{note}");
         }
         if let Some(open) = runner.unconfined() {
@@ -347,13 +367,16 @@ mod tests {
     use super::*;
 
     #[test]
-    fn threads_that_an_engine_does_not_use_are_said() {
+    fn threads_and_cores_that_an_engine_does_not_use_are_said() {
         let tract = cloister_engine::tract::Tract::new();
         let name = cloister_engine::Backend::name(&tract);
         assert!(
             unused_threads(name, 4).is_some_and(|note| note.contains("one thread") && note.contains("threads = 4"))
         );
         assert_eq!(unused_threads(name, 1), None);
-        assert_eq!(unused_threads("OpenVINO 2026.4.1", 4), None);
+        assert_eq!(unused_threads("openvino 2026.4.1", 4), None);
+        assert!(unused_pinning(name, true).is_some_and(|note| note.contains("`cpus` holds")));
+        assert_eq!(unused_pinning("openvino 2026.4.1", true), None);
+        assert_eq!(unused_pinning(name, false), None);
     }
 }

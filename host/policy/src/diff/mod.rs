@@ -5,7 +5,7 @@ mod work;
 
 use std::fmt::Display;
 
-use crate::agreement::{Agreement, Limits, Release, RoundMode, Rounds};
+use crate::agreement::{Agreement, Compute, Limits, Precision, Release, RoundMode, Rounds};
 use crate::policy::Policy;
 
 /// What a change is about.
@@ -27,6 +27,8 @@ pub enum Area {
     Data,
     /// How rounds go.
     Rounds,
+    /// How graphs are computed.
+    Compute,
     /// What modules and messages may use up.
     Limits,
     /// Which TDs are let in.
@@ -47,6 +49,7 @@ impl Area {
             Self::Graphs => "graphs",
             Self::Data => "data",
             Self::Rounds => "rounds",
+            Self::Compute => "compute",
             Self::Limits => "limits",
             Self::Attestation => "attestation",
             Self::Release => "release",
@@ -129,6 +132,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
         graphs,
         datasets,
         rounds,
+        compute,
         limits,
         attestation,
         release,
@@ -173,6 +177,7 @@ pub fn diff(old: &Policy, new: &Policy) -> Vec<Change> {
     work::graphs(&mut out, &old.graphs, graphs);
     work::datasets(&mut out, &old.datasets, datasets);
     self::rounds(&mut out, &old.rounds, rounds);
+    self::compute(&mut out, old.compute, *compute);
     self::limits(&mut out, &old.limits, limits);
     attestation::diff(&mut out, &old.attestation, attestation);
     self::release(&mut out, &old.release, release);
@@ -263,6 +268,15 @@ fn rounds(out: &mut Changes, old: &Rounds, new: &Rounds) {
     out.value(Area::Rounds, "rounds from one evaluation to the next", every, None);
     let staleness = (&old.max_staleness, max_staleness);
     out.value(Area::Rounds, "steps that an update may be behind", staleness, None);
+}
+
+fn compute(out: &mut Changes, old: Compute, new: Compute) {
+    let Compute { precision } = new;
+    let coarser = (precision == Precision::Bf16).then_some(
+        "updates and evaluations are of coarser numbers, and nodes whose processor or engine has no bf16 do not start",
+    );
+    let precision = (&old.precision.as_str(), &precision.as_str());
+    out.value(Area::Compute, "precision", precision, coarser);
 }
 
 fn limits(out: &mut Changes, old: &Limits, new: &Limits) {

@@ -13,8 +13,8 @@ use cloister_attestation::identity::Role;
 use cloister_tensor::Digest;
 
 use crate::agreement::{
-    Agreement, Consent, Dataset, Graph, Limits, Model, Module, ModuleRole, Node, Participant, Release, ReleasedModel,
-    ScalarRange, TensorAccess,
+    Agreement, Compute, Consent, Dataset, Graph, Limits, Model, Module, ModuleRole, Node, Participant, Precision,
+    Release, ReleasedModel, ScalarRange, TensorAccess,
 };
 use crate::dataset::DatasetSpec;
 use crate::reader::{self, Fields, PolicyError, Problem, Scalar, all, read_document};
@@ -30,7 +30,7 @@ const MAX_GRAPHS: usize = 64;
 const MAX_DATASETS: usize = 2048;
 const MAX_SETTINGS: usize = 64;
 
-const SECTIONS: [&str; 15] = [
+const SECTIONS: [&str; 16] = [
     "format",
     "name",
     "version",
@@ -43,6 +43,7 @@ const SECTIONS: [&str; 15] = [
     "graph",
     "dataset",
     "rounds",
+    "compute",
     "limits",
     "attestation",
     "release",
@@ -82,6 +83,7 @@ pub(crate) fn parse(bytes: &[u8], file: &str) -> Result<Agreement, PolicyError> 
             modules: modules(top, &nodes)?,
             graphs: graphs(top, &nodes)?,
             datasets: datasets(top, &nodes)?,
+            compute: compute(top)?,
             limits: limits(top)?,
             attestation: attestation::read(top, &participants)?,
             release: release(top, &participants)?,
@@ -334,6 +336,17 @@ impl Dataset {
     pub fn parse(bytes: &[u8], file: &str) -> Result<Self, PolicyError> {
         read_document(bytes, file, &DATASET, |fields| Ok(dataset(fields)?))
     }
+}
+
+fn compute(top: &Fields<'_>) -> Result<Compute, Problem> {
+    let Some(node) = top.optional("compute") else {
+        return Ok(Compute::default());
+    };
+    let precision = node.fields(&["precision"])?.optional("precision");
+    let precision = precision.map(|node| node.one_of(&Precision::ALL, Precision::as_str));
+    Ok(Compute {
+        precision: precision.transpose()?.unwrap_or_default(),
+    })
 }
 
 fn limits(top: &Fields<'_>) -> Result<Limits, Problem> {

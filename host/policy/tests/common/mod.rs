@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 
 use cloister_attestation::identity::{Role, SigningKey};
 use cloister_policy::agreement::{
-    Agreement, AttestationRules, Consent, Dataset, Graph, Limits, Model, Module, Node, Participant, Release, RoundMode,
-    Rounds, ScalarRange,
+    Agreement, AttestationRules, Compute, Consent, Dataset, Graph, Limits, Model, Module, Node, Participant, Release,
+    RoundMode, Rounds, ScalarRange,
 };
 use cloister_policy::{Damaged, DatasetSpec, InputSpec, InputType, ModuleRole, Scalar, TensorAccess};
 use cloister_tensor::Digest;
@@ -72,6 +72,7 @@ pub(crate) fn digits(alpha: &SigningKey, beta: &SigningKey) -> Agreement {
             evaluate_every: Rounds::EVERY,
             max_staleness: Rounds::MAX_STALENESS,
         },
+        compute: Compute::default(),
         limits: Limits::default(),
         attestation: AttestationRules::with_root(true, [7; 48]),
         release: Release {

@@ -1,6 +1,5 @@
 //! Which engine the process runs graphs with.
 
-use std::num::NonZeroUsize;
 use std::path::Path;
 
 use cloister_engine::{Backend, CompileOptions, openvino, tract::Tract};
@@ -19,10 +18,19 @@ pub(super) struct Engine {
 
 impl Engine {
     /// Loads the engine's libraries out of their folder: the last files that this process opens.
-    pub(super) fn load(choice: BackendChoice, libraries: Option<&Path>, threads: usize) -> Result<Self, String> {
-        let options = CompileOptions {
-            threads: NonZeroUsize::new(threads),
-        };
+    ///
+    /// Fails, too, where the engine doesn't compute as the options say.
+    pub(super) fn load(
+        choice: BackendChoice,
+        libraries: Option<&Path>,
+        options: CompileOptions,
+    ) -> Result<Self, String> {
+        let engine = Self::chosen(choice, libraries, options)?;
+        engine.backend.can(&options).map_err(|error| error.to_string())?;
+        Ok(engine)
+    }
+
+    fn chosen(choice: BackendChoice, libraries: Option<&Path>, options: CompileOptions) -> Result<Self, String> {
         let engine = |backend: Box<dyn Backend>, note| Self {
             backend,
             options,
@@ -95,6 +103,10 @@ mod further {
         impl Backend for ByLanguage {
             fn name(&self) -> &str {
                 self.0.name()
+            }
+
+            fn can(&self, options: &CompileOptions) -> Result<(), EngineError> {
+                self.0.can(options)
             }
 
             fn compile(&self, graph: &EngineGraph, options: &CompileOptions) -> Result<Box<dyn Compiled>, EngineError> {

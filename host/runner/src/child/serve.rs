@@ -1,8 +1,10 @@
 //! Requests in, replies out.
 
+use std::num::NonZeroUsize;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
+use cloister_engine::CompileOptions;
 use cloister_sandbox::Sandbox;
 use cloister_tensor::TensorMap;
 
@@ -53,6 +55,9 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         openvino_dir,
         library_dir,
         threads,
+        precision,
+        pinning,
+        cpus,
         sandbox,
         limits,
         confinement,
@@ -71,9 +76,18 @@ fn start(channel: &Channel) -> Result<Option<Workshop>, String> {
         BackendChoice::Auto | BackendChoice::OpenVino | BackendChoice::Tract => openvino_dir,
     };
     let libraries = libraries.as_deref().map(Path::new);
+    let options = CompileOptions {
+        threads: NonZeroUsize::new(threads),
+        precision,
+        pinning,
+    };
     let set_up = || {
+        // Before there is another thread: all later ones inherit it, and the engine counts what it may use.
+        if let Some(cpus) = &cpus {
+            cpus.keep_to()?;
+        }
         confine::before_engine(confinement, libraries, &mut gaps)?;
-        let engine = Engine::load(backend, libraries, threads)?;
+        let engine = Engine::load(backend, libraries, options)?;
         let sandbox = Sandbox::new(sandbox).map_err(|error| error.to_string())?;
         confine::after_engine(
             confinement,

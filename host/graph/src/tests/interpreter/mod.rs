@@ -1,16 +1,18 @@
-//! A reference interpreter in f64: slow, plain, and written apart from the rules that it checks.
+//! A reference interpreter in f64: slow, plain, and written apart from the rules that it checks. The tests of `cloister-engine` compile
+//! it, too, over nodes that they read from a graph's bytes.
 
 mod rearrange;
 mod windows;
 
-use std::collections::BTreeMap;
+use cloister_tensor::Tensor;
 
-use cloister_tensor::{Dtype, Tensor};
-
-use crate::engine_graph::EngineGraph;
-use crate::ir::{Node, Operator, ValueId};
+use crate::ir::{Node, Operator};
 use rearrange::{concat, gather, pad, scatter, slice};
 use windows::{conv, conv_transpose, pool};
+
+/// Element types as ONNX numbers them.
+const INT64: i64 = 7;
+const BOOL: i64 = 9;
 
 /// A value: every element type as f64.
 #[derive(Clone, Debug, PartialEq)]
@@ -72,42 +74,6 @@ fn indices(shape: &[usize]) -> Vec<Vec<usize>> {
     all
 }
 
-/// Runs a graph on named values.
-pub(super) fn run(graph: &EngineGraph, feeds: &BTreeMap<String, Array>) -> BTreeMap<String, Array> {
-    let graph = &graph.graph;
-    let mut values: BTreeMap<ValueId, Array> = graph
-        .constants
-        .iter()
-        .map(|(&id, tensor)| (id, Array::of(tensor)))
-        .collect();
-    for &id in &graph.inputs {
-        let port = graph.value(id);
-        let feed = feeds
-            .get(&port.name)
-            .unwrap_or_else(|| panic!("no feed for {}", port.name));
-        assert_eq!(feed.shape, port.shape, "{}", port.name);
-        values.insert(id, feed.clone());
-    }
-    for node in &graph.nodes {
-        let inputs: Vec<Option<&Array>> = node.inputs.iter().map(|id| id.map(|id| &values[&id])).collect();
-        let output = node.outputs[0];
-        let dtype = graph.value(output).dtype;
-        let result = compute(node, &inputs, dtype);
-        assert_eq!(
-            result.shape,
-            graph.value(output).shape,
-            "inferred shape of {:?}",
-            node.operator
-        );
-        values.insert(output, result);
-    }
-    graph
-        .outputs
-        .iter()
-        .map(|(name, id)| (name.clone(), values[id].clone()))
-        .collect()
-}
-
 fn map(one: &Array, compute: impl Fn(f64) -> f64) -> Array {
     Array::new(&one.shape, one.values.iter().map(|&value| compute(value)).collect())
 }
@@ -115,13 +81,28 @@ fn map(one: &Array, compute: impl Fn(f64) -> f64) -> Array {
 fn zip(operands: &[&Array], compute: impl Fn(&[f64]) -> f64) -> Array {
     let mut shape = Vec::new();
     for one in operands {
-        shape = crate::ops::broadcast(&shape, &one.shape).unwrap();
+        shape = broadcast(&shape, &one.shape);
     }
     let values = indices(&shape)
         .iter()
         .map(|index| compute(&operands.iter().map(|one| one.broadcast_at(index)).collect::<Vec<_>>()))
         .collect();
     Array::new(&shape, values)
+}
+
+/// The shape that two broadcast to.
+fn broadcast(left: &[usize], right: &[usize]) -> Vec<usize> {
+    let rank = left.len().max(right.len());
+    let size = |shape: &[usize], axis: usize| (axis + shape.len()).checked_sub(rank).map_or(1, |axis| shape[axis]);
+    let both = (0..rank).map(|axis| (size(left, axis), size(right, axis)));
+    both.map(|(a, b)| {
+        assert!(
+            a == b || a == 1 || b == 1,
+            "{left:?} and {right:?} do not fit each other"
+        );
+        if a == 1 { b } else { a }
+    })
+    .collect()
 }
 
 fn truth(value: bool) -> f64 {
@@ -142,7 +123,8 @@ fn attribute(node: &Node, name: &str, default: &[usize]) -> Vec<usize> {
         .unwrap_or_else(|| default.to_vec())
 }
 
-fn compute(node: &Node, inputs: &[Option<&Array>], dtype: Dtype) -> Array {
+/// What a node makes of its operands.
+pub(super) fn compute(node: &Node, inputs: &[Option<&Array>]) -> Array {
     use Operator as O;
     let all: Vec<&Array> = inputs.iter().copied().flatten().collect();
     let first = all[0];
@@ -192,9 +174,11 @@ fn compute(node: &Node, inputs: &[Option<&Array>], dtype: Dtype) -> Array {
                 |at: usize, default: f64| inputs.get(at).copied().flatten().map_or(default, |one| one.values[0]);
             map(first, |v| v.max(bound(1, f64::MIN)).min(bound(2, f64::MAX)))
         }
-        O::Cast if matches!(dtype, Dtype::I64) => map(first, f64::trunc),
-        O::Cast if matches!(dtype, Dtype::Bool) => map(first, |v| truth(v != 0.0)),
-        O::Cast => first.clone(),
+        O::Cast => match node.attributes.int("to", 0).unwrap() {
+            INT64 => map(first, f64::trunc),
+            BOOL => map(first, |v| truth(v != 0.0)),
+            _ => first.clone(),
+        },
         O::Softmax | O::LogSoftmax => softmax(node, first),
         O::Gemm => gemm(node, &all),
         O::MatMul => mat_mul(first, all[1]),
@@ -222,7 +206,7 @@ fn compute(node: &Node, inputs: &[Option<&Array>], dtype: Dtype) -> Array {
         O::Pad => pad(first, &all),
         O::Expand => {
             let target: Vec<usize> = ints(Some(all[1])).iter().map(|&dim| dim as usize).collect();
-            let shape = crate::ops::broadcast(&first.shape, &target).unwrap();
+            let shape = broadcast(&first.shape, &target);
             Array::new(
                 &shape,
                 indices(&shape).iter().map(|index| first.broadcast_at(index)).collect(),
@@ -319,7 +303,7 @@ fn gemm(node: &Node, all: &[&Array]) -> Array {
 
 fn mat_mul(left: &Array, right: &Array) -> Array {
     let (a, b) = (left.shape.len(), right.shape.len());
-    let batch = crate::ops::broadcast(&left.shape[..a - 2], &right.shape[..b - 2]).unwrap();
+    let batch = broadcast(&left.shape[..a - 2], &right.shape[..b - 2]);
     let (rows, inner, columns) = (left.shape[a - 2], left.shape[a - 1], right.shape[b - 1]);
     let shape = [&batch[..], &[rows, columns]].concat();
     let own = |one: &Array, index: &[usize], row: usize, column: usize| {

@@ -32,6 +32,8 @@
 //! [engine]
 //! backend = "auto"
 //! threads = 1
+//! cpus = "0-3,8"                    # optional: the processors that the runner keeps to
+//! pinning = false                   # true: OpenVINO keeps each thread on a core of its own
 //!
 //! [simulated]
 //! authority = "authority"
@@ -60,6 +62,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
+use cloister_runner::Cpus;
 use serde::Deserialize;
 
 pub use managed::{KbsPlace, ManagerPlace, Place, StoreFiles};
@@ -68,7 +71,7 @@ pub use managed::{KbsPlace, ManagerPlace, Place, StoreFiles};
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 53] = [
+const KNOWN_KEYS: [&str; 55] = [
     "name",
     "policy",
     "credential",
@@ -92,6 +95,8 @@ const KNOWN_KEYS: [&str; 53] = [
     "last_seen",
     "backend",
     "threads",
+    "cpus",
+    "pinning",
     "openvino_dir",
     "library_dir",
     "authority",
@@ -252,6 +257,11 @@ pub struct Engine {
     pub backend: EngineChoice,
     /// Threads of one computation (1 to 256) in OpenVINO; tract runs on one, and the log says so. Bytes are compared between machines at the same count only.
     pub threads: u16,
+    /// The processors that the runner keeps to, engine and sandbox alike; left out: all that the node may use. Like `pinning`, it changes
+    /// how long a step takes, and no result.
+    pub cpus: Option<Cpus>,
+    /// Whether OpenVINO keeps each of its threads on a processor core of its own: for a machine on which nothing else runs.
+    pub pinning: bool,
     /// Where OpenVINO's libraries lie.
     pub openvino_dir: Option<PathBuf>,
     /// Where the libraries of ONNX Runtime or libtorch lie, if one of them is the engine.
@@ -263,6 +273,8 @@ impl Default for Engine {
         Self {
             backend: EngineChoice::Auto,
             threads: 1,
+            cpus: None,
+            pinning: false,
             openvino_dir: None,
             library_dir: None,
         }
@@ -421,6 +433,16 @@ impl NodeConfig {
         }
         if !(1..=256).contains(&config.engine.threads) {
             return meaning("`engine.threads` must lie between 1 and 256");
+        }
+        if let Some(cpus) = &config.engine.cpus
+            && cpus.count() < usize::from(config.engine.threads)
+        {
+            // The engine would take fewer, which moves last bits.
+            return meaning(&format!(
+                "`engine.threads` is {}, but `engine.cpus` names {} processors only: name as many, or have fewer threads",
+                config.engine.threads,
+                cpus.count()
+            ));
         }
         if config.provider.is_some_and(|provider| provider != Provider::Simulated) && config.simulated.is_some() {
             return meaning(

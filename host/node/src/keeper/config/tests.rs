@@ -19,7 +19,16 @@ authority = "authority"
 fn a_worker_file_is_read_and_its_salt_lies_beside_the_data() {
     let config = NodeConfig::parse(WORKER, "node.toml").unwrap();
     assert_eq!(config.engine.threads, 1);
+    assert_eq!((&config.engine.cpus, config.engine.pinning), (&None, false));
     assert_eq!(config.data["train"].salt_place(), Place::File("train.csv.salt".into()));
+}
+
+#[test]
+fn processors_for_the_engine_are_named_as_the_kernel_numbers_them() {
+    let text = format!("{WORKER}[engine]\nthreads = 4\ncpus = \"8,0-3\"\npinning = true\n");
+    let engine = NodeConfig::parse(&text, "node.toml").unwrap().engine;
+    assert_eq!(engine.cpus.unwrap().to_string(), "0-3,8");
+    assert!(engine.pinning);
 }
 
 #[test]
@@ -46,6 +55,16 @@ fn contradictions_are_refused() {
             "wants a section [simulated]",
         ),
         ("[simulated]", "[engine]\nthreads = 0\n[simulated]", "between 1 and 256"),
+        (
+            "[simulated]",
+            "[engine]\ncpus = \"3-1\"\n[simulated]",
+            "comes before its begin",
+        ),
+        (
+            "[simulated]",
+            "[engine]\ncpus = \"0-1\"\nthreads = 4\n[simulated]",
+            "names 2 processors only",
+        ),
         ("\"simulated\"", "\"coco\"", "names another one"),
         ("\"simulated\"", "\"sgx\"", "unknown variant `sgx`"),
         ("name = \"worker-a\"", "name = 7", "invalid type"),
