@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::interpreter::{Array, run};
+use super::interpreter::Array;
+use super::run::run;
 use super::zoo::onnx_file::{A, Model as File};
 use crate::{Limits, Model};
 

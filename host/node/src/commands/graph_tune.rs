@@ -204,3 +204,17 @@ fn fastest(times: &[(WeightGradient, Duration)]) -> Option<(WeightGradient, Dura
         *first
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_rule_stands_unless_another_form_is_clearly_faster() {
+        let ms = Duration::from_millis;
+        let (rule, other) = (WeightGradient::Spatial { parts: 1 }, WeightGradient::Conv);
+        assert_eq!(fastest(&[(rule, ms(100)), (other, ms(99))]), Some((rule, ms(100))));
+        assert_eq!(fastest(&[(rule, ms(100)), (other, ms(90))]), Some((other, ms(90))));
+        assert_eq!(fastest(&[]), None);
+    }
+}
