@@ -307,7 +307,7 @@ fn submit(plan: &Plan, prepared: &Prepared, items: &[&Submitted], address: &str)
     let pem = prepared
         .nodes
         .with_file_name("participants")
-        .join(format!("{participant}.pem"));
+        .join(format!("{participant}.key"));
     let key = || files::read_key(&pem);
     let visitor = VisitorIdentity::new(Some((participant.clone(), key()?)), now_unix_s())
         .map_err(|error| fail(Exit::Failed, error))?;
