@@ -430,7 +430,7 @@ impl<'a> Sealed<'a> {
         let text = ran.stderr.replace('│', " ");
         let words: Vec<_> = text
             .lines()
-            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN "))
+            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN ") && !line.starts_with("SIMULATED: "))
             .collect();
         let reason = words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
         out.note(format!("   refused ({}): {what}", ran.code));
