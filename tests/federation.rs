@@ -229,7 +229,7 @@ impl Aggregator {
             .arg(&file)
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
-            .stderr(Stdio::null())
+            .stderr(std::fs::File::create(file.with_extension("log"))?)
             .spawn()?;
         let stdout = child.stdout.take().ok_or_else(|| io::Error::other("no stdout"))?;
         let (sender, events) = mpsc::channel();
@@ -289,6 +289,11 @@ impl Aggregator {
         std::fs::write(&self.file, text.join("\n"))?;
         *self = Self::start(self.file.clone())?;
         Ok(())
+    }
+
+    /// What it wrote to stderr since it started.
+    pub fn log(&self) -> io::Result<String> {
+        std::fs::read_to_string(self.file.with_extension("log"))
     }
 
     /// Its node file.

@@ -3,6 +3,7 @@
 //! `cargo xtask test` builds the binary and the guests and names both by `CLOISTER_BIN` and `CLOISTER_GUESTS_DIR`.
 
 pub mod federation;
+pub mod processes;
 
 use std::ffi::OsStr;
 use std::io;
@@ -72,4 +73,14 @@ where
 pub fn words(stderr: &str) -> String {
     let text = stderr.replace('│', " ");
     text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+/// Whether an error says these words. Where its lines are broken, be it behind a hyphen or within a path, makes no difference.
+pub fn says(stderr: &str, wanted: &str) -> bool {
+    let bare = |text: &str| -> String {
+        text.chars()
+            .filter(|sign| !sign.is_whitespace() && *sign != '│')
+            .collect()
+    };
+    bare(stderr).contains(&bare(wanted))
 }

@@ -11,6 +11,7 @@ use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
 use cloister_tests::federation::{Federation, Worker};
+use cloister_tests::processes::{self, lives};
 use cloister_tests::{binary, cloister, guests, root, words};
 use tempfile::TempDir;
 
@@ -27,34 +28,11 @@ fn until(what: &str, mut happened: impl FnMut() -> bool) {
 }
 
 fn signal(pid: u32, name: &str) {
-    let status = Command::new("kill")
-        .arg(format!("-{name}"))
-        .arg(pid.to_string())
-        .status();
-    assert!(status.unwrap().success());
+    processes::signal(pid, name).unwrap();
 }
 
-/// Whether a process is there and more than a name that waits to be read.
-fn lives(pid: u32) -> bool {
-    let status = std::fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-    status
-        .lines()
-        .any(|line| line.starts_with("State:") && !line.contains('Z'))
-}
-
-/// The processes whose parent is `pid`.
 fn children(pid: u32) -> Vec<u32> {
-    let parent = |status: &str| -> Option<u32> {
-        let line = status.lines().find(|line| line.starts_with("PPid:"))?;
-        line.split_whitespace().nth(1)?.parse().ok()
-    };
-    let processes = std::fs::read_dir("/proc").unwrap();
-    let ids = processes.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-    ids.filter(|id| {
-        let status = std::fs::read_to_string(format!("/proc/{id}/status")).unwrap_or_default();
-        parent(&status) == Some(pid)
-    })
-    .collect()
+    processes::children(pid).unwrap()
 }
 
 #[test]
@@ -119,6 +97,9 @@ fn a_vault_put_back_whole_is_refused_with_both_versions() {
             own.join("vault.last-seen").into_os_string(),
         ]
     };
+    let mut listing = place("ls");
+    listing.extend(["-o".into(), "json".into()]);
+    let version = cloister(listing).unwrap().json().unwrap()["version"].as_u64().unwrap();
     let older = own.join("older");
     let copied = Command::new("cp")
         .arg("-r")
@@ -138,9 +119,16 @@ fn a_vault_put_back_whole_is_refused_with_both_versions() {
 
     std::fs::remove_dir_all(own.join("vault")).unwrap();
     std::fs::rename(&older, own.join("vault")).unwrap();
-    let run = cloister(place("ls")).unwrap();
-    assert_eq!(run.code, 1, "{}", run.stderr);
-    assert!(run.stderr.contains("rolled back"), "{}", run.stderr);
+    for command in ["ls", "verify"] {
+        let run = cloister(place(command)).unwrap();
+        assert_eq!(run.code, 1, "{}", run.stderr);
+        let said = words(&run.stderr);
+        let versions = format!(
+            "rolled back: its version is {version}, but version {} was seen before",
+            version + 1
+        );
+        assert!(said.contains(&versions), "{versions}: {said}");
+    }
 
     // Without the record nothing is proven, and that is said.
     let blind: Vec<_> = place("ls").into_iter().take(5).collect();

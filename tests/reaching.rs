@@ -173,7 +173,7 @@ fn an_expired_credential_is_refused_by_the_aggregator() {
             let key = federation
                 .folder()
                 .join("participants")
-                .join(format!("{}.pem", fields.participant));
+                .join(format!("{}.key", fields.participant));
             let key = SigningKey::from_pem(&std::fs::read_to_string(key).unwrap()).unwrap();
             fields.not_after_unix_s = 1_700_000_000;
             std::fs::write(&file, endorse(&key, fields).unwrap().to_text()).unwrap();
@@ -200,7 +200,7 @@ fn sign(federation: &Federation, policy: &Path, participant: &str) -> Run {
     let key = federation
         .folder()
         .join("participants")
-        .join(format!("{participant}.pem"));
+        .join(format!("{participant}.key"));
     cloister([
         "policy".as_ref(),
         "sign".as_ref(),

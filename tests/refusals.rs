@@ -11,13 +11,15 @@ use std::net::TcpStream;
 use std::path::Path;
 use std::time::Duration;
 
-use cloister_tests::cloister;
+use cloister_attestation::identity::{Credential, SigningKey, endorse};
 use cloister_tests::federation::Federation;
+use cloister_tests::{cloister, says};
 
 type Edit = Box<dyn FnOnce(&Path, String) -> String>;
 
 /// A worker that differs, the exit code it must end with, and words that its error must hold.
 struct Case {
+    like: &'static str,
     name: &'static str,
     edit: Edit,
     code: i32,
@@ -30,7 +32,19 @@ fn case(
     words: &'static [&'static str],
     edit: impl FnOnce(&Path, String) -> String + 'static,
 ) -> Case {
+    case_like("worker-north", name, code, words, edit)
+}
+
+/// A case that is like that node.
+fn case_like(
+    like: &'static str,
+    name: &'static str,
+    code: i32,
+    words: &'static [&'static str],
+    edit: impl FnOnce(&Path, String) -> String + 'static,
+) -> Case {
     Case {
+        like,
         name,
         edit: Box::new(edit),
         code,
@@ -38,43 +52,133 @@ fn case(
     }
 }
 
+/// Words of a refusal for another policy, whatever differs in it.
+const POLICY: &[&str] = &["policy.digest", ": seen ", "; wanted"];
+
+/// The node file with a policy of its own, which is the federation's but for what `edit` changes.
+fn with_policy(own: &Path, text: &str, edit: impl FnOnce(String) -> String) -> String {
+    let policy = std::fs::read_to_string(own.ancestors().nth(2).unwrap().join("policy.toml")).unwrap();
+    std::fs::write(own.join("policy.toml"), edit(policy)).unwrap();
+    text.replace("../../policy.toml", "policy.toml")
+}
+
+/// A policy that names another digest for one of its modules or graphs.
+fn other_digest(policy: &str, table: &str, name: &str) -> String {
+    let start = format!("{table}\nname = \"{name}\"");
+    let at = policy.find(&start).unwrap_or_else(|| panic!("no {start} in {policy}"));
+    let digest = at + policy[at..].find("sha256 = \"").unwrap() + "sha256 = \"".len();
+    let mut other = policy.to_owned();
+    other.replace_range(digest..digest + 64, &"5a".repeat(32));
+    other
+}
+
+/// The name of the file with the node's key.
+fn key_file(text: &str) -> String {
+    let line = text.lines().find_map(|line| line.strip_prefix("node_key = \""));
+    line.unwrap().trim_end_matches('"').to_owned()
+}
+
 fn cases(federation: &Federation) -> Vec<Case> {
     let south = federation.node("worker-south");
     vec![
-        case("another-mrtd", 3, &["mrtd", "1111111111", "SIMULATED"], |_, text| {
-            text + &format!("mrtd = \"{}\"\n", "11".repeat(48))
-        }),
-        case("debug-td", 3, &["debug"], |_, text| {
+        case(
+            "another-mrtd",
+            3,
+            &["attestation.mrtd: seen 1111111111", "; wanted"],
+            |_, text| text + &format!("mrtd = \"{}\"\n", "11".repeat(48)),
+        ),
+        case("debug-td", 3, &["debug", ": seen ", "; wanted"], |_, text| {
             text + "attributes = \"0100001000000000\"\n"
         }),
         case(
             "rtmr3-that-something-else-extended",
             4,
-            &["RTMR3", "log", "quotes show", "agree on"],
+            &[
+                "of the log give",
+                "and quotes show",
+                "something else extends RTMR3",
+                "agree on",
+            ],
             |_, text| text + &format!("rtmr3 = \"{}\"\n", "22".repeat(48)),
         ),
-        case("another-policy", 3, &["policy"], |own, text| {
-            let folder = own.ancestors().nth(2).unwrap();
-            let policy = std::fs::read_to_string(folder.join("policy.toml")).unwrap();
-            std::fs::write(folder.join("other.toml"), policy + "\n# another policy\n").unwrap();
-            text.replace("../../policy.toml", "../../other.toml")
+        case("another-policy", 3, POLICY, |own, text| {
+            with_policy(own, &text, |policy| policy + "\n# another policy\n")
         }),
-        case("another-root", 3, &["root"], |own, text| {
-            let authority = own.join("authority");
-            let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
-            assert_eq!(made.code, 0, "{}", made.stderr);
-            text.replace("../../authority", "authority")
+        case("another-module", 3, POLICY, |own, text| {
+            with_policy(own, &text, |policy| other_digest(&policy, "[[module]]", "train-sgd"))
         }),
-        case("another-data", 4, &["commitment"], |own, text| {
+        case("another-graph", 3, POLICY, |own, text| {
+            with_policy(own, &text, |policy| other_digest(&policy, "[[graph]]", "train"))
+        }),
+        case(
+            "another-root",
+            3,
+            &["root", "has the key id", "the policy names"],
+            |own, text| {
+                let authority = own.join("authority");
+                let made = cloister(["quote".as_ref(), "authority".as_ref(), authority.as_os_str()]).unwrap();
+                assert_eq!(made.code, 0, "{}", made.stderr);
+                text.replace("../../authority", "authority")
+            },
+        ),
+        case("another-data", 4, &["commitment seen", ", wanted"], |own, text| {
             let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
             let shorter: Vec<_> = data.lines().take(data.lines().count() - 1).collect();
             std::fs::write(own.join("data.csv"), shorter.join("\n") + "\n").unwrap();
             text
         }),
-        case("anothers-credential", 4, &["worker-south"], move |own, text| {
-            std::fs::copy(south.join("node.credential"), own.join("node.credential")).unwrap();
-            text
-        }),
+        case(
+            "anothers-credential",
+            4,
+            &[
+                "the credential is for node worker-south of south",
+                "policy say worker-north of north",
+            ],
+            move |own, text| {
+                std::fs::copy(south.join("node.credential"), own.join("node.credential")).unwrap();
+                text
+            },
+        ),
+        // These two pass their own node's check, which asks for the fields alone: it is the aggregator that refuses them.
+        case(
+            "a-credential-that-its-participant-did-not-sign",
+            3,
+            &["credential.signature", ": seen ", "; wanted"],
+            |own, text| {
+                let file = own.join("node.credential");
+                let credential = Credential::parse(&std::fs::read_to_string(&file).unwrap()).unwrap();
+                let nobody = SigningKey::generate().unwrap();
+                std::fs::write(&file, endorse(&nobody, credential.fields).unwrap().to_text()).unwrap();
+                text
+            },
+        ),
+        case_like(
+            "worker-south",
+            "under-anothers-name",
+            3,
+            &["credential.signature", ": seen ", "; wanted"],
+            |own, text| {
+                // North's key and TD, endorsed by north under the name of the other participant's node.
+                let folder = own.ancestors().nth(2).unwrap();
+                std::fs::copy(
+                    folder.join("nodes/worker-north").join(&key_file(&text)),
+                    own.join(key_file(&text)),
+                )
+                .unwrap();
+                let key = own.join(key_file(&text));
+                let north = std::fs::read_to_string(folder.join("participants/north.key")).unwrap();
+                let north = SigningKey::from_pem(&north).unwrap();
+                let file = own.join("node.credential");
+                let mut fields = Credential::parse(&std::fs::read_to_string(&file).unwrap())
+                    .unwrap()
+                    .fields;
+                fields.node_key = SigningKey::from_pem(&std::fs::read_to_string(key).unwrap())
+                    .unwrap()
+                    .public();
+                std::fs::write(&file, endorse(&north, fields).unwrap().to_text()).unwrap();
+                text
+            },
+        ),
         case("no-credential", 2, &["node.credential", "typing error"], |own, text| {
             std::fs::remove_file(own.join("node.credential")).unwrap();
             text
@@ -82,37 +186,45 @@ fn cases(federation: &Federation) -> Vec<Case> {
         case(
             "a-key-for-all-to-read",
             2,
-            &["node.pem", "644", "chmod 600"],
+            &["its mode is 644, wanted 600", "chmod 600"],
             |own, text| {
                 let mode = std::os::unix::fs::PermissionsExt::from_mode(0o644);
-                std::fs::set_permissions(own.join("node.pem"), mode).unwrap();
+                std::fs::set_permissions(own.join(key_file(&text)), mode).unwrap();
                 text
             },
         ),
         case(
             "data-that-nobody-granted",
             2,
-            &["[data.extra]", "worker-north", "train"],
+            &[
+                "[data.extra]",
+                "the policy gives worker-north no dataset extra; it gives train",
+            ],
             |_, text| text + "\n[data.extra]\npath = \"data.csv\"\n",
         ),
-        case("a-broken-data-file", 2, &["row", "p3"], |own, text| {
-            let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
-            let broken: Vec<String> = data
-                .lines()
-                .enumerate()
-                .map(|(index, line)| match index {
-                    7 => line
-                        .split(',')
-                        .enumerate()
-                        .map(|(at, cell)| if at == 3 { "x" } else { cell })
-                        .collect::<Vec<_>>()
-                        .join(","),
-                    _ => line.to_owned(),
-                })
-                .collect();
-            std::fs::write(own.join("data.csv"), broken.join("\n") + "\n").unwrap();
-            text
-        }),
+        case(
+            "a-broken-data-file",
+            2,
+            &["row 7 (line 8), column \"p3\": seen \"x\"", "wanted"],
+            |own, text| {
+                let data = std::fs::read_to_string(own.join("data.csv")).unwrap();
+                let broken: Vec<String> = data
+                    .lines()
+                    .enumerate()
+                    .map(|(index, line)| match index {
+                        7 => line
+                            .split(',')
+                            .enumerate()
+                            .map(|(at, cell)| if at == 3 { "x" } else { cell })
+                            .collect::<Vec<_>>()
+                            .join(","),
+                        _ => line.to_owned(),
+                    })
+                    .collect();
+                std::fs::write(own.join("data.csv"), broken.join("\n") + "\n").unwrap();
+                text
+            },
+        ),
     ]
 }
 
@@ -123,13 +235,9 @@ fn workers_that_differ_are_refused_and_the_aggregator_lives_on() {
     let mut wrong = Vec::new();
     for case in cases(&federation) {
         let run = federation
-            .worker_like("worker-north", case.name, &aggregator, case.edit)
+            .worker_like(case.like, case.name, &aggregator, case.edit)
             .unwrap();
-        let missing: Vec<_> = case
-            .words
-            .iter()
-            .filter(|word| !run.stderr.contains(*word) && !run.stdout.contains(*word))
-            .collect();
+        let missing: Vec<_> = case.words.iter().filter(|words| !says(&run.stderr, words)).collect();
         let unsaid = case.code == 3 && !run.stderr.contains("SIMULATED");
         if run.code != case.code || !missing.is_empty() || unsaid {
             wrong.push(format!(

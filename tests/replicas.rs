@@ -186,7 +186,7 @@ fn a_manager_that_leads_is_killed_amid_the_training_and_the_training_goes_on() {
     }
     for name in ["north", "east", "south", "institute"] {
         let line = format!(
-            "manager recover {at} --kept OUT/kept.mark --without-nodes --participant {name} --participant-key OUT/participants/{name}.pem"
+            "manager recover {at} --kept OUT/kept.mark --without-nodes --participant {name} --participant-key OUT/participants/{name}.key"
         );
         let handed = run(&folder, &line);
         assert_eq!(handed.code, 0, "{name}: {}", handed.stderr);

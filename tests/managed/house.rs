@@ -79,7 +79,7 @@ impl House {
     /// A command of a participant to the manager under the founding policy.
     pub(crate) fn as_one(address: &str, participant: &str) -> String {
         format!(
-            "{} --participant {participant} --participant-key OUT/participants/{participant}.pem",
+            "{} --participant {participant} --participant-key OUT/participants/{participant}.key",
             Self::at(address, "policy.toml")
         )
     }

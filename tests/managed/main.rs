@@ -49,7 +49,7 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
     assert_eq!(told["exported"]["to"], "institute");
 
     // No row, no key and no salt lies on a node's disk in the clear, nor in the manager's store.
-    let key = std::fs::read_to_string(house.folder.join("participants/hospital-north.key")).unwrap();
+    let key = std::fs::read_to_string(house.folder.join("participants/hospital-north.data.key")).unwrap();
     let mut files = 0;
     let mut folders = vec![house.folder.join("nodes"), house.folder.join("logs")];
     while let Some(folder) = folders.pop() {
@@ -88,7 +88,7 @@ fn a_manager_that_is_started_again_waits_for_its_participants_and_refuses_what_i
     let address = manager.wait_for("listening")["address"].as_str().unwrap().to_owned();
     let at = format!("--to {address} --policy OUT/policy.toml --trust-root OUT/authority");
     let anyone = |participant: &str, key: &str| {
-        format!("{at} --participant {participant} --participant-key OUT/participants/{key}.pem")
+        format!("{at} --participant {participant} --participant-key OUT/participants/{key}.key")
     };
     let as_one = |participant: &str| anyone(participant, participant);
 
@@ -133,14 +133,14 @@ fn a_manager_that_is_started_again_waits_for_its_participants_and_refuses_what_i
 
     // Participants: what is not theirs, and what does not fit.
     let secrets = |name: &str, what: &str| format!("manager secrets put one {what} {}", as_one(name));
-    let rows = "--from OUT/participants/hospital-north.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
+    let rows = "--from OUT/participants/hospital-north.data.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
     house.refused(&secrets("south", rows), 4, "may not give a key for");
     house.refused(
         &secrets("south", "--from OUT/participants/vault.key --vault aggregator"),
         4,
         "aggregator",
     );
-    let other = "--from OUT/participants/hospital-east.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
+    let other = "--from OUT/participants/hospital-east.data.key --data hospital-north/train --sealed OUT/nodes/hospital-north/data.csv.sealed";
     house.refused(&secrets("north", other), 2, "does not open with this key");
     house.refused(
         &format!("manager secrets rm nothing {}", as_one("north")),

@@ -25,7 +25,7 @@ fn a_successor_takes_effect_by_the_manager_nodes_on_the_old_one_are_told_and_who
     }
     let sign = |policy: &str, name: &str| {
         let run = house.run(&format!(
-            "policy sign OUT/{policy}.toml --key OUT/participants/{name}.pem --participant {name} --predecessor OUT/policy.toml"
+            "policy sign OUT/{policy}.toml --key OUT/participants/{name}.key --participant {name} --predecessor OUT/policy.toml"
         ));
         assert_eq!(run.code, 0, "{}", run.stderr);
     };

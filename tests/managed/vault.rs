@@ -80,7 +80,7 @@ fn an_older_vault_and_one_written_elsewhere_are_refused_and_a_rotated_key_seals_
     // What was exported opens for the one that it is for.
     let unseal = |name: &str, to: &str| {
         format!(
-            "unseal OUT/second.export --policy OUT/policy.toml --participant {name} --participant-key OUT/participants/{name}.pem --out OUT/{to}"
+            "unseal OUT/second.export --policy OUT/policy.toml --participant {name} --participant-key OUT/participants/{name}.key --out OUT/{to}"
         )
     };
     house.refused(&unseal("north", "stolen"), 4, "it is for participant/institute");

@@ -14,8 +14,7 @@ workload := {
     "/cloister/node.toml"
   ],
   "environment": [
-    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin",
-    "CLOISTER_OPENVINO_DIR=/opt/openvino"
+    "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
   ],
   "image": "registry.example.org/cloister/aggregator@sha256:0000000000000000000000000000000000000000000000000000000000000000"
 }

@@ -169,6 +169,27 @@ fn a_damaged_record_is_named() {
 }
 
 #[test]
+fn what_is_not_finite_is_refused_by_row_and_column_in_numpys_files() {
+    let only = spec("x = { columns = \"p0..p3\" }");
+    for (value, seen) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        let values = [1.0, 0.0, 0.0, 0.0, 0.0, value, 0.0, 0.0];
+        let singles = Tensor::from_f32(&[2, 4], values.to_vec()).unwrap();
+        let file = npz::write(&TensorMap::from([("p".to_owned(), singles)])).unwrap();
+        let error = refusal(&file, Format::Npz, &only);
+        let wanted = format!("rows.file: row 2, column \"p1\": seen {seen}");
+        assert!(error.starts_with(&wanted), "{error}");
+
+        // Version 1 of the format, with its header filled up to a multiple of 64 bytes.
+        let header = "{'descr': '<f8', 'fortran_order': False, 'shape': (2, 4), }";
+        let mut file = b"\x93NUMPY\x01\x00\x76\x00".to_vec();
+        file.extend(format!("{header:<117}\n").bytes());
+        file.extend(values.iter().flat_map(|value| f64::from(*value).to_le_bytes()));
+        let error = refusal(&file, Format::Npy, &only);
+        assert!(error.starts_with(&wanted), "{error}");
+    }
+}
+
+#[test]
 fn signed_and_real_elements_keep_their_values() {
     let only = spec("x = { columns = [\"p0\", \"p1\"] }");
     for (kind, content, wanted) in [

@@ -83,6 +83,42 @@ fn columns_of_several_row_groups_are_read() {
     assert_eq!(&x[39_998..], [19_999.0, 19_999.5]);
 }
 
+/// A file of the one column `a`.
+fn real_column(schema: &str, write: impl Fn(&mut ColumnWriter<'_>)) -> Vec<u8> {
+    let schema = Arc::new(parse_message_type(schema).unwrap());
+    let mut writer =
+        SerializedFileWriter::new(Vec::new(), schema, Arc::new(WriterProperties::builder().build())).unwrap();
+    let mut group = writer.next_row_group().unwrap();
+    let mut column = group.next_column().unwrap().unwrap();
+    write(column.untyped());
+    column.close().unwrap();
+    group.close().unwrap();
+    writer.into_inner().unwrap()
+}
+
+#[test]
+fn what_is_not_finite_is_refused_by_row_and_column() {
+    for (value, seen) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf"), (f32::NEG_INFINITY, "-inf")] {
+        let singles = real_column("message rows { required float a; }", |column| {
+            let ColumnWriter::FloatColumnWriter(to) = column else {
+                unreachable!("a is a float")
+            };
+            to.write_batch(&[1.0, 2.0, value], None, None).unwrap();
+        });
+        let doubles = real_column("message rows { required double a; }", |column| {
+            let ColumnWriter::DoubleColumnWriter(to) = column else {
+                unreachable!("a is a double")
+            };
+            to.write_batch(&[1.0, 2.0, f64::from(value)], None, None).unwrap();
+        });
+        for file in [singles, doubles] {
+            let error = open(file, &one("a", "f32")).expect_err("it is no number").to_string();
+            let wanted = format!("rows.parquet: row 3, column \"a\": seen {seen}");
+            assert!(error.starts_with(&wanted), "{error}");
+        }
+    }
+}
+
 #[test]
 fn the_same_numbers_commit_to_the_same_digest_in_both_formats() {
     let mut text = "b,a,label\n".to_owned();

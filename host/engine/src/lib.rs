@@ -15,8 +15,10 @@
 //! TDX also have bf16, and OpenVINO picks that by itself there: so precision is asked for, read back, and compiling fails if
 //! the answer differs. An engine that has f32 alone refuses bf16 by its name.
 //!
-//! A NaN may not come through tract: its `max(NaN, 0)` is 0, and its `Tanh` is clamped, where OpenVINO gives NaN. A step's loss then looks
-//! sound; the parameters that it leads to do not, for `p - rate * NaN` is NaN on both, and an update that has one is refused.
+//! A NaN need not show in a step's loss: OpenVINO's ReLU makes 0 of it, so that an MLP's loss is finite on rows of which one cell is NaN, where
+//! tract's is NaN; which operator swallows it on which engine is nothing to build on. The parameters that it leads to do show it, for
+//! `p - rate * NaN` is NaN on both, and an update that has one is refused. Rows that are not finite come to no graph: readers of data and the
+//! check of transforms refuse them.
 //!
 //! *Not guaranteed:* equal bytes between backends, instruction sets or thread counts. Between runs of one compiled
 //! graph they are equal.

@@ -1,5 +1,6 @@
 //! What a round computes: the node's part, called by the drivers on a thread where it may block.
 
+use std::borrow::Cow;
 use std::sync::Arc;
 
 use cloister_attestation::identity::PublicKey;
@@ -12,16 +13,16 @@ use tokio::sync::mpsc;
 #[error("{what}: {cause}")]
 pub struct WorkError {
     /// What was done.
-    pub what: &'static str,
+    pub what: Cow<'static, str>,
     /// Why it failed.
     pub cause: String,
 }
 
 impl WorkError {
     /// A failure in words.
-    pub fn new(what: &'static str, cause: impl std::fmt::Display) -> Self {
+    pub fn new(what: impl Into<Cow<'static, str>>, cause: impl std::fmt::Display) -> Self {
         Self {
-            what,
+            what: what.into(),
             cause: cause.to_string(),
         }
     }

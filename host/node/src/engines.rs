@@ -26,7 +26,7 @@ impl Further {
     }
 
     /// The environment variable that names the folder of its libraries.
-    const fn variable(self) -> &'static str {
+    pub const fn variable(self) -> &'static str {
         match self {
             Self::OnnxRuntime => "CLOISTER_ONNXRUNTIME_DIR",
             Self::Libtorch => "CLOISTER_LIBTORCH_DIR",

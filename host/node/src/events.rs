@@ -7,6 +7,20 @@ use cloister_attestation::RaTlsIdentity;
 use crate::keeper::Keeper;
 use crate::ui::Ui;
 
+/// Most rules that a refusal lists in an event.
+pub const MAX_REASONS: usize = 16;
+
+/// A rule that a peer's evidence failed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reason {
+    /// Its name, as in the policy where it stands there.
+    pub rule: String,
+    /// What the evidence showed.
+    pub seen: String,
+    /// What would have been accepted.
+    pub wanted: String,
+}
+
 /// Something that happened at a node. The JSON form carries the name in `event`.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 #[serde(tag = "event", rename_all = "snake_case")]
@@ -57,18 +71,21 @@ pub enum Event {
         /// Root of the measurement, hexadecimal.
         measurement: String,
     },
-    /// Evidence of a peer was verified.
+    /// Evidence of a peer was accepted or refused. Of a refused peer the fields say what it claims to be.
     Peer {
-        /// The peer's node name.
+        /// The peer's node name; its address, where it was refused before it claimed one.
         name: String,
-        /// Its role.
+        /// Its role; empty where it claims none.
         role: String,
         /// `accepted` or `refused`.
         verdict: String,
-        /// Root of its measurement, hexadecimal.
+        /// Root of its measurement, hexadecimal; empty where it claims none.
         measurement: String,
-        /// Whether the peer's TD is a simulated one.
+        /// Whether the peer's TD, or where it was refused this node's root of trust, is a simulated one.
         simulated: bool,
+        /// Why it was refused, rule by rule: at most [`MAX_REASONS`].
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        reasons: Vec<Reason>,
     },
     /// An aggregator that was started again goes on behind the last round that its vault holds.
     Resumed {
@@ -251,11 +268,22 @@ pub fn words(event: &Event) -> String {
             verdict,
             measurement,
             simulated,
-        } => format!(
-            "{verdict} {name} ({role}), measurement {}{}",
-            first(measurement, 16),
-            if *simulated { " SIMULATED" } else { "" }
-        ),
+            reasons,
+        } => {
+            let simulated = if *simulated { " SIMULATED" } else { "" };
+            let role = if role.is_empty() { "of no claimed role" } else { role };
+            let mut line = match measurement.is_empty() {
+                true => format!("{verdict} {name} ({role}){simulated}"),
+                false => format!(
+                    "{verdict} {name} ({role}), measurement {}{simulated}",
+                    first(measurement, 16)
+                ),
+            };
+            for Reason { rule, seen, wanted } in reasons {
+                line.push_str(&format!("\n  {rule}: seen {seen}; wanted {wanted}"));
+            }
+            line
+        }
         Event::Resumed { round, rounds, model } => format!(
             "goes on with round {round}/{rounds}, from the sealed model {}",
             first(model, 12)

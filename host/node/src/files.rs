@@ -43,7 +43,23 @@ fn unreadable(path: &Path, error: &Error) -> miette::Report {
     )
 }
 
-fn unwritable(path: &Path, error: &Error) -> miette::Report {
+/// A file that cannot be written. Where its folder is not there, the command line names a place that does not exist: exit code 2.
+pub fn unwritable(path: &Path, error: &Error) -> miette::Report {
+    let folder = path.parent().filter(|folder| !folder.as_os_str().is_empty());
+    if let (ErrorKind::NotFound, Some(folder)) = (error.kind(), folder.filter(|folder| !folder.exists())) {
+        return failed(
+            Exit::Usage,
+            format!(
+                "{} cannot be written: there is no folder {}",
+                path.display(),
+                folder.display()
+            ),
+            Some(format!(
+                "look for a typing error in the path, or make the folder: mkdir -p {}",
+                folder.display()
+            )),
+        );
+    }
     failed(
         Exit::Failed,
         format!("{} cannot be written: {error}", path.display()),
@@ -154,7 +170,7 @@ pub fn try_write(path: &Path, bytes: &[u8]) -> std::io::Result<()> {
 }
 
 /// The system's error alone: the name of a file that never came to be tells nobody anything.
-fn plain(error: &Error) -> Error {
+pub fn plain(error: &Error) -> Error {
     std::error::Error::source(error)
         .and_then(|source| source.downcast_ref::<Error>())
         .and_then(Error::raw_os_error)
@@ -170,16 +186,13 @@ pub fn write_secret(path: &Path, bytes: &[u8]) -> Result<(), miette::Report> {
 pub fn write_new(path: &Path, bytes: &[u8], mode: u32) -> Result<(), miette::Report> {
     let file = OpenOptions::new().write(true).create_new(true).mode(mode).open(path);
     file.and_then(|mut file| file.write_all(bytes).and_then(|()| file.sync_all()))
-        .map_err(|error| {
-            let exit = match error.kind() {
-                ErrorKind::AlreadyExists => Exit::Usage,
-                _ => Exit::Failed,
-            };
-            failed(
-                exit,
+        .map_err(|error| match error.kind() {
+            ErrorKind::AlreadyExists => failed(
+                Exit::Usage,
                 format!("{} cannot be written: {error}", path.display()),
                 help(error.kind()),
-            )
+            ),
+            _ => unwritable(path, &error),
         })
 }
 
@@ -311,7 +324,14 @@ mod tests {
         let missing = folder.path().join("no/such/file");
         let error = write(&missing, b"x").unwrap_err();
         assert!(error.to_string().contains("no/such/file"), "{error:?}");
-        assert!(help_of(&error).contains("typing error"), "{error:?}");
+        assert!(
+            help_of(&error).contains("typing error") && help_of(&error).contains("mkdir -p"),
+            "{error:?}"
+        );
+        let exit = |error: &miette::Report| error.downcast_ref::<crate::ui::Failure>().map(|failure| failure.exit);
+        assert_eq!(exit(&error), Some(Exit::Usage));
+        let error = write_secret(&missing, b"x").unwrap_err();
+        assert_eq!(exit(&error), Some(Exit::Usage), "{error:?}");
         assert!(write(folder.path(), b"x").is_err());
         assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0);
     }

@@ -5,6 +5,9 @@ use std::io::{ErrorKind, Write};
 use std::sync::OnceLock;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use cloister_exchange::ExchangeError;
+use cloister_session::SessionError;
+
 use crate::files;
 
 /// What the process's exit code says.
@@ -31,6 +34,23 @@ impl Exit {
             Self::Usage => 2,
             Self::Refused => 3,
             Self::Denied => 4,
+        }
+    }
+
+    /// Of a session that did not come to be: a verdict of attestation, on either side, is no network that failed.
+    pub fn of_session(error: &SessionError) -> Self {
+        match error.refusal() {
+            Some(_) => Self::Refused,
+            None => Self::Failed,
+        }
+    }
+
+    /// Of an exchange that ended: what attestation refused, what the policy denied, and the rest.
+    pub fn of_exchange(error: &ExchangeError) -> Self {
+        match error {
+            error if error.refusal().is_some() => Self::Refused,
+            error if error.denied() => Self::Denied,
+            _ => Self::Failed,
         }
     }
 }
@@ -182,4 +202,115 @@ pub fn now_unix_s() -> u64 {
     SystemTime::now()
         .duration_since(UNIX_EPOCH)
         .map_or(0, |elapsed| elapsed.as_secs())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloister_attestation::{FailedRule, Refusal};
+    use cloister_exchange::work::WorkError;
+    use std::io::Error;
+
+    fn refusal() -> Refusal {
+        Refusal::one("attestation.mrtd", "11", "22")
+    }
+
+    fn address() -> String {
+        "192.0.2.7:8443".into()
+    }
+
+    #[test]
+    fn a_session_that_attestation_refused_ends_with_3_and_every_other_one_with_1() {
+        let refused_by_peer = || SessionError::RefusedByPeer {
+            address: address(),
+            refusal: refusal(),
+        };
+        let refused_peer = SessionError::RefusedPeer {
+            address: address(),
+            who: String::new(),
+            claimed: None,
+            refusal: refusal(),
+        };
+        for error in [refused_peer, refused_by_peer()] {
+            assert_eq!(Exit::of_session(&error).code(), 3, "{error}");
+            assert!(error.to_string().contains("seen 11; wanted 22"), "{error}");
+            assert_eq!(Exit::of_exchange(&error.into()).code(), 3);
+        }
+        let reason = FailedRule::new("session.rate", "31 a minute", "30");
+        for error in [
+            SessionError::Unreachable {
+                address: address(),
+                source: Error::from(ErrorKind::ConnectionRefused),
+            },
+            SessionError::Tls {
+                address: address(),
+                cause: "not TLS".into(),
+            },
+            SessionError::PeerBusy {
+                address: address(),
+                reason,
+            },
+            SessionError::Broken {
+                address: address(),
+                cause: "the stream ended".into(),
+            },
+            SessionError::Silent {
+                address: address(),
+                seconds: 10,
+            },
+            SessionError::TooSlow {
+                address: address(),
+                seconds: 10,
+            },
+            SessionError::Own { cause: "no key".into() },
+            SessionError::Listen {
+                address: address(),
+                source: Error::from(ErrorKind::AddrInUse),
+            },
+            SessionError::Http {
+                cause: "no preface".into(),
+            },
+        ] {
+            assert_eq!(Exit::of_session(&error).code(), 1, "{error}");
+            assert_eq!(Exit::of_exchange(&error.into()).code(), 1);
+        }
+    }
+
+    #[test]
+    fn an_exchange_ends_with_3_4_or_1_by_who_said_no() {
+        let call = |code| ExchangeError::Call {
+            what: "a submission".into(),
+            code,
+            message: "no".into(),
+        };
+        let roster = ExchangeError::RosterRefused {
+            node: "worker-south".into(),
+            refusal: refusal(),
+        };
+        for (error, code) in [
+            (roster, 3),
+            (call(tonic::Code::PermissionDenied), 4),
+            (call(tonic::Code::Unavailable), 1),
+            (call(tonic::Code::NotFound), 1),
+            (WorkError::new("training", "trap").into(), 1),
+            (ExchangeError::Cancelled, 1),
+            (
+                ExchangeError::OtherInstance {
+                    node: "worker-south".into(),
+                    since: "2026-01-01".into(),
+                },
+                1,
+            ),
+            (
+                ExchangeError::Dropped {
+                    code: "late".into(),
+                    reason: "no update after 300 s".into(),
+                    failure: None,
+                },
+                1,
+            ),
+        ] {
+            assert_eq!(Exit::of_exchange(&error).code(), code, "{error}");
+        }
+    }
 }

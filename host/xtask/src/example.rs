@@ -28,23 +28,43 @@ pub fn run(workspace: &Workspace, args: &ExampleArgs) -> Outcome<ExitCode> {
     run_federation(workspace, &prepared, &folder, &args.name, &args.rest)
 }
 
-/// The example's folder, or an error that lists those that are there.
+/// The example's folder, or an error that says what it is instead, or lists those that are there.
 fn find(examples: &Path, name: &str) -> Outcome<PathBuf> {
-    let plan = |folder: &Path| folder.join("federation.toml").is_file();
     let entries = std::fs::read_dir(examples).map_err(|error| Problem::io("read", examples, &error))?;
-    let mut names: Vec<_> = entries
+    let with = |file: &'static str| move |name: &String| examples.join(name).join(file).is_file();
+    let mut folders: Vec<_> = entries
         .flatten()
-        .filter(|entry| plan(&entry.path()))
         .map(|entry| entry.file_name().to_string_lossy().into_owned())
         .collect();
-    names.sort();
+    folders.sort();
+    let (names, without_plan): (Vec<_>, Vec<_>) = folders.into_iter().partition(with("federation.toml"));
     if names.iter().any(|known| known == name) {
         return Ok(examples.join(name));
+    }
+    let deployed = without_plan.iter().filter(|folder| with("README.md")(folder));
+    if let Some(other) = deployed.into_iter().find(|known| *known == name) {
+        return Err(Problem::new(
+            format!(
+                "examples/{other} is no federation that runs on this machine: {}",
+                heading(&examples.join(other))
+            ),
+            format!(
+                "it is deployed to a cluster, as examples/{other}/README.md says; to be run here: {}",
+                names.join(", ")
+            ),
+        ));
     }
     Err(Problem::new(
         format!("there is no example `{name}`"),
         format!("take one of: {}", names.join(", ")),
     ))
+}
+
+/// What the heading of a folder's README says that it is.
+fn heading(folder: &Path) -> String {
+    let text = std::fs::read_to_string(folder.join("README.md")).unwrap_or_default();
+    let heading = text.lines().find_map(|line| line.strip_prefix("# "));
+    heading.unwrap_or_default().to_owned()
 }
 
 #[cfg(test)]
@@ -63,5 +83,20 @@ mod tests {
         assert_eq!(find(folder.path(), "a").unwrap(), folder.path().join("a"));
         let error = find(folder.path(), "../a").unwrap_err().to_string();
         assert!(error.contains("take one of: a, b"), "{error}");
+    }
+
+    #[test]
+    fn an_example_that_needs_a_cluster_says_so() {
+        let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+        let error = find(&examples, "coco").unwrap_err().to_string();
+        assert!(!error.contains("there is no example"), "{error}");
+        for words in [
+            "Cloister in Confidential Containers",
+            "cluster",
+            "examples/coco/README.md",
+            "digits",
+        ] {
+            assert!(error.contains(words), "{words}: {error}");
+        }
     }
 }

@@ -62,6 +62,7 @@ pub fn run(workspace: &Workspace, args: &TestArgs) -> Outcome<ExitCode> {
         Some(toolchain) => stages.check(Stage::GuestLints, || checks::guest_lints(workspace, toolchain)),
         None => stages.skip(Stage::GuestLints, "there is no compiler of guests"),
     }
+    stages.tests(Stage::GuestTests, || run::guest_tests(workspace));
     stages.check(Stage::FuzzTargets, || checks::fuzz_targets(workspace));
     let cloister = stages.provide(Stage::Build, || {
         setup::host::build(workspace, setup::host::Profile::Dev)

@@ -5,10 +5,10 @@
 
 mod object;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use cloister_attestation::identity::PublicKey;
 use cloister_tensor::Digest;
@@ -107,6 +107,8 @@ pub struct ContentStore {
     wanted: Vec<Wanted>,
     limit_bytes: u64,
     turns: Arc<Mutex<BTreeMap<String, Arc<Semaphore>>>>,
+    /// Files under a wanted name that hold something else: they count as missing until the object is submitted again.
+    damaged: Arc<Mutex<BTreeSet<Digest>>>,
 }
 
 /// A place among a participant's transfers; given back when dropped.
@@ -123,19 +125,46 @@ pub struct Stored {
 }
 
 impl ContentStore {
-    /// A store for what the policy names, each object at most `limit_bytes`. Makes the folder.
+    /// A store for what the policy names, each object at most `limit_bytes`. Makes the folder. What lies in it is read through once:
+    /// an object that is not what its name says counts as missing, and the log says so.
     pub async fn open(folder: PathBuf, mut wanted: Vec<Wanted>, limit_bytes: u64) -> Result<Self, ExchangeError> {
         wanted.sort();
         wanted.dedup();
         fs::create_dir_all(&folder)
             .await
             .map_err(|source| failed("making", &folder, source))?;
-        Ok(Self {
+        let store = Self {
             folder,
             wanted,
             limit_bytes,
             turns: Arc::default(),
-        })
+            damaged: Arc::default(),
+        };
+        store.look_through().await;
+        Ok(store)
+    }
+
+    /// Reads every wanted object that is there, once: a disk that lost a bit would else be found out by each node that fetches.
+    async fn look_through(&self) {
+        let digests: BTreeSet<Digest> = self.wanted.iter().map(|wanted| wanted.digest).collect();
+        for digest in digests {
+            let Err(error) = self.read_through(&digest).await else {
+                continue;
+            };
+            let named = self.wanted.iter().filter(|wanted| wanted.digest == digest);
+            let named: Vec<_> = named
+                .map(|wanted| format!("{} {}", wanted.kind.as_str(), wanted.name))
+                .collect();
+            tracing::warn!(
+                "{} counts as missing: {error}; submit it again (`cloister module submit`), and look after the disk",
+                named.join(", ")
+            );
+            self.marks().insert(digest);
+        }
+    }
+
+    fn marks(&self) -> MutexGuard<'_, BTreeSet<Digest>> {
+        self.damaged.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Waits until fewer than four objects of this participant are on their way: whoever opens many transfers, or never ends
@@ -183,8 +212,11 @@ impl ContentStore {
         self.folder.join(format!("{digest}.submission"))
     }
 
-    /// Whether the object is there, how long it is, who brought it.
+    /// Whether the object is there, how long it is, who brought it. One that was found damaged is not there.
     pub async fn stored(&self, digest: &Digest) -> Option<Stored> {
+        if self.marks().contains(digest) {
+            return None;
+        }
         let length = fs::metadata(self.path(digest))
             .await
             .ok()
@@ -214,21 +246,19 @@ impl ContentStore {
 
     /// An object to be read, if it is there.
     pub(crate) async fn object(&self, digest: &Digest) -> Result<Option<Object>, ExchangeError> {
+        if self.marks().contains(digest) {
+            return Ok(None);
+        }
         Object::open(&self.path(digest), *digest, self.limit_bytes).await
     }
 
-    /// Whether the object is there and is what it was.
-    async fn whole(&self, digest: &Digest) -> bool {
-        let Ok(Some(mut object)) = self.object(digest).await else {
-            return false;
+    /// Reads an object to its end; gives whether it is there, and an error if it is not what it was.
+    async fn read_through(&self, digest: &Digest) -> Result<bool, ExchangeError> {
+        let Some(mut object) = self.object(digest).await? else {
+            return Ok(false);
         };
-        loop {
-            match object.chunk().await {
-                Ok(Some(_)) => {}
-                Ok(None) => return true,
-                Err(_) => return false,
-            }
-        }
+        while object.chunk().await?.is_some() {}
+        Ok(true)
     }
 
     /// Puts an object in whose digest is the policy's; gives whether it was new. The caller has checked the signature.
@@ -249,13 +279,14 @@ impl ContentStore {
             });
         }
         // What lies there damaged is replaced: nobody could read it.
-        if self.whole(digest).await {
+        if matches!(self.read_through(digest).await, Ok(true)) {
             return Ok(false);
         }
         let signature: String = signature.iter().map(|byte| format!("{byte:02x}")).collect();
         let note = format!("participant {participant}\nsignature {signature}\n");
         self.write(&self.note_path(digest), note.as_bytes()).await?;
         self.write(&self.path(digest), content).await?;
+        self.marks().remove(digest);
         Ok(true)
     }
 

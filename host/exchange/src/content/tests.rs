@@ -54,6 +54,35 @@ async fn objects_come_back_whole_or_not_at_all() {
     assert_eq!(read(&store, &digest).await.unwrap(), b"module");
 }
 
+#[tokio::test]
+async fn what_was_damaged_between_two_starts_is_missing_until_it_is_submitted_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let named = |name: &str, content: &[u8]| Wanted {
+        kind: ContentKind::Module,
+        name: name.into(),
+        digest: Digest::of(content),
+    };
+    let (train, fold) = (named("train", b"module"), named("fold", b"another"));
+    let open = || ContentStore::open(folder.path().to_owned(), vec![train.clone(), fold.clone()], 100);
+    let store = open().await.unwrap();
+    store.put(&train.digest, b"module", "alpha", &[1; 64]).await.unwrap();
+    store.put(&fold.digest, b"another", "alpha", &[1; 64]).await.unwrap();
+
+    for damaged in [&b"modulf"[..], b"modul", b"", &[7; 200]] {
+        std::fs::write(store.path(&train.digest), damaged).unwrap();
+        let again = open().await.unwrap();
+        assert_eq!(again.missing().await, vec![train.clone()], "{damaged:?}");
+        assert_eq!(again.stored(&train.digest).await, None);
+        assert!(
+            again.object(&train.digest).await.unwrap().is_none(),
+            "nobody is sent it"
+        );
+        assert!(again.put(&train.digest, b"module", "beta", &[2; 64]).await.unwrap());
+        assert!(again.missing().await.is_empty());
+        assert_eq!(read(&again, &train.digest).await.unwrap(), b"module");
+    }
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn several_that_submit_one_object_at_a_time_leave_it_whole() {
     let folder = tempfile::tempdir().unwrap();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use clap::{Args, Subcommand};
 use cloister_graph::{GraphError, Limits, Model, TrainOptions, train};
 use miette::Report;
+use serde_json::json;
 
 use super::graph_run::{self, GraphRunArgs};
 use super::graph_sample::{self, SampleArgs};
@@ -12,7 +13,7 @@ use super::graph_show::{self, ShowArgs};
 use super::graph_tune::{self, TuneArgs};
 use crate::derivation::{Derivation, OptimizerName};
 use crate::files;
-use crate::ui::{Exit, Ui, failed};
+use crate::ui::{Exit, Format, Ui, failed};
 
 /// Make, show and run training graphs.
 #[derive(Args, Debug)]
@@ -92,6 +93,9 @@ struct TrainArgs {
     /// Where the evaluation graph is written: loss, hits and the model's outputs, with running statistics
     #[arg(long, value_name = "EVAL.onnx")]
     evaluation: Option<PathBuf>,
+    /// Form of what is printed: the files, and their digests as a policy names them
+    #[arg(long, value_enum, default_value_t = Format::Text)]
+    print: Format,
 }
 
 impl TrainArgs {
@@ -138,19 +142,31 @@ fn run_train(args: &TrainArgs, out: &mut Ui) -> Result<Exit, Report> {
         ));
     }
     let graphs = train(&model, &options).map_err(about)?;
-    files::write(&args.out, graphs.training.bytes())?;
-    out.note(format_args!(
-        "training graph    {}  sha256 {}",
-        args.out.display(),
-        graphs.training.digest()
-    ));
-    if let Some(path) = &args.evaluation {
-        files::write(path, graphs.evaluation.bytes())?;
-        out.note(format_args!(
-            "evaluation graph  {}  sha256 {}",
-            path.display(),
-            graphs.evaluation.digest()
-        ));
+    let evaluation = args
+        .evaluation
+        .as_deref()
+        .map(|path| ("evaluation", path, &graphs.evaluation));
+    let mut written = serde_json::Map::new();
+    for (kind, path, graph) in [("training", args.out.as_path(), &graphs.training)]
+        .into_iter()
+        .chain(evaluation)
+    {
+        files::write(path, graph.bytes())?;
+        match args.print {
+            Format::Text => out.data(format_args!(
+                "{:<16}  {}  sha256 {}",
+                format!("{kind} graph"),
+                path.display(),
+                graph.digest()
+            )),
+            Format::Json => {
+                let told = json!({ "path": path.display().to_string(), "sha256": graph.digest().to_string() });
+                written.insert(kind.to_owned(), told);
+            }
+        }
+    }
+    if args.print == Format::Json {
+        out.json(&written);
     }
     Ok(Exit::Done)
 }

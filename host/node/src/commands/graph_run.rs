@@ -133,6 +133,14 @@ pub fn run(args: GraphRunArgs, out: &mut Ui) -> Result<Exit, Report> {
             help,
         )
     })?;
+    for (name, tensor) in &inputs {
+        if let Some(at) = tensor.first_not_finite() {
+            out.note(format!(
+                "warning: `{name}` is not finite, first at element {at}: what comes out need not show it, since an engine's ReLU may \
+                 make a number of NaN"
+            ));
+        }
+    }
     let backend = choose_backend(
         args.backend,
         args.openvino_dir.as_deref(),

@@ -25,8 +25,16 @@ const MAX_SECRET_BYTES: u64 = 64 * 1024;
 pub(super) enum SecretsCommand {
     Put(PutArgs),
     /// List this participant's secrets: what they are for, never what they are.
+    #[command(after_help = "Examples:
+  cloister manager secrets ls --to manager.example.org:7800 --policy wards.toml \\
+      --participant north --participant-key keys/north.key
+  cloister manager secrets ls --to manager.example.org:7800 --policy wards.toml \\
+      --participant north --participant-key keys/north.key -o json")]
     Ls(LsArgs),
     /// Remove one of this participant's secrets with all its epochs.
+    #[command(after_help = "Example:
+  cloister manager secrets rm train-key --to manager.example.org:7800 --policy wards.toml \\
+      --participant north --participant-key keys/north.key")]
     Rm(RmArgs),
     Consent(ConsentArgs),
 }
@@ -42,7 +50,7 @@ pub(super) enum SecretsCommand {
   cloister manager secrets put train-key --from train.key --module train-sgd --sealed train.wasm.sealed ...
   cloister manager secrets put rows-key --from rows.key --data hospital-north/train --sealed rows.csv.sealed ...
   cloister manager secrets put vault-key --from vault.key --vault aggregator ...
-  cloister manager secrets put worker --from worker.pem --credential hospital-north --credential-file worker.credential ...
+  cloister manager secrets put worker --from worker.key --credential hospital-north --credential-file worker.credential ...
   cloister manager secrets put salt --from rows.csv.salt ..."
 )]
 pub(super) struct PutArgs {
@@ -98,6 +106,11 @@ pub(super) struct RmArgs {
 /// Nobody can read what a sealed module does. Where the policy lets it read or make values, its key is released only after each
 /// owner of data that it runs on has consented to that very module and grant.
 #[derive(Args, Debug)]
+#[command(
+    after_help = "Examples (--to, --policy, --participant and --participant-key left out):
+  cloister manager secrets consent train-sgd ...
+  cloister manager secrets consent train-sgd --withdraw ..."
+)]
 pub(super) struct ConsentArgs {
     /// The module's name in the policy.
     module: String,

@@ -10,7 +10,7 @@ use cloister_session::Local;
 use cloister_tensor::Digest;
 use serde_json::json;
 
-use super::peer::{TrustArgs, block_on, exchange_failed};
+use super::peer::{TrustArgs, block_on, exchange_failed, simulated};
 use crate::files;
 use crate::ui::{self, Exit, Ui};
 
@@ -101,9 +101,12 @@ impl StoreArgs {
             .visitor(Some((self.participant.clone(), &self.participant_key)))
     }
 
-    async fn client(&self, local: &Local) -> Result<Client, miette::Report> {
+    /// A session with the aggregator, and whether its evidence is a simulated one.
+    async fn client(&self, local: &Local) -> Result<(Client, bool), miette::Report> {
         let connection = self.trust.connect(local, &self.to).await?;
-        Client::new(connection).await.map_err(exchange_failed)
+        let simulated = simulated(connection.peer());
+        let client = Client::new(connection).await.map_err(exchange_failed)?;
+        Ok((client, simulated))
     }
 }
 
@@ -176,8 +179,8 @@ fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
         }
     }
     let length = content.len();
-    let stored = block_on(async {
-        let mut client = args.store.client(&local).await?;
+    let (stored, simulated) = block_on(async {
+        let (mut client, simulated) = args.store.client(&local).await?;
         let policy_digest = local.policy.digest();
         let submission = Submission {
             federation: &local.policy.name,
@@ -186,11 +189,13 @@ fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
             name: &name,
             participant: &args.store.participant,
         };
-        client.submit(&submission, &key, content).await.map_err(exchange_failed)
+        let stored = client.submit(&submission, &key, content).await;
+        Ok((stored.map_err(exchange_failed)?, simulated))
     })?;
     if args.output.json() {
         out.json(&json!({
             "kind": kind.as_str(), "name": name, "digest": digest.to_string(), "bytes": length, "new": stored,
+            "simulated": simulated,
         }));
     } else {
         let state = if stored { "submitted" } else { "was there already" };
@@ -202,7 +207,7 @@ fn submit(args: &SubmitArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
 fn list(args: &LsArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let local = args.store.local()?;
     let entries = block_on(async {
-        let mut client = args.store.client(&local).await?;
+        let (mut client, _) = args.store.client(&local).await?;
         client.list().await.map_err(exchange_failed)
     })?;
     if args.output.json() {
@@ -235,7 +240,7 @@ fn fetch(args: &FetchArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     files::not_an_input(&args.output, inputs.iter().map(PathBuf::as_path))?;
     let local = args.store.local()?;
     let content = block_on(async {
-        let mut client = args.store.client(&local).await?;
+        let (mut client, _) = args.store.client(&local).await?;
         client
             .fetch(&args.digest, limit_bytes(&local.policy))
             .await

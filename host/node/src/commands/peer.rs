@@ -2,7 +2,7 @@
 
 use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Once};
 use std::time::Duration;
 
 use cloister_attestation::claims::NodeClaims;
@@ -13,7 +13,9 @@ use cloister_attestation::ratls::VisitorIdentity;
 use cloister_attestation::{Collateral, FailedRule, PeerEvidence, TrustRoot, VerifiedEvidence, Verifier};
 use cloister_exchange::ExchangeError;
 use cloister_policy::Policy;
-use cloister_session::{AttestedConnection, DialOptions, Local, Proxy, SelfSide, SessionError, SessionMemory, connect};
+use cloister_session::{
+    AttestedConnection, DialOptions, Local, Peer, Proxy, SelfSide, SessionError, SessionMemory, connect,
+};
 use serde_json::json;
 
 use super::quote_shown::{event_lines, event_log_json};
@@ -113,7 +115,9 @@ impl TrustArgs {
         role: Option<Role>,
     ) -> Result<AttestedConnection, miette::Report> {
         let dialled = self.dial(local, address, role).await?;
-        dialled.map_err(|error| refused(error, local.policy.attestation.simulated))
+        let connection = dialled.map_err(|error| refused(error, local.policy.attestation.simulated))?;
+        say_if_simulated(connection.peer());
+        Ok(connection)
     }
 
     /// Dials a node, a few times if it takes no connection: between two states of its measurement its listener is closed for a
@@ -155,24 +159,38 @@ impl TrustArgs {
     }
 }
 
+/// Whether a peer's evidence is under a simulated root.
+pub(super) fn simulated(peer: &Peer) -> bool {
+    matches!(peer.evidence(), PeerEvidence::Td(evidence) if evidence.simulated())
+}
+
+/// A verdict that hardware does not stand behind says so, once a command however often it dials.
+fn say_if_simulated(peer: &Peer) {
+    static SAID: Once = Once::new();
+    if let PeerEvidence::Td(evidence) = peer.evidence()
+        && evidence.simulated()
+    {
+        SAID.call_once(|| {
+            Ui::default().note(format!(
+                "SIMULATED: a simulated root vouches for {} ({}); nothing is proven by hardware",
+                evidence.node(),
+                evidence.role()
+            ));
+        });
+    }
+}
+
 /// Exit code 3 for refusals, 1 for networks.
 fn refused(error: SessionError, simulated: bool) -> miette::Report {
-    match error.refusal() {
-        Some(_) => ui::refused(error, simulated),
-        None => ui::fail(Exit::Failed, error),
+    match Exit::of_session(&error) {
+        Exit::Refused => ui::refused(error, simulated),
+        exit => ui::fail(exit, error),
     }
 }
 
 /// Exit code 3 for refusals, 4 for what the policy denies, 1 for the rest.
 pub(super) fn exchange_failed(error: ExchangeError) -> miette::Report {
-    let exit = if error.refusal().is_some() {
-        Exit::Refused
-    } else if error.denied() {
-        Exit::Denied
-    } else {
-        Exit::Failed
-    };
-    ui::fail(exit, error)
+    ui::fail(Exit::of_exchange(&error), error)
 }
 
 /// Runs what a command does on the network.

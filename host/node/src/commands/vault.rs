@@ -1,6 +1,6 @@
 //! `cloister vault`: make a vault, look into it, put files in and take them out.
 
-use std::fs::File;
+use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Write};
 use std::path::{Path, PathBuf};
 
@@ -259,16 +259,21 @@ pub(super) fn say_freshness(vault: &Vault, out: &mut Ui) {
     });
 }
 
-/// Writes beside `path` and renames: nobody ever finds half a file under that name, and nothing is overwritten.
+/// Writes beside `path` and renames: nobody ever finds half a file under that name, and nothing is overwritten. A device or a pipe gets
+/// the bytes as they come.
 pub(super) fn write_out(reader: SealedReader, path: &Path) -> Result<(), miette::Report> {
     let shown = path.display().to_string();
-    let unwritable =
-        |cause: std::io::Error| failed(Exit::Failed, format!("{shown}: {cause}"), files::help(cause.kind()));
+    let unwritable = |cause: std::io::Error| files::unwritable(path, &cause);
+    let takes_bytes = std::fs::metadata(path).is_ok_and(|found| !found.is_file() && !found.is_dir());
+    if takes_bytes {
+        let mut target = OpenOptions::new().write(true).open(path).map_err(unwritable)?;
+        return copy_out(reader, &mut target, &shown);
+    }
     let folder = path
         .parent()
         .filter(|folder| !folder.as_os_str().is_empty())
         .unwrap_or(Path::new("."));
-    let mut fresh = tempfile::NamedTempFile::new_in(folder).map_err(unwritable)?;
+    let mut fresh = tempfile::NamedTempFile::new_in(folder).map_err(|error| unwritable(files::plain(&error)))?;
     copy_out(reader, fresh.as_file_mut(), &shown)?;
     fresh.as_file().sync_all().map_err(unwritable)?;
     fresh.persist_noclobber(path).map_err(|error| unwritable(error.error))?;

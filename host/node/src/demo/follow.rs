@@ -74,7 +74,7 @@ pub fn follow(plan: &Plan, processes: &mut Processes, out: &mut Ui) -> Result<Se
                 verdict,
                 measurement,
                 ..
-            } => {
+            } if verdict == "accepted" => {
                 let peer = seen.peers.entry(name.clone()).or_insert_with(|| PeerSummary {
                     name,
                     role,

@@ -25,7 +25,7 @@ use serde::Serialize;
 use crate::events::Event;
 use crate::files;
 use crate::keeper::config::Engine;
-use crate::keeper::{load_policy, load_verifier, runner::library_folder};
+use crate::keeper::{libraries::library_folder, load_policy, load_verifier};
 use crate::ui::{Exit, OutputArgs, Ui, fail, failed, now_unix_s, refused, unreadable};
 use follow::{PeerSummary, follow};
 use plan::{Plan, PlanError};
@@ -107,7 +107,7 @@ pub fn run(args: DemoArgs, out: &mut Ui) -> Result<Exit, miette::Report> {
     let plan = Plan::load(&args.example, &wish).map_err(unreadable)?;
     let base = base_folder(&args.out)?;
     let rows = Rows::find(&plan, &base).map_err(no_rows)?;
-    let openvino = library_folder(&Engine::default())?;
+    let openvino = library_folder(&Engine::default(), true)?;
     out.note(&plan.title);
     out.note("SIMULATED: every TD here is a simulator's; quotes have the real format, the root of trust is made up for this run");
     let earlier = match args.fresh {
@@ -314,7 +314,7 @@ fn submit(plan: &Plan, prepared: &Prepared, items: &[&Submitted], address: &str)
     let pem = prepared
         .nodes
         .with_file_name("participants")
-        .join(format!("{participant}.pem"));
+        .join(format!("{participant}.key"));
     let key = || files::read_key(&pem);
     let visitor = VisitorIdentity::new(Some((participant.clone(), key()?)), now_unix_s())
         .map_err(|error| fail(Exit::Failed, error))?;

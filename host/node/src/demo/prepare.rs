@@ -193,7 +193,7 @@ fn participants(plan: &Plan, folder: &Path) -> Result<BTreeMap<String, SigningKe
     let mut keys = BTreeMap::new();
     for name in &plan.participants {
         let key = SigningKey::generate().map_err(|error| fail(Exit::Failed, error))?;
-        files::write_secret(&folder.join(format!("{name}.pem")), key.to_pem().as_bytes())?;
+        files::write_secret(&folder.join(format!("{name}.key")), key.to_pem().as_bytes())?;
         keys.insert(name.clone(), key);
     }
     Ok(keys)
@@ -207,7 +207,7 @@ fn identity(
     now: u64,
 ) -> Result<(), miette::Report> {
     let key = SigningKey::generate().map_err(|error| fail(Exit::Failed, error))?;
-    files::write_secret(&own.join("node.pem"), key.to_pem().as_bytes())?;
+    files::write_secret(&own.join("node.key"), key.to_pem().as_bytes())?;
     let participant = keys
         .get(&node.participant)
         .ok_or_else(|| failed(Exit::Usage, format!("{} is no participant", node.participant), None))?;
@@ -323,7 +323,7 @@ pub fn write_node_file(
         data
     });
     let text = format!(
-        "name = \"{name}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n{reach}\
+        "name = \"{name}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.key\"\n{reach}\
          provider = \"simulated\"\naudit = \"audit.jsonl\"\n\n[content]\ndir = \"content\"\n\n[data.{dataset}]\n{data}{vault}\n\
          [simulated]\nauthority = \"../../authority\"\n",
         name = node.name,

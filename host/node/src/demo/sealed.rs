@@ -176,7 +176,7 @@ impl<'a> Sealed<'a> {
     /// Where the manager is, for a participant.
     fn as_participant(&self, participant: &str) -> String {
         format!(
-            "{} --participant {participant} --participant-key OUT/participants/{participant}.pem",
+            "{} --participant {participant} --participant-key OUT/participants/{participant}.key",
             self.at_manager()
         )
     }
@@ -194,7 +194,7 @@ impl<'a> Sealed<'a> {
         for name in &self.plan.participants {
             self.done(
                 &format!(
-                    "manager recipient --federation {} --participant {name} --participant-key OUT/participants/{name}.pem \
+                    "manager recipient --federation {} --participant {name} --participant-key OUT/participants/{name}.key \
                      --out OUT/recipients/{name}.recipient",
                     self.plan.federation
                 ),
@@ -228,7 +228,7 @@ impl<'a> Sealed<'a> {
                 ),
             };
             let text = format!(
-                "name = \"{}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.pem\"\n\
+                "name = \"{}\"\npolicy = \"../../policy.toml\"\ncredential = \"node.credential\"\nnode_key = \"node.key\"\n\
                  listen = \"127.0.0.1:{port}\"\nprovider = \"simulated\"\n\n[store]\npath = \"state\"\nanchor = \"{}\"\n\
                  recipients = \"../../recipients\"\n\n{replicas}[simulated]\nauthority = \"../../authority\"\n",
                 node.name, self.anchor
@@ -259,7 +259,7 @@ impl<'a> Sealed<'a> {
         let count = self.plan.participants.len();
         for (index, name) in self.plan.participants.iter().enumerate() {
             self.done(
-                &format!("policy sign OUT/policy.toml --key OUT/participants/{name}.pem --participant {name}"),
+                &format!("policy sign OUT/policy.toml --key OUT/participants/{name}.key --participant {name}"),
                 0,
             )?;
             let last = index + 1 == count;
@@ -288,7 +288,7 @@ impl<'a> Sealed<'a> {
         let owner = owner.map(|node| node.participant.as_str()).unwrap_or_default();
         self.done(
             &format!(
-                "seal module {} --out OUT/{trainer}.wasm.sealed --key-out OUT/participants/{trainer}.key",
+                "seal module {} --out OUT/{trainer}.wasm.sealed --key-out OUT/participants/{trainer}.module.key",
                 module.path.display()
             ),
             0,
@@ -296,7 +296,7 @@ impl<'a> Sealed<'a> {
         self.put(
             owner,
             &format!(
-                "module-key --from OUT/participants/{trainer}.key --module {trainer} --sealed OUT/{trainer}.wasm.sealed"
+                "module-key --from OUT/participants/{trainer}.module.key --module {trainer} --sealed OUT/{trainer}.wasm.sealed"
             ),
         )?;
         for node in self.nodes() {
@@ -307,13 +307,13 @@ impl<'a> Sealed<'a> {
                 ..
             } = node;
             self.done(
-                &format!("seal data OUT/nodes/{name}/data.csv --out OUT/nodes/{name}/data.csv.sealed --key-out OUT/participants/{name}.key"),
+                &format!("seal data OUT/nodes/{name}/data.csv --out OUT/nodes/{name}/data.csv.sealed --key-out OUT/participants/{name}.data.key"),
                 0,
             )?;
             self.put(
                 participant,
                 &format!(
-                    "{name}.data --from OUT/participants/{name}.key --data {name}/{dataset} --sealed OUT/nodes/{name}/data.csv.sealed"
+                    "{name}.data --from OUT/participants/{name}.data.key --data {name}/{dataset} --sealed OUT/nodes/{name}/data.csv.sealed"
                 ),
             )?;
             self.put(
@@ -351,10 +351,10 @@ impl<'a> Sealed<'a> {
     /// Leaves a node's key and credential at the manager, and nowhere else.
     fn put_credential(&self, node: &str, participant: &str) -> Result<(), miette::Report> {
         let secret = format!(
-            "{node}.node --from OUT/nodes/{node}/node.pem --credential {node} --credential-file OUT/nodes/{node}/node.credential"
+            "{node}.node --from OUT/nodes/{node}/node.key --credential {node} --credential-file OUT/nodes/{node}/node.credential"
         );
         self.put(participant, &secret)?;
-        for open in ["node.pem", "node.credential"] {
+        for open in ["node.key", "node.credential"] {
             let path = self.prepared.nodes.join(node).join(open);
             std::fs::remove_file(path).map_err(|cause| fail(Exit::Failed, cause))?;
         }
@@ -395,7 +395,7 @@ impl<'a> Sealed<'a> {
         std::fs::rename(&kept, &sealed).map_err(|cause| fail(Exit::Failed, cause))?;
 
         let theft = format!(
-            "manager secrets put theft --from OUT/participants/{name}.key --data {name}/{data} --sealed OUT/nodes/{name}/data.csv.sealed {}",
+            "manager secrets put theft --from OUT/participants/{name}.data.key --data {name}/{data} --sealed OUT/nodes/{name}/data.csv.sealed {}",
             self.as_participant(&second.participant),
             name = first.name,
             data = first.dataset,
@@ -430,7 +430,7 @@ impl<'a> Sealed<'a> {
         let text = ran.stderr.replace('│', " ");
         let words: Vec<_> = text
             .lines()
-            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN "))
+            .filter(|line| !line.contains(" INFO ") && !line.contains(" WARN ") && !line.starts_with("SIMULATED: "))
             .collect();
         let reason = words.join(" ").split_whitespace().collect::<Vec<_>>().join(" ");
         out.note(format!("   refused ({}): {what}", ran.code));
@@ -491,7 +491,7 @@ impl<'a> Sealed<'a> {
         self.done(
             &format!(
                 "unseal OUT/model.export --policy OUT/policy.toml --participant {owner} \
-                 --participant-key OUT/participants/{owner}.pem --out OUT/released"
+                 --participant-key OUT/participants/{owner}.key --out OUT/released"
             ),
             0,
         )?;

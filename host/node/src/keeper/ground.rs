@@ -15,7 +15,7 @@ use super::config::NodeConfig;
 use super::measured::{self, Loaded};
 use super::references::{Watch, Watched};
 use super::runtime::Runtime;
-use super::{load_verifier, references, runner, trust};
+use super::{libraries, load_verifier, references, trust};
 use crate::process;
 use crate::ui::{Exit, fail, failed, now_unix_s};
 
@@ -83,7 +83,7 @@ impl Ground {
             }
             None => policy,
         };
-        let library_dir = runner::library_folder(&config.engine)?;
+        let library_dir = libraries::library_folder(&config.engine, policy.attestation.simulated)?;
         let host_files = process::host_files(library_dir.as_deref())
             .map_err(|error| fail(Exit::Failed, error))?
             .into_iter()

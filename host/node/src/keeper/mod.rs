@@ -6,6 +6,7 @@ pub mod config;
 pub mod contents;
 mod external;
 pub mod ground;
+pub mod libraries;
 pub mod lineage;
 mod managed;
 pub mod measured;

@@ -1,7 +1,6 @@
 //! The runner of a node: started, loaded with what the policy names, asked for a round's work.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::path::PathBuf;
 use std::time::Duration;
 
 use cloister_attestation::measurement::{Entry, EntryRole};
@@ -15,52 +14,12 @@ use cloister_sandbox::{CallLimits, Grants, ScalarRange, SettingValue, TensorAcce
 use cloister_tensor::Digest;
 
 use super::Keeper;
-use super::config::{Engine, EngineChoice, Place};
+use super::config::{EngineChoice, Place};
 use super::contents::Contents;
 use super::measured::Loaded;
 use super::provisions::plain_name;
-use crate::engines::Further;
 use crate::process::own_binary;
 use crate::ui::{Exit, fail, failed, unreadable};
-
-/// Where the libraries of the node's engine lie, if it has any: the node file's folder, or the one that the environment names for that
-/// engine (`CLOISTER_OPENVINO_DIR`).
-pub fn library_folder(engine: &Engine) -> Result<Option<PathBuf>, miette::Report> {
-    let further = match engine.backend {
-        EngineChoice::Tract => return Ok(None),
-        EngineChoice::Auto | EngineChoice::Openvino => None,
-        EngineChoice::Onnxruntime => Some(Further::OnnxRuntime),
-        EngineChoice::Libtorch => Some(Further::Libtorch),
-    };
-    if let Some(further) = further {
-        return further.folder(engine.library_dir.as_deref()).map(Some);
-    }
-    let named = engine
-        .openvino_dir
-        .clone()
-        .or_else(|| std::env::var_os("CLOISTER_OPENVINO_DIR").map(PathBuf::from));
-    match named {
-        Some(folder) => {
-            let lacks = |file: &&&str| !folder.join(file).is_file();
-            let problem = match cloister_engine::openvino::LIBRARY_FILES.iter().find(lacks) {
-                None => return Ok(Some(folder)),
-                Some(_) if !folder.is_dir() => "is not there".to_owned(),
-                Some(file) => format!("holds no {file}"),
-            };
-            Err(failed(
-                Exit::Usage,
-                format!("OpenVINO's folder {} {problem}", folder.display()),
-                Some("`cargo xtask setup` fetches it; `backend = \"tract\"` does without".into()),
-            ))
-        }
-        None if engine.backend == EngineChoice::Openvino => Err(failed(
-            Exit::Usage,
-            "`backend = \"openvino\"` wants a folder with its libraries",
-            Some("give `openvino_dir` in [engine] or CLOISTER_OPENVINO_DIR".into()),
-        )),
-        None => Ok(None),
-    }
-}
 
 /// What to say where more threads were asked for than the engine uses.
 pub fn unused_threads(backend: &str, threads: usize) -> Option<String> {

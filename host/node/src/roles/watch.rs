@@ -1,12 +1,17 @@
 //! What the exchange tells, as the node's events and log lines.
 
+use std::sync::{Arc, Mutex, PoisonError};
+
+use cloister_attestation::Refusal;
+use cloister_exchange::ExchangeError;
 use cloister_exchange::progress::{Happening, Progress};
 use cloister_rounds::DropReason;
+use cloister_session::{Clock, SessionError};
 use serde_json::json;
 
-use crate::events::{Event, Teller};
+use crate::events::{Event, MAX_REASONS, Reason, Teller};
 use crate::keeper::Keeper;
-use crate::keeper::audit::Audit;
+use crate::keeper::audit::{Audit, Refusals};
 use crate::ui::root_in_words;
 
 /// Turns happenings into events.
@@ -15,6 +20,17 @@ pub struct Watch {
     teller: Teller,
     audit: Audit,
     simulated: bool,
+    clock: Clock,
+    /// Whoever can dial can be refused: events of that are told at the rate at which they are written down.
+    refusals: Arc<Mutex<Refusals>>,
+}
+
+/// Whom a refusal is about, as far as it says.
+#[derive(Default)]
+struct Refused {
+    name: String,
+    role: String,
+    measurement: String,
 }
 
 impl Watch {
@@ -24,8 +40,87 @@ impl Watch {
             teller,
             audit: keeper.audit.clone(),
             simulated: keeper.quotes.simulated(),
+            clock: keeper.clock(),
+            refusals: Arc::default(),
         }
     }
+
+    /// An exchange that ended: if this node refused a peer, or another member of the roster, that is told.
+    pub fn ended(&self, error: &ExchangeError) {
+        match error {
+            ExchangeError::Session(error) => self.session_refused(error),
+            ExchangeError::RosterRefused { node, refusal } => {
+                let peer = Refused {
+                    name: node.clone(),
+                    role: "worker".into(),
+                    ..Refused::default()
+                };
+                self.refused(peer, reasons(refusal));
+            }
+            _ => {}
+        }
+    }
+
+    /// A session that did not come to be: told if it was this node that refused the peer.
+    pub fn session_refused(&self, error: &SessionError) {
+        match error {
+            SessionError::RefusedPeer {
+                address,
+                claimed,
+                refusal,
+                ..
+            } => {
+                let peer = match claimed {
+                    Some(claims) => Refused {
+                        name: claims.node.clone(),
+                        role: claims.role.to_string(),
+                        measurement: claims.measurement.root().to_string(),
+                    },
+                    None => Refused {
+                        name: address.clone(),
+                        ..Refused::default()
+                    },
+                };
+                self.refused(peer, reasons(refusal));
+            }
+            SessionError::Intercepted { address, refusal, .. } => {
+                let peer = Refused {
+                    name: address.clone(),
+                    ..Refused::default()
+                };
+                self.refused(peer, reasons(refusal));
+            }
+            _ => {}
+        }
+    }
+
+    fn refused(&self, peer: Refused, reasons: Vec<Reason>) {
+        let mut refusals = self.refusals.lock().unwrap_or_else(PoisonError::into_inner);
+        if refusals.one_more((self.clock)()).is_none() {
+            return;
+        }
+        self.teller.tell(&Event::Peer {
+            name: peer.name,
+            role: peer.role,
+            verdict: "refused".into(),
+            measurement: peer.measurement,
+            simulated: self.simulated,
+            reasons,
+        });
+    }
+}
+
+/// The rules of a refusal, cut and freed of control characters: the peer may have chosen what was seen.
+fn reasons(refusal: &Refusal) -> Vec<Reason> {
+    let tamed = Refusal::from_wire(&refusal.to_wire());
+    let rules = tamed.failed.into_iter().take(MAX_REASONS);
+    rules
+        .map(|failed| Reason {
+            rule: failed.rule,
+            seen: failed.seen,
+            wanted: failed.wanted,
+        })
+        .collect()
 }
 
 impl Progress for Watch {
@@ -47,6 +142,7 @@ impl Progress for Watch {
                     verdict: "accepted".into(),
                     measurement: measurement.clone(),
                     simulated: *simulated,
+                    reasons: Vec::new(),
                 });
             }
             Happening::RoundDone(line) => {
@@ -95,6 +191,19 @@ impl Progress for Watch {
             Happening::Dropped { node, reason } => {
                 let what = json!({ "node": node, "code": reason.code(), "reason": reason.to_string() });
                 self.audit.note("dropped", what);
+                if let DropReason::Evidence { rules } = reason {
+                    let peer = Refused {
+                        name: node.clone(),
+                        role: "worker".into(),
+                        ..Refused::default()
+                    };
+                    let rules = rules.iter().take(MAX_REASONS).map(|failed| Reason {
+                        rule: failed.rule.clone(),
+                        seen: failed.seen.clone(),
+                        wanted: failed.wanted.clone(),
+                    });
+                    self.refused(peer, rules.collect());
+                }
                 self.teller.tell(&Event::Dropped {
                     node: node.clone(),
                     reason: match reason {

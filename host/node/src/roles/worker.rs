@@ -68,7 +68,8 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         give_up: Duration::from_secs(args.give_up_s),
         ..Backoff::default()
     };
-    let progress: Arc<dyn Progress> = Arc::new(Watch::new(teller, &keeper));
+    let watch = Watch::new(teller, &keeper);
+    let progress: Arc<dyn Progress> = Arc::new(watch.clone());
     runtime.spawn(until_signal(cancel.clone()));
 
     let wanted = contents::needed(&keeper.policy, &keeper.config.name);
@@ -81,7 +82,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
         let fetched = match runtime.block_on(fetch_all(&local, &dial, &missing, limit, backoff, &progress, &cancel)) {
             Ok(fetched) => fetched,
             Err(ExchangeError::Cancelled) => return Ok(Exit::Done),
-            Err(error) => return Err(refused_or_failed(error, &keeper)),
+            Err(error) => return Err(refused_or_failed(error, &keeper, &watch)),
         };
         for item in missing {
             if let Some(bytes) = fetched.get(&item.digest) {
@@ -124,7 +125,7 @@ pub fn run(args: WorkerArgs, _out: &mut Ui) -> Result<Exit, miette::Report> {
     };
     let end = runtime.block_on(take_part(options, Box::new(work)));
     give_lease_back(&keeper)?;
-    let end = end.map_err(|error| refused_or_failed(error, &keeper))?;
+    let end = end.map_err(|error| refused_or_failed(error, &keeper, &watch))?;
     teller.tell(&Event::Ended {
         finished: end.finished,
         rounds: end.rounds,
@@ -154,13 +155,16 @@ fn dial(keeper: &Keeper) -> Result<DialOptions, miette::Report> {
     })
 }
 
-/// The exit code of an exchange that ended: 3 where evidence was refused, 4 where the policy denied, else 1.
-fn refused_or_failed(error: ExchangeError, keeper: &Keeper) -> miette::Report {
-    if error.refusal().is_some() {
-        keeper.audit.refused(&error.to_string());
-        return refused(error, keeper.quotes.simulated());
+/// An exchange that ended, written down and told if attestation refused.
+fn refused_or_failed(error: ExchangeError, keeper: &Keeper, watch: &Watch) -> miette::Report {
+    watch.ended(&error);
+    match Exit::of_exchange(&error) {
+        Exit::Refused => {
+            keeper.audit.refused(&error.to_string());
+            refused(error, keeper.quotes.simulated())
+        }
+        exit => fail(exit, error),
     }
-    fail(if error.denied() { Exit::Denied } else { Exit::Failed }, error)
 }
 
 struct Work {

@@ -81,6 +81,21 @@ impl Toolchain {
     }
 }
 
+/// `cargo test` in the guests' workspace for the machine at hand: what the guests' kit computes is the same there, and a test runner
+/// runs there. By the host's compiler, whichever one makes the modules.
+pub fn host_tests(workspace: &Workspace) -> Command {
+    let mut command = workspace.cargo();
+    for name in NOT_INHERITED {
+        command.env_remove(name);
+    }
+    command
+        .current_dir(workspace.guest_workspace())
+        .args(["test", "--locked", "--no-fail-fast", "--package", "cloister-guest"])
+        .arg("--target-dir")
+        .arg(workspace.guest_target());
+    command
+}
+
 /// Finds or fetches a compiler for guests.
 pub fn provide(workspace: &Workspace) -> Outcome<Toolchain> {
     let choice = std::env::var(CHOICE_VARIABLE).unwrap_or_default();

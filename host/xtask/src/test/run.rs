@@ -5,7 +5,7 @@ use std::process::Command;
 
 use crate::problem::Outcome;
 use crate::process::{Stream, must, say, watch, works};
-use crate::setup::Prepared;
+use crate::setup::{Prepared, toolchain};
 use crate::workspace::Workspace;
 
 use super::TestArgs;
@@ -60,6 +60,11 @@ pub fn finish(command: &mut Command, args: &TestArgs) {
         }
     }
     command.args(&args.rest);
+}
+
+/// Runs the tests of the guests' kit.
+pub fn guest_tests(workspace: &Workspace) -> Outcome<(Counts, bool)> {
+    counted(toolchain::host_tests(workspace), Stream::Stdout)
 }
 
 /// Runs the examples in the documentation.

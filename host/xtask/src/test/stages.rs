@@ -32,6 +32,8 @@ pub enum Stage {
     Lints,
     /// Clippy over the guests.
     GuestLints,
+    /// The tests of the guests' kit, on this machine.
+    GuestTests,
     /// The fuzz targets, which are a workspace of their own, as far as the compiler looks.
     FuzzTargets,
     /// The `cloister` binary.

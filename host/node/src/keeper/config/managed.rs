@@ -47,7 +47,7 @@ impl ManagerPlace {
 /// name = "manager"
 /// policy = "policy.toml"            # proposed to the founders, or the newest that was in force
 /// credential = "manager.credential"
-/// node_key = "manager.pem"
+/// node_key = "manager.key"
 /// listen = "0.0.0.0:7800"
 ///
 /// [store]

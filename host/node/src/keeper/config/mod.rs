@@ -4,7 +4,7 @@
 //! name = "worker-a"
 //! policy = "digits.toml"            # signatures are looked for in digits.toml.sigs
 //! credential = "worker-a.credential"
-//! node_key = "worker-a.pem"
+//! node_key = "worker-a.key"
 //! aggregator = "127.0.0.1:7700"     # workers dial out; aggregators `listen` instead
 //! proxy = "proxy.example.org:3128"  # optional HTTP CONNECT proxy
 //! provider = "simulated"            # or "coco", "configfs"; left out: what this machine has

@@ -194,3 +194,28 @@ fn without_a_manager_a_node_has_its_files() {
     let error = NodeConfig::parse(&secret, "n").unwrap_err().to_string();
     assert!(error.contains("[manager]"), "{error}");
 }
+
+#[test]
+fn the_templates_of_node_files_are_read_and_those_under_intels_root_name_their_engines_folder() {
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let mut read = 0;
+    for example in std::fs::read_dir(&examples).unwrap() {
+        let example = example.unwrap().path();
+        for folder in ["templates", "aggregator", "worker"] {
+            let files = std::fs::read_dir(example.join(folder)).into_iter().flatten();
+            for file in files.map(|file| file.unwrap().path()) {
+                let text = std::fs::read_to_string(&file).unwrap();
+                // Descriptions of datasets, policies and initdata lie there, too.
+                if !text.contains("\nprovider = ") {
+                    continue;
+                }
+                let shown = file.display().to_string();
+                let config = NodeConfig::parse(&text, &shown).unwrap_or_else(|error| panic!("{error}"));
+                let named = config.engine.openvino_dir.is_some() || config.engine.backend == EngineChoice::Tract;
+                assert!(named || config.provider == Some(Provider::Simulated), "{shown}");
+                read += 1;
+            }
+        }
+    }
+    assert!(read >= 6, "only {read} templates of node files");
+}

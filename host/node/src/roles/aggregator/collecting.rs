@@ -11,6 +11,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::events::{Event, Teller};
 use crate::keeper::{Keeper, contents};
+use crate::roles::watch::Watch;
 use crate::ui::{Exit, fail, failed, root_in_words};
 
 /// How often the store is looked at while content is missing.
@@ -32,7 +33,7 @@ pub(super) async fn collect(
     if contents::at_hand(keeper, &named)?.1.is_empty() {
         return Ok(address);
     }
-    let listener = listen(keeper, address, certificate).await?;
+    let listener = listen(keeper, address, certificate, Watch::new(teller, keeper)).await?;
     // With port 0 the system chose one; the members that were told of it must find the aggregator there again.
     let address = listener.address();
     teller.tell(&Event::measured("bootstrap", certificate));
@@ -86,6 +87,7 @@ pub(super) async fn listen(
     keeper: &Keeper,
     address: SocketAddr,
     certificate: &Arc<cloister_attestation::RaTlsIdentity>,
+    watch: Watch,
 ) -> Result<Listener, miette::Report> {
     let root = root_in_words(keeper.quotes.simulated());
     let audit = keeper.audit.clone();
@@ -93,6 +95,7 @@ pub(super) async fn listen(
         Some(_) => {
             tracing::warn!("not let in{root}: {error}");
             audit.refused(&error.to_string());
+            watch.session_refused(error);
         }
         None => tracing::warn!("not let in: {error}"),
     });

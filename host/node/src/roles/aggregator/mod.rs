@@ -146,6 +146,7 @@ async fn federate(
     };
     teller.tell(&Event::measured("member", &certificate));
     let models = SharedModels::default();
+    let watch = Watch::new(teller, &keeper);
     let work = Work::new(&keeper, runner, &models, evaluation, vault, &slots, cancel.clone())?;
     let options = AggregatorOptions {
         policy: Arc::clone(&keeper.policy),
@@ -157,11 +158,11 @@ async fn federate(
         gather_ms: None,
         update_slots: 2,
         sink: Arc::new(models.sink(keeper.policy.limits.update_mib << 20)),
-        progress: Arc::new(Watch::new(teller, &keeper)),
+        progress: Arc::new(watch.clone()),
         cancel: cancel.clone(),
     };
     let (handle, driver) = prepare(options).map_err(|error| fail(Exit::Failed, error))?;
-    let listener = listen(&keeper, address, &certificate).await?;
+    let listener = listen(&keeper, address, &certificate, watch).await?;
     teller.tell(&Event::Listening {
         address: listener.address().to_string(),
     });

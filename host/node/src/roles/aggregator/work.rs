@@ -1,6 +1,7 @@
 //! What the aggregator's rounds compute and keep: the module folds, the host evaluates, the vault seals.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::fmt::Display;
 use std::sync::Arc;
 
 use cloister_exchange::content::ContentKind;
@@ -113,7 +114,7 @@ impl AggregatorWork for Work {
             model: self
                 .models
                 .share(model)
-                .map_err(|error| WorkError::new("sharing the model", error))?,
+                .map_err(|error| named("sharing the model", &self.module, error))?,
             statistics: self.statistics.clone(),
             round: call_round(round, &self.keeper.config.name),
             update: update_kind(policy),
@@ -132,7 +133,7 @@ impl AggregatorWork for Work {
         };
         let reply = self.runner.aggregate(&request, &mut next).map_err(|error| {
             self.revive(&error);
-            WorkError::new("aggregating", error)
+            module_failure("aggregating", &self.module, &error)
         })?;
         for line in &reply.log {
             tracing::info!("module {}: {line}", self.module.name);
@@ -141,10 +142,11 @@ impl AggregatorWork for Work {
         let model = reply
             .tensors
             .to_map()
-            .map_err(|error| WorkError::new("reading the aggregate", error))?;
+            .map_err(|error| named("reading the aggregate", &self.module, error))?;
         self.next_slots = reply.slots;
-        let slots = slots_map(&self.next_slots)?;
-        let state = checkpoint::state_digest(&slots).map_err(|error| WorkError::new("reading the slots", error))?;
+        let unreadable = |error: &dyn Display| named("reading the slots", &self.module, error);
+        let slots = self.next_slots.to_map().map_err(|error| unreadable(&error))?;
+        let state = checkpoint::state_digest(&slots).map_err(|error| unreadable(&error))?;
         Ok(Aggregate {
             model,
             metrics: reply.metrics,
@@ -174,7 +176,11 @@ impl AggregatorWork for Work {
         };
         let reply = self.runner.evaluate(&request).map_err(|error| {
             self.revive(&error);
-            WorkError::new("evaluating", error)
+            match &error {
+                RunnerError::Module(_) => module_failure("evaluating", &self.module, &error),
+                // The host's own graphs on the aggregate that this module made.
+                other => named("evaluating the aggregate", &self.module, other),
+            }
         })?;
         for line in &reply.log {
             tracing::info!("evaluation: {line}");
@@ -201,7 +207,10 @@ impl AggregatorWork for Work {
             ),
             _ => None,
         };
-        let slots = slots_map(&self.slots)?;
+        let slots = self
+            .slots
+            .to_map()
+            .map_err(|error| named("reading the slots", &self.module, error))?;
         if let Some(link) = &self.keeper.link {
             link.note_round(RoundNote {
                 round,
@@ -218,10 +227,21 @@ impl AggregatorWork for Work {
     }
 }
 
-fn slots_map(slots: &SharedSlots) -> Result<TensorMap, WorkError> {
-    slots
-        .to_map()
-        .map_err(|error| WorkError::new("reading the slots", error))
+/// A failure beside a module, which the words name with its whole digest: what a person compares with the policy.
+fn named(what: &str, module: &Module, cause: impl Display) -> WorkError {
+    WorkError::new(format!("{what} (module {}, {})", module.name, module.sha256), cause)
+}
+
+/// A failure of the runner while `module` ran in it: a module's own error names which one it was (it may be a transform), and every
+/// other way to fail falls to the module that ran.
+fn module_failure(what: &str, module: &Module, error: &RunnerError) -> WorkError {
+    match error {
+        RunnerError::Module(own) => WorkError::new(
+            format!("{what} (module {}, {})", own.module, own.digest),
+            format!("{}: {}", own.kind, own.message),
+        ),
+        other => named(what, module, other),
+    }
 }
 
 /// What workers send in the policy's mode.
@@ -245,5 +265,44 @@ pub(in crate::roles) fn call_round(round: &RoundInfo, node: &str) -> cloister_sa
             bytes[0], bytes[1], bytes[2], bytes[3], bytes[4], bytes[5], bytes[6], bytes[7],
         ]),
         step: round.step,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use cloister_sandbox::{ModuleError, ModuleErrorKind};
+
+    #[test]
+    fn whatever_ends_an_aggregation_names_the_module_with_its_whole_digest() {
+        let template = include_str!("../../../../../policies/simulation.toml");
+        let policy = Policy::parse(template.as_bytes(), "policies/simulation.toml").unwrap();
+        let module = policy
+            .modules
+            .iter()
+            .find(|module| module.role == ModuleRole::Aggregator);
+        let module = module.unwrap();
+        let trap = ModuleError::new("another", Digest::of(b"another"), ModuleErrorKind::Trap, "unreachable");
+        let dead = RunnerError::Died {
+            during: "an aggregation",
+            how: cloister_runner::Death::Signal(9),
+            stderr: String::new(),
+        };
+        for error in [
+            dead,
+            RunnerError::NotRunning,
+            RunnerError::Request("no such module".into()),
+            RunnerError::Updates("the round was given up".into()),
+        ] {
+            let said = module_failure("aggregating", module, &error).to_string();
+            let wanted = format!("aggregating (module {}, {}): {error}", module.name, module.sha256);
+            assert_eq!(said, wanted);
+        }
+        let said = module_failure("aggregating", module, &RunnerError::Module(trap)).to_string();
+        let wanted = format!(
+            "aggregating (module another, {}): trap: unreachable",
+            Digest::of(b"another")
+        );
+        assert_eq!(said, wanted);
     }
 }
