@@ -14,7 +14,7 @@ use std::sync::{Arc, Mutex};
 
 use cloister_attestation::identity::{Credential, SigningKey, endorse};
 use cloister_tests::federation::Federation;
-use cloister_tests::{Run, binary, cloister};
+use cloister_tests::{Run, binary, cloister, words};
 use parquet::column::writer::ColumnWriter;
 use parquet::file::properties::WriterProperties;
 use parquet::file::writer::SerializedFileWriter;
@@ -268,6 +268,53 @@ fn a_simulated_node_and_its_quotes_have_no_place_under_intels_root() {
     let verdict = run.json().unwrap();
     assert_eq!(verdict["verdict"], "refused", "{verdict}");
     assert!(!verdict["reasons"].as_array().unwrap().is_empty(), "{verdict}");
+}
+
+/// Where no service can be reached, collateral comes in files: to the node by its bundle, to who looks at it by `--collateral`.
+#[test]
+fn nodes_and_those_who_look_at_them_judge_by_collateral_out_of_a_file() {
+    let federation = Federation::of_demo().unwrap();
+    let bundle = federation.folder().join("bundle.json");
+    std::fs::copy(federation.folder().join("authority/collateral.json"), &bundle).unwrap();
+    let section = "\n[collateral]\ncache = \"cache\"\nbundle = \"../../bundle.json\"\n";
+    let aggregator = federation.start_aggregator_with(|text| text + section).unwrap();
+    let marks = federation.node("aggregator").join("cache/watermarks.json");
+    assert!(marks.exists(), "the bundle went through the watermarks");
+    // A visitor's own folder has the root alone.
+    let folder = federation.folder().join("root-alone");
+    std::fs::create_dir(&folder).unwrap();
+    std::fs::copy(federation.folder().join("authority/root.der"), folder.join("root.der")).unwrap();
+    let policy = federation.folder().join("policy.toml");
+    let peer = |more: &[&std::ffi::OsStr]| {
+        let all: [&std::ffi::OsStr; 6] = [
+            "peer".as_ref(),
+            aggregator.address.as_ref(),
+            "--policy".as_ref(),
+            policy.as_ref(),
+            "--trust-root".as_ref(),
+            folder.as_ref(),
+        ];
+        cloister([&all[..], more].concat()).unwrap()
+    };
+    let without = peer(&[]);
+    assert_eq!(without.code, 2, "{}", without.stderr);
+    let with = peer(&["--collateral".as_ref(), bundle.as_ref()]);
+    assert_eq!(with.code, 0, "{}{}", with.stdout, with.stderr);
+    drop(aggregator);
+
+    // A node whose bundle is none does not start.
+    let broken = federation.folder().join("broken.json");
+    std::fs::write(&broken, "{}").unwrap();
+    let file = federation.node_like("worker-north", "worker-broken", |_, text| {
+        text + &section.replace("bundle.json", "broken.json")
+    });
+    let run = cloister(["worker".as_ref(), "--config".as_ref(), file.unwrap().as_os_str()]).unwrap();
+    assert_eq!(run.code, 1, "{}{}", run.stdout, run.stderr);
+    assert!(
+        words(&run.stderr).contains("quote collateral -o FILE"),
+        "{}",
+        run.stderr
+    );
 }
 
 /// What is dialled while nobody listens there, as between two states of a node, is dialled again, and that is said.

@@ -46,7 +46,10 @@ pub struct Pccs {
 struct State {
     mood: Mood,
     collateral: Value,
+    /// By FMSPC: TCB info of further families, or that it is not known.
+    families: HashMap<String, Option<Value>>,
     refused: usize,
+    targets: Vec<String>,
 }
 
 impl Pccs {
@@ -57,7 +60,9 @@ impl Pccs {
         let state = Arc::new(Mutex::new(State {
             mood: Mood::Honest,
             collateral: serde_json::from_str(collateral_json).unwrap(),
+            families: HashMap::new(),
             refused: 0,
+            targets: Vec::new(),
         }));
         let (asked, stop) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
         let (thread_state, thread_asked, thread_stop) = (Arc::clone(&state), Arc::clone(&asked), Arc::clone(&stop));
@@ -92,6 +97,12 @@ impl Pccs {
         self.asked.load(Ordering::SeqCst)
     }
 
+    /// How many questions had this in their target.
+    pub fn targets(&self, part: &str) -> usize {
+        let state = self.state.lock().unwrap();
+        state.targets.iter().filter(|target| target.contains(part)).count()
+    }
+
     /// Answers in another way from now on.
     pub fn mood(&self, mood: Mood) {
         let mut state = self.state.lock().unwrap();
@@ -102,6 +113,13 @@ impl Pccs {
     /// Serves other collateral from now on.
     pub fn serve(&self, collateral_json: &str) {
         self.state.lock().unwrap().collateral = serde_json::from_str(collateral_json).unwrap();
+    }
+
+    /// Serves TCB info of a further family from now on, or says that it does not know it.
+    pub fn serve_family(&self, fmspc: [u8; 6], collateral_json: Option<&str>) {
+        let collateral = collateral_json.map(|json| serde_json::from_str(json).unwrap());
+        let family = cloister_attestation::encoding::hex(&fmspc).to_uppercase();
+        self.state.lock().unwrap().families.insert(family, collateral);
     }
 }
 
@@ -120,8 +138,10 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
     let target = line.split(' ').nth(1).unwrap_or_default().to_owned();
     let mut head = String::new();
     while reader.read_line(&mut head)? > 2 {}
+    let family = target.split_once("tcb?fmspc=").map(|(_, family)| family.to_owned());
     let (mood, collateral) = {
         let mut state = state.lock().unwrap();
+        state.targets.push(target.clone());
         let mut mood = state.mood.clone();
         if let Mood::FirstStatus(status, times) = mood {
             mood = if state.refused < times {
@@ -131,7 +151,12 @@ fn answer(mut stream: TcpStream, state: &Mutex<State>) -> std::io::Result<()> {
             };
             state.refused += 1;
         }
-        (mood, state.collateral.clone())
+        let of_family = family.and_then(|family| state.families.get(&family).cloned());
+        match of_family {
+            None => (mood, state.collateral.clone()),
+            Some(Some(collateral)) => (mood, collateral),
+            Some(None) => (Mood::Status(404, None), Value::Null),
+        }
     };
     match &mood {
         Mood::Silent => {

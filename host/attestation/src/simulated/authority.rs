@@ -209,7 +209,7 @@ pub fn issue_collateral(dir: &Path, now_unix_s: u64, standing: &Standing) -> Res
         now_unix_s.saturating_sub(60),
         now_unix_s.saturating_add(COLLATERAL_DAYS * DAY),
     );
-    let tcb_info = collateral::tcb_info(issued, next, &standing.tcb_status).to_string();
+    let tcb_info = collateral::tcb_info(issued, next, standing).to_string();
     let qe_identity = collateral::qe_identity(issued, next).to_string();
     let revoked = |by_root: bool| {
         let of_list = standing.revoked.iter().filter(|one| one.is_of_root() == by_root);

@@ -3,7 +3,8 @@
 use serde_json::{Value, json};
 use sha2::{Digest as _, Sha256};
 
-use super::{CPU_SVN, FMSPC, PCE_ID, PCE_SVN, QE_ISV_SVN, TEE_TCB_SVN};
+use super::standing::Standing;
+use super::{CPU_SVN, PCE_ID, PCE_SVN, QE_ISV_SVN, TEE_TCB_SVN};
 use crate::encoding::hex;
 use crate::time;
 
@@ -12,15 +13,15 @@ pub(super) fn qe_signer() -> [u8; 32] {
     Sha256::digest(b"SIMULATED quoting enclave signer").into()
 }
 
-/// TCB info v3 for TDX: the simulated platform has this status; with older security versions it is out of date.
-pub(super) fn tcb_info(issued: u64, next_update: u64, status: &str) -> Value {
+/// TCB info v3 for TDX: the simulated platform has that status; with older security versions it is out of date.
+pub(super) fn tcb_info(issued: u64, next_update: u64, standing: &Standing) -> Value {
     let zeros = "0".repeat(96);
     json!({
         "id": "TDX",
         "version": 3,
         "issueDate": time::format(issued),
         "nextUpdate": time::format(next_update),
-        "fmspc": hex(&FMSPC),
+        "fmspc": hex(&standing.fmspc),
         "pceId": hex(&PCE_ID),
         "tcbType": 0,
         "tcbEvaluationDataNumber": 1,
@@ -36,7 +37,7 @@ pub(super) fn tcb_info(issued: u64, next_update: u64, status: &str) -> Value {
             ],
         }],
         "tcbLevels": [
-            level(CPU_SVN, TEE_TCB_SVN, u16::from(PCE_SVN), status),
+            level(CPU_SVN, TEE_TCB_SVN, u16::from(PCE_SVN), &standing.tcb_status),
             level([0; 16], [0; 16], 0, "OutOfDate"),
         ],
     })

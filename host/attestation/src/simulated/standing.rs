@@ -6,6 +6,8 @@ use x509_parser::prelude::{FromDer as _, X509Certificate};
 /// What collateral says of the authority's platform when it is issued. The default is a platform in good standing.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Standing {
+    /// The family that the TCB info is for. All simulated platforms are of [`FMSPC`](super::FMSPC).
+    pub fmspc: [u8; 6],
     /// TCB status of a platform with today's security versions, as Intel names it. Older ones are `OutOfDate` in any case.
     pub tcb_status: String,
     /// Certificates that were taken back.
@@ -18,6 +20,7 @@ pub struct Standing {
 impl Default for Standing {
     fn default() -> Self {
         Self {
+            fmspc: super::FMSPC,
             tcb_status: "UpToDate".into(),
             revoked: Vec::new(),
             crl_number: None,

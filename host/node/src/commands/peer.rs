@@ -56,6 +56,9 @@ pub(super) struct TrustArgs {
     /// Folder with collateral.json and, under a simulated root, root.der; by default the policy's folder.
     #[arg(long, value_name = "DIR")]
     trust_root: Option<PathBuf>,
+    /// Collateral of the nodes' platforms, as `cloister quote collateral` writes it; by default collateral.json of that folder.
+    #[arg(long, value_name = "FILE")]
+    collateral: Option<PathBuf>,
     /// Go out through this HTTP proxy (CONNECT).
     #[arg(long, value_name = "URL")]
     proxy: Option<String>,
@@ -66,6 +69,7 @@ impl TrustArgs {
     pub(super) fn inputs(&self) -> Vec<PathBuf> {
         let mut files = files::of_authority(self.folder());
         files.push(self.policy.clone());
+        files.extend(self.collateral.clone());
         files
     }
 
@@ -88,7 +92,8 @@ impl TrustArgs {
             TrustRoot::intel()
         };
         let root = root.map_err(ui::unreadable)?;
-        let collateral = Collateral::from_file(folder).map_err(ui::unreadable)?;
+        let collateral = self.collateral.as_deref().unwrap_or(folder);
+        let collateral = Collateral::from_file(collateral).map_err(ui::unreadable)?;
         let signer = signer
             .map(|(name, path)| Ok::<_, miette::Report>((name, files::read_key(path)?)))
             .transpose()?;

@@ -2,9 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cloister_attestation::encoding::hex;
 use cloister_attestation::{Collateral, TrustRoot, claimed_platform};
-use cloister_session::collateral::{Authority, Client, Source};
+use cloister_session::collateral::{Authority, Client, PlatformFamily, Source};
 
 use super::quote::{hex_argument, read};
 use super::quote_shown::{collateral_json, collateral_line};
@@ -66,9 +65,9 @@ pub fn run(args: &CollateralArgs, out: &mut Ui) -> Result<Exit, miette::Report> 
         .map_err(|error| ui::fail(Exit::Failed, error))?;
     let now = args.at.unwrap_or_else(ui::now_unix_s);
     let mut all = Vec::new();
-    for (fmspc, authority) in families {
-        out.note(format_args!("asking {} for the family {}", client.url(), hex(&fmspc)));
-        let fetched = runtime.block_on(client.fetch(fmspc, authority));
+    for family in families {
+        out.note(format_args!("asking {} for the family {family}", client.url()));
+        let fetched = runtime.block_on(client.fetch(family));
         let fetched = fetched.map_err(|error| ui::fail(Exit::Failed, error))?;
         fetched
             .verify(&root, now)
@@ -95,27 +94,23 @@ pub(super) fn trust_root(text: &str) -> Result<TrustRoot, miette::Report> {
     root.map_err(ui::unreadable)
 }
 
-fn families(args: &CollateralArgs) -> Result<Vec<([u8; 6], Authority)>, miette::Report> {
-    let given = if args.ca == "processor" {
+fn families(args: &CollateralArgs) -> Result<Vec<PlatformFamily>, miette::Report> {
+    let authority = if args.ca == "processor" {
         Authority::Processor
     } else {
         Authority::Platform
     };
     let mut families = Vec::new();
     for text in &args.fmspc {
-        families.push((hex_argument("--fmspc", text)?, given));
+        let fmspc = hex_argument("--fmspc", text)?;
+        families.push(PlatformFamily { fmspc, authority });
     }
     for path in &args.quotes {
         let claimed = claimed_platform(&read(path)?).map_err(ui::unreadable)?;
-        let authority = if claimed.authority.contains("Processor") {
-            Authority::Processor
-        } else {
-            Authority::Platform
-        };
-        families.push((claimed.fmspc, authority));
+        families.push(PlatformFamily::from(&claimed));
     }
-    families.sort_unstable_by_key(|(fmspc, _)| *fmspc);
-    families.dedup_by_key(|(fmspc, _)| *fmspc);
+    families.sort_unstable();
+    families.dedup();
     if families.is_empty() {
         return Err(ui::failed(
             Exit::Usage,

@@ -216,14 +216,7 @@ fn own_verifier(
         None => None,
     };
     let verifier = fetched.as_ref().map(|fetched| fetched.verifier.clone()).or(beside);
-    let verifier = verifier.ok_or_else(|| {
-        failed(
-            Exit::Usage,
-            "the node file names no source of collateral, without which no peer's quote can be verified",
-            Some("add [collateral] with `url` (a PCCS, or Intel's PCS) and `cache`".into()),
-        )
-    })?;
-    Ok((verifier, fetched))
+    Ok((verifier.ok_or_else(trust::no_source)?, fetched))
 }
 
 /// The newest issue date in a verifier's collateral, if that verifies: no honest clock is before it.

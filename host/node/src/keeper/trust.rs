@@ -5,11 +5,10 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
-use cloister_attestation::encoding::from_hex;
 use cloister_attestation::{TrustRoot, Verifier, simulated, time};
 use cloister_policy::Policy;
 use cloister_session::Clock;
-use cloister_session::collateral::{Authority, Client, Refresher, Source, Store};
+use cloister_session::collateral::{Client, PlatformFamily, Refresher, Source, Store, Supply};
 
 use super::config::{CollateralSource, NodeConfig};
 use crate::ui::{Exit, fail, failed, now_unix_s, unreadable};
@@ -27,46 +26,20 @@ pub struct Fetched {
     pub refresher: Refresher,
 }
 
-/// Fetches what the section `[collateral]` names, or takes it from its cache. Blocks; not to be called on an async thread.
+/// Fetches what the section `[collateral]` names, or takes it from its cache or its bundle. Blocks; not to be called on an async
+/// thread.
 pub fn fetch(
     source: &CollateralSource,
     config: &NodeConfig,
     policy: &Policy,
     root: &TrustRoot,
 ) -> Result<Fetched, miette::Report> {
-    let proxy = config
-        .proxy
-        .as_deref()
-        .map(str::parse)
-        .transpose()
-        .map_err(unreadable)?;
-    let client = Client::new(&Source {
-        url: source.url.clone(),
-        authorities: source.authorities.clone(),
-        proxy,
-    })
-    .map_err(unreadable)?;
-    let mut families: Vec<[u8; 6]> = policy.attestation.fmspc.clone();
-    for text in &source.platforms {
-        families.push(from_hex(text).ok_or_else(|| {
-            failed(
-                Exit::Usage,
-                format!("[collateral] platforms: {text:?} is no FMSPC, 12 hexadecimal digits"),
-                Some("`cloister quote verify QUOTE` shows the FMSPC of a quote's platform".into()),
-            )
-        })?);
-    }
-    if policy.attestation.simulated {
-        families.push(simulated::FMSPC);
-    }
-    families.sort_unstable();
-    families.dedup();
-    let families = families
-        .into_iter()
-        .map(|family| (family, Authority::Platform))
-        .collect();
-    let store =
-        Store::open(&source.cache, root.clone(), client, families).map_err(|error| fail(Exit::Failed, error))?;
+    let supply = match (&source.url, &source.bundle) {
+        (Some(url), _) => service(url, source, config, policy)?,
+        (None, Some(bundle)) => Supply::Bundle(bundle.clone()),
+        (None, None) => return Err(no_source()),
+    };
+    let store = Store::open(&source.cache, root.clone(), supply).map_err(|error| fail(Exit::Failed, error))?;
     let store = Arc::new(store);
     let clock = clock(store.floor_unix_s(), policy.attestation.max_clock_skew_s)?;
     let (refresher, verifier) =
@@ -75,6 +48,47 @@ pub fn fetch(
         verifier,
         store,
         refresher,
+    })
+}
+
+/// Collateral is wanted, and nothing says whence.
+pub fn no_source() -> miette::Report {
+    failed(
+        Exit::Usage,
+        "the node file names no source of collateral, without which no peer's quote can be verified",
+        Some("add [collateral] with `cache` and `url` (a PCCS, or Intel's PCS) or `bundle` (a file of `cloister quote collateral`)".into()),
+    )
+}
+
+/// A service, and the families that it is asked for: those that the node file names with their authority, and of the policy's
+/// those that it does not name, which are then under the platforms' authority.
+fn service(
+    url: &str,
+    source: &CollateralSource,
+    config: &NodeConfig,
+    policy: &Policy,
+) -> Result<Supply, miette::Report> {
+    let proxy = config.proxy.as_deref().map(str::parse).transpose();
+    let client = Client::new(&Source {
+        url: url.to_owned(),
+        authorities: source.authorities.clone(),
+        proxy: proxy.map_err(unreadable)?,
+    });
+    let named = source.platforms.iter().map(|text| text.parse::<PlatformFamily>());
+    let mut families = named
+        .collect::<Result<Vec<_>, _>>()
+        .map_err(|error| failed(Exit::Usage, format!("[collateral] platforms: {error}"), None))?;
+    let simulated = policy.attestation.simulated.then_some(simulated::FMSPC);
+    for fmspc in policy.attestation.fmspc.iter().copied().chain(simulated) {
+        if families.iter().all(|family| family.fmspc != fmspc) {
+            families.push(fmspc.into());
+        }
+    }
+    families.sort_unstable();
+    families.dedup();
+    Ok(Supply::Service {
+        client: client.map_err(unreadable)?,
+        families,
     })
 }
 

@@ -12,6 +12,7 @@ use rustls::pki_types::CertificateRevocationListDer;
 use rustls::pki_types::pem::PemObject as _;
 
 use super::FetchError;
+use super::family::PlatformFamily;
 use super::http::{Answer, Http};
 use crate::proxy::Proxy;
 
@@ -23,26 +24,6 @@ const ATTEMPTS: u32 = 3;
 const MAX_WAIT_S: u64 = 30;
 /// How long one answer may take, in seconds.
 const TIMEOUT_S: u64 = 20;
-
-/// Who issued a platform's certificate. Machines that run TDX are under `Platform`.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Authority {
-    /// Platforms of one or more packages that are registered as a whole.
-    #[default]
-    Platform,
-    /// Single processors.
-    Processor,
-}
-
-impl Authority {
-    /// The name in questions and files.
-    pub fn as_str(self) -> &'static str {
-        match self {
-            Self::Platform => "platform",
-            Self::Processor => "processor",
-        }
-    }
-}
 
 /// Where collateral comes from.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -96,12 +77,12 @@ impl Client {
         &self.base
     }
 
-    /// The collateral of one platform family, read and not verified.
+    /// The collateral of one family of platforms, read and not verified.
     ///
     /// # Errors
     /// [`FetchError`] of the question that failed last.
-    pub async fn fetch(&self, fmspc: [u8; 6], authority: Authority) -> Result<Collateral, FetchError> {
-        let family = hex(&fmspc);
+    pub async fn fetch(&self, wanted: PlatformFamily) -> Result<Collateral, FetchError> {
+        let family = hex(&wanted.fmspc);
         let tcb_url = format!("{}/tdx/certification/v4/tcb?fmspc={}", self.base, family.to_uppercase());
         let tcb = self.get(&tcb_url).await?;
         let (tcb_info, tcb_info_signature) = signed_json(&tcb.body, "tcbInfo").ok_or_else(|| unread(&tcb_url))?;
@@ -112,7 +93,7 @@ impl Client {
         let crl_url = format!(
             "{}/sgx/certification/v4/pckcrl?ca={}&encoding=der",
             self.base,
-            authority.as_str()
+            wanted.authority.as_str()
         );
         let crl = self.get(&crl_url).await?;
         let root_url = if self.base == INTEL {

@@ -1,17 +1,23 @@
-//! Collateral out of a PCCS or Intel's PCS: fetched, verified, kept on disk, and renewed before it ends.
+//! Collateral out of a PCCS or Intel's PCS, or out of a file that somebody brings: verified, kept, and renewed before it ends.
 //!
 //! ```text
-//! [collateral] url --Client--> Collateral --verify--> VerifiedCollateral --Watermarks::admit--> Verifier, cache
+//! [collateral] url --Client-+-> Collateral --verify--> VerifiedCollateral --Watermarks::admit--> Verifier, cache
+//!           bundle ---------+
 //! ```
-//! Handshakes never wait for it: a [`Store`] is filled before the node takes part, and a thread of its own renews it.
+//! Handshakes never wait for it: a [`Store`] is filled before the node takes part, and a thread of its own renews it. What could
+//! not be renewed for one family of platforms leaves the others' alone, and its own as it was.
 
 mod client;
+mod family;
+mod held;
 mod http;
 mod store;
 
-pub use client::{Authority, Client, Source};
+pub use client::{Client, Source};
+pub use family::{Authority, NoFamily, PlatformFamily};
+pub use held::{Held, Refresher};
 pub(crate) use http::{Http, Question};
-pub use store::{Refresher, Store, StoreError};
+pub use store::{Store, StoreError, Supply};
 
 /// Why there is no collateral.
 #[derive(Debug, thiserror::Error)]

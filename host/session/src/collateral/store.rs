@@ -1,27 +1,20 @@
-//! The collateral of a node: on disk beside its watermarks, and renewed by a thread of its own.
+//! Collateral of a node: where it comes from, what of it is kept on disk, and what is never taken again.
 //!
-//! What the disk gives back is verified like what the network gives. The watermarks are a guard against a service or a
-//! cache that brings back older lists; whoever can put back the whole folder can put back its watermarks, too, and is held
+//! What the disk gives back is verified like what the network gives. The watermarks are a guard against a service, a bundle or
+//! a cache that brings back older lists; whoever can put back the whole folder can put back its watermarks, too, and is held
 //! by `min_tcb_eval_data_number` and the policy's ages alone.
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{RecvTimeoutError, Sender, channel};
-use std::sync::{Arc, Mutex, PoisonError};
-use std::thread::JoinHandle;
-use std::time::Duration;
+use std::sync::{Mutex, PoisonError};
 
 use cloister_attestation::encoding::hex;
 use cloister_attestation::{
-    Collateral, MAX_WATERMARK_BYTES, Refusal, TrustRoot, VerifiedCollateral, Verifier, Watermarks,
+    Collateral, CollateralError, MAX_WATERMARK_BYTES, Refusal, TrustRoot, VerifiedCollateral, Watermarks,
 };
 
 use super::FetchError;
-use super::client::{Authority, Client};
-use crate::local::Clock;
-
-/// Shortest and longest time between two renewals, in seconds.
-const SHORTEST_S: u64 = 60;
-const LONGEST_S: u64 = 6 * 3600;
+use super::client::Client;
+use super::family::{Authority, PlatformFamily};
 
 /// Why a store has no collateral to give.
 #[derive(Debug, thiserror::Error)]
@@ -47,13 +40,30 @@ pub enum StoreError {
     /// The service gave none.
     #[error(transparent)]
     Fetch(#[from] FetchError),
-    /// What it gave does not verify, or goes back behind what was seen.
-    #[error("collateral of the family {fmspc} is not taken: {refusal}")]
+    /// The bundle is no collateral.
+    #[error("the bundle {path}: {source}; `cloister quote collateral -o FILE` writes one")]
+    Bundle {
+        /// The file.
+        path: String,
+        /// Why.
+        source: CollateralError,
+    },
+    /// What there is does not verify, or goes back behind what was seen.
+    #[error("{what} not taken: {refusal}")]
     Refused {
-        /// The platform family.
-        fmspc: String,
+        /// What is refused, in words.
+        what: String,
         /// Every rule that failed.
         refusal: Refusal,
+    },
+    /// Nothing was asked for.
+    #[error("no platform family is named, so no collateral is fetched; name `platforms` or the policy's `fmspc`")]
+    NoFamily,
+    /// More families than a verifier works with.
+    #[error("{seen} families of platforms are more than collateral is kept for; name fewer as `platforms`")]
+    TooMany {
+        /// How many.
+        seen: usize,
     },
     /// The thread that fetches could not run.
     #[error("the thread that fetches collateral could not run: {cause}")]
@@ -63,12 +73,32 @@ pub enum StoreError {
     },
 }
 
-/// A node's collateral: which families it needs, where it keeps them, whom it asks.
+/// Where a store's collateral comes from.
+#[derive(Clone, Debug)]
+pub enum Supply {
+    /// A service, which is asked for each of these families of platforms.
+    Service {
+        /// Asks it.
+        client: Client,
+        /// For whom.
+        families: Vec<PlatformFamily>,
+    },
+    /// A file that somebody brings, as `cloister quote collateral` writes it.
+    Bundle(PathBuf),
+}
+
+/// A part of a supply that is had, or not, by itself.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
+pub(super) enum Part {
+    Family(PlatformFamily),
+    Bundle,
+}
+
+/// A node's collateral: what it needs, where it keeps it, whence it comes.
 pub struct Store {
     dir: PathBuf,
     root: TrustRoot,
-    client: Client,
-    families: Vec<([u8; 6], Authority)>,
+    supply: Supply,
     marks: Mutex<Watermarks>,
 }
 
@@ -77,12 +107,7 @@ impl Store {
     ///
     /// # Errors
     /// [`StoreError`] if folder or watermarks can't be used.
-    pub fn open(
-        dir: &Path,
-        root: TrustRoot,
-        client: Client,
-        families: Vec<([u8; 6], Authority)>,
-    ) -> Result<Self, StoreError> {
+    pub fn open(dir: &Path, root: TrustRoot, supply: Supply) -> Result<Self, StoreError> {
         std::fs::create_dir_all(dir).map_err(|source| io(dir, source))?;
         let path = dir.join("watermarks.json");
         let marks = match read(&path, MAX_WATERMARK_BYTES) {
@@ -96,10 +121,14 @@ impl Store {
         Ok(Self {
             dir: dir.to_owned(),
             root,
-            client,
-            families,
+            supply,
             marks: Mutex::new(marks),
         })
+    }
+
+    /// The root that all of it has to verify under.
+    pub fn root(&self) -> &TrustRoot {
+        &self.root
     }
 
     /// Newest issue date seen, seconds since 1970: no honest clock is before it.
@@ -116,7 +145,7 @@ impl Store {
         let raised = marks
             .admit_references(federation, version)
             .map_err(|refusal| StoreError::Refused {
-                fmspc: "reference values".into(),
+                what: "reference values are".into(),
                 refusal,
             })?;
         if raised {
@@ -125,59 +154,77 @@ impl Store {
         Ok(())
     }
 
-    /// What the disk has and still holds at that time; families for which it has nothing sound are left out.
-    pub fn cached(&self, now_unix_s: u64) -> Vec<VerifiedCollateral> {
-        let read = |(fmspc, _): &([u8; 6], Authority)| {
-            let path = self.dir.join(file_name(fmspc));
-            let verified = Collateral::from_file(&path)
-                .map_err(|error| error.to_string())
-                .and_then(|collateral| {
-                    let verified = collateral.verify(&self.root, now_unix_s);
-                    verified.map_err(|error| error.to_string())
-                })
-                .and_then(|verified| {
-                    let family = verified.collateral().families().next().map(|(seen, _)| seen.to_owned());
-                    if family.as_deref() != Some(&hex(fmspc)) {
-                        return Err("of another family".into());
-                    }
-                    self.marks().admit(&verified).map_err(|refusal| refusal.to_string())?;
-                    Ok(verified)
-                });
-            match verified {
-                Ok(verified) => Some(verified),
-                Err(cause) => {
-                    tracing::info!("no collateral out of {}: {cause}", path.display());
-                    None
-                }
-            }
-        };
-        self.families.iter().filter_map(read).collect()
+    /// Whether it is a bundle that others bring, and not a service that is asked.
+    pub(super) fn is_bundle(&self) -> bool {
+        matches!(self.supply, Supply::Bundle(_))
     }
 
-    /// Fetches all families anew, verifies them and keeps them.
-    ///
-    /// # Errors
-    /// [`StoreError`] of the first family that could not be had.
-    pub async fn fetch(&self, now_unix_s: u64) -> Result<Vec<VerifiedCollateral>, StoreError> {
-        let mut all = Vec::new();
-        for (fmspc, authority) in &self.families {
-            let collateral = self.client.fetch(*fmspc, *authority).await?;
-            let refused = |refusal| StoreError::Refused {
-                fmspc: hex(fmspc),
-                refusal,
-            };
-            let verified = collateral.verify(&self.root, now_unix_s).map_err(refused)?;
-            let mut marks = self.marks();
-            let raised = marks.admit(&verified).map_err(refused)?;
-            // The marks first: collateral without its marks could be replaced by older one.
-            if raised {
-                self.write("watermarks.json", marks.to_json().as_bytes())?;
-            }
-            drop(marks);
-            self.write(&file_name(fmspc), collateral.to_json().as_bytes())?;
-            all.push(verified);
+    /// Everything that it should give.
+    pub(super) fn parts(&self) -> Vec<Part> {
+        match &self.supply {
+            Supply::Service { families, .. } => families.iter().copied().map(Part::Family).collect(),
+            Supply::Bundle(_) => vec![Part::Bundle],
         }
-        Ok(all)
+    }
+
+    /// What the disk keeps of a part and still holds at that time. A bundle is kept by whoever brings it.
+    pub(super) fn cached(&self, part: Part, now_unix_s: u64) -> Option<VerifiedCollateral> {
+        let Part::Family(family) = part else { return None };
+        let path = self.dir.join(file_name(family));
+        let verified = Collateral::from_file(&path)
+            .map_err(|error| error.to_string())
+            .and_then(|collateral| {
+                let seen = collateral.families().next().map(|(seen, _)| seen.to_owned());
+                if seen.as_deref() != Some(&hex(&family.fmspc)) {
+                    return Err("of another family".into());
+                }
+                let verified = collateral.verify(&self.root, now_unix_s);
+                verified.map_err(|error| error.to_string())
+            })
+            .and_then(|verified| {
+                self.marks().admit(&verified).map_err(|refusal| refusal.to_string())?;
+                Ok(verified)
+            });
+        verified
+            .inspect_err(|cause| tracing::info!("no collateral out of {}: {cause}", path.display()))
+            .ok()
+    }
+
+    /// Gets a part anew, verifies it and keeps it.
+    pub(super) async fn get(&self, part: Part, now_unix_s: u64) -> Result<VerifiedCollateral, StoreError> {
+        match (&self.supply, part) {
+            (Supply::Service { client, .. }, Part::Family(family)) => {
+                let collateral = client.fetch(family).await?;
+                let what = format!("collateral of the family {family} is");
+                let verified = self.admit(&collateral, &what, now_unix_s)?;
+                self.write(&file_name(family), collateral.to_json().as_bytes())?;
+                Ok(verified)
+            }
+            (Supply::Bundle(path), _) => {
+                let shown = path.display();
+                let collateral = Collateral::from_file(path).map_err(|source| StoreError::Bundle {
+                    path: shown.to_string(),
+                    source,
+                })?;
+                self.admit(&collateral, &format!("the bundle {shown} is"), now_unix_s)
+            }
+            (Supply::Service { .. }, Part::Bundle) => Err(StoreError::NoFamily),
+        }
+    }
+
+    fn admit(&self, collateral: &Collateral, what: &str, now_unix_s: u64) -> Result<VerifiedCollateral, StoreError> {
+        let refused = |refusal| StoreError::Refused {
+            what: what.to_owned(),
+            refusal,
+        };
+        let verified = collateral.verify(&self.root, now_unix_s).map_err(refused)?;
+        let mut marks = self.marks();
+        let raised = marks.admit(&verified).map_err(refused)?;
+        // The marks first: collateral without its marks could be replaced by older one.
+        if raised {
+            self.write("watermarks.json", marks.to_json().as_bytes())?;
+        }
+        Ok(verified)
     }
 
     fn marks(&self) -> std::sync::MutexGuard<'_, Watermarks> {
@@ -202,128 +249,20 @@ impl Store {
 
 impl std::fmt::Debug for Store {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        write!(f, "Store({} out of {})", self.dir.display(), self.client.url())
+        let dir = self.dir.display();
+        match &self.supply {
+            Supply::Service { client, .. } => write!(f, "Store({dir} out of {})", client.url()),
+            Supply::Bundle(path) => write!(f, "Store({dir} out of {})", path.display()),
+        }
     }
 }
 
-/// Keeps a verifier's collateral new for as long as it is held.
-#[derive(Debug)]
-pub struct Refresher {
-    stop: Sender<()>,
-    thread: Option<JoinHandle<()>>,
-}
-
-impl Refresher {
-    /// Fills a verifier with collateral, out of the cache or, where that has not all, out of the service; then renews it in
-    /// the background when half of its time is over, at the latest every six hours. Blocks until the first is there.
-    ///
-    /// # Errors
-    /// [`StoreError`] if there is no collateral to begin with.
-    pub fn start(store: Arc<Store>, clock: Clock) -> Result<(Self, Verifier), StoreError> {
-        let thread = |error: std::io::Error| StoreError::Thread {
-            cause: error.to_string(),
-        };
-        let (first_tx, first_rx) = channel();
-        let (stop, stopped) = channel();
-        let worker = std::thread::Builder::new().name("collateral".into()).spawn(move || {
-            let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
-                Ok(runtime) => runtime,
-                Err(error) => {
-                    let _ = first_tx.send(Err(thread(error)));
-                    return;
-                }
-            };
-            let now = clock();
-            let cached = store.cached(now);
-            let first = if cached.len() == store.families.len() && !cached.is_empty() {
-                Ok(cached)
-            } else {
-                runtime.block_on(store.fetch(now))
-            };
-            let first = first.and_then(|all| verifier(&store, &all).map(|verifier| (verifier, all)));
-            let (verifier, mut current) = match first {
-                Ok(first) => first,
-                Err(error) => {
-                    let _ = first_tx.send(Err(error));
-                    return;
-                }
-            };
-            if first_tx.send(Ok(verifier.clone())).is_err() {
-                return;
-            }
-            loop {
-                let wait = Duration::from_secs(until_renewal_s(&current, clock()));
-                match stopped.recv_timeout(wait) {
-                    Err(RecvTimeoutError::Timeout) => {}
-                    Ok(()) | Err(RecvTimeoutError::Disconnected) => return,
-                }
-                match runtime.block_on(store.fetch(clock())) {
-                    Ok(all) => {
-                        if let Some(together) = together(&all) {
-                            verifier.replace_collateral(&together);
-                        }
-                        current = all;
-                        tracing::info!("collateral renewed");
-                    }
-                    Err(error) => {
-                        tracing::warn!("collateral not renewed: {error}; what is there is used as long as it holds")
-                    }
-                }
-            }
-        });
-        let worker = worker.map_err(thread)?;
-        let verifier = first_rx.recv().map_err(|_| StoreError::Thread {
-            cause: "it ended early".into(),
-        })??;
-        Ok((
-            Self {
-                stop,
-                thread: Some(worker),
-            },
-            verifier,
-        ))
+fn file_name(family: PlatformFamily) -> String {
+    let fmspc = hex(&family.fmspc);
+    match family.authority {
+        Authority::Platform => format!("collateral-{fmspc}.json"),
+        Authority::Processor => format!("collateral-{fmspc}-processor.json"),
     }
-}
-
-impl Drop for Refresher {
-    fn drop(&mut self) {
-        let _ = self.stop.send(());
-        // A fetch in flight ends by its own timeouts; nobody waits for it.
-        drop(self.thread.take());
-    }
-}
-
-fn verifier(store: &Store, all: &[VerifiedCollateral]) -> Result<Verifier, StoreError> {
-    let missing = || StoreError::Thread {
-        cause: "no platform family is named, so no collateral is fetched; name `platforms` or the policy's `fmspc`"
-            .into(),
-    };
-    let together = together(all).ok_or_else(missing)?;
-    Ok(Verifier::new(store.root.clone(), together.collateral().clone()))
-}
-
-fn together(all: &[VerifiedCollateral]) -> Option<VerifiedCollateral> {
-    VerifiedCollateral::together(all)
-}
-
-/// Seconds until half of the time that is left to the first part to end is over.
-fn until_renewal_s(all: &[VerifiedCollateral], now: u64) -> u64 {
-    let ends = all
-        .iter()
-        .flat_map(|verified| {
-            verified
-                .collateral()
-                .dates()
-                .map(|dates| dates.next_update_unix_s)
-                .collect::<Vec<_>>()
-        })
-        .min()
-        .unwrap_or(0);
-    (ends.saturating_sub(now) / 2).clamp(SHORTEST_S, LONGEST_S)
-}
-
-fn file_name(fmspc: &[u8; 6]) -> String {
-    format!("collateral-{}.json", hex(fmspc))
 }
 
 fn io(path: &Path, source: std::io::Error) -> StoreError {

@@ -41,7 +41,8 @@
 //! [collateral]                      # optional: fetched, kept, and renewed in the background
 //! url = "https://pccs.example.org:8081"
 //! cache = "collateral"
-//! platforms = ["00806f050000"]      # platform families beside those of the policy
+//! platforms = ["00806f050000"]      # platform families beside those of the policy; "FMSPC/processor" under that authority
+//! # bundle = "collateral.json"      # instead of `url`, `platforms`: a file that somebody brings, looked at each minute
 //! ```
 //! A salt, and the `key` of a sealed dataset, may be `kbs:///REPOSITORY/TYPE/TAG`, a resource of an external key service ([`KbsPlace`]):
 //!
@@ -56,6 +57,7 @@
 //!
 //! Paths are relative to the folder of the node file. Unknown keys are errors that name the nearest known one.
 
+mod collateral;
 mod managed;
 
 use std::collections::BTreeMap;
@@ -65,13 +67,14 @@ use std::path::{Path, PathBuf};
 use cloister_runner::Cpus;
 use serde::Deserialize;
 
+pub use collateral::CollateralSource;
 pub use managed::{KbsPlace, ManagerPlace, Place, StoreFiles};
 
 /// No node file is larger than this.
 const MAX_NODE_FILE_BYTES: u64 = 256 * 1024;
 
 /// Every key that a node file may hold: what a typing error is compared with.
-const KNOWN_KEYS: [&str; 55] = [
+const KNOWN_KEYS: [&str; 56] = [
     "name",
     "policy",
     "credential",
@@ -115,6 +118,7 @@ const KNOWN_KEYS: [&str; 55] = [
     "anchor",
     "policies",
     "collateral",
+    "bundle",
     "url",
     "cache",
     "authorities",
@@ -308,21 +312,6 @@ pub struct Simulated {
     pub quote_latency_ms: u64,
 }
 
-/// Where the collateral comes from that peers' quotes are judged by.
-#[derive(Clone, Debug, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct CollateralSource {
-    /// A PCCS, or Intel's PCS (`https://api.trustedservices.intel.com`).
-    pub url: String,
-    /// The folder where it is kept, with the highest numbers that were seen.
-    pub cache: PathBuf,
-    /// Authorities for HTTPS, PEM; the system's, if not given.
-    pub authorities: Option<PathBuf>,
-    /// Platform families (FMSPC) to fetch for, beside those of the policy.
-    #[serde(default)]
-    pub platforms: Vec<String>,
-}
-
 /// Who makes the quotes.
 #[derive(Clone, Copy, Debug, Deserialize, PartialEq, Eq)]
 #[serde(rename_all = "lowercase")]
@@ -452,6 +441,9 @@ impl NodeConfig {
         if config.provider == Some(Provider::Simulated) && config.simulated.is_none() {
             return meaning("`provider = \"simulated\"` wants a section [simulated] with the authority's folder");
         }
+        if let Some(message) = config.collateral.as_ref().and_then(CollateralSource::problem) {
+            return meaning(message);
+        }
         Ok(config)
     }
 
@@ -495,6 +487,7 @@ impl NodeConfig {
         if let Some(collateral) = &mut self.collateral {
             fix(&mut collateral.cache);
             collateral.authorities.iter_mut().for_each(fix);
+            collateral.bundle.iter_mut().for_each(fix);
         }
         if let Some(simulated) = &mut self.simulated {
             fix(&mut simulated.authority);

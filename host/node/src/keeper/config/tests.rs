@@ -76,6 +76,32 @@ fn contradictions_are_refused() {
 }
 
 #[test]
+fn collateral_comes_from_a_service_or_out_of_a_bundle() {
+    let with = |lines: &str| NodeConfig::parse(&format!("{WORKER}[collateral]\ncache = \"cache\"\n{lines}\n"), "n");
+    let both = "url = \"https://pccs\"\nbundle = \"b.json\"";
+    for (lines, wanted) in [
+        ("", "exactly one of `url`"),
+        (both, "exactly one of `url`"),
+        (
+            "bundle = \"b.json\"\nplatforms = [\"00806f050000\"]",
+            "are for a service",
+        ),
+        ("bundle = \"b.json\"\nauthorities = \"ca.pem\"", "are for a service"),
+        ("bundel = \"b.json\"", "did you mean `bundle`"),
+    ] {
+        let error = with(lines).unwrap_err().to_string();
+        assert!(error.contains(wanted), "{lines}: {error}");
+    }
+    let mut bundle = with("bundle = \"b.json\"").unwrap();
+    bundle.resolve(Path::new("/node"));
+    assert_eq!(
+        bundle.collateral.unwrap().bundle.as_deref(),
+        Some(Path::new("/node/b.json"))
+    );
+    assert!(with("url = \"https://pccs\"\nplatforms = [\"00806f050000/processor\"]").is_ok());
+}
+
+#[test]
 fn every_key_of_the_schema_is_a_known_one() {
     // A typing error two letters off each key finds its way back to it.
     for key in KNOWN_KEYS {
