@@ -105,9 +105,9 @@ def emit(program, graph, values):
     return values[result.debugName()]
 
 
-def step(model, x, classes, optimizer="none", loss=F.cross_entropy, channels_last=True):
+def step(model, x, classes, optimizer="none", loss=F.cross_entropy, channels_last=True, weight_decay=0.0):
     """The text of a step: `x` is a batch as the model takes it, `loss` a function of its outputs and of i64 labels. Pictures go through
-    convolutions in channels_last, which pays where maps are large, or rows first."""
+    convolutions in channels_last, which pays where maps are large, or rows first. Weight decay is of every parameter, as in PyTorch."""
     model = model.train()
     for part in model.modules():
         if getattr(part, "num_batches_tracked", None) is not None:
@@ -166,13 +166,13 @@ def step(model, x, classes, optimizer="none", loss=F.cross_entropy, channels_las
         gradient, old = gradients[name], given[name]
         if optimizer == "none":
             continue
-        change = gradient
+        change = program.call("add", gradient, old, alpha=weight_decay) if weight_decay else gradient
         if optimizer == "momentum":
-            change = program.call("add", gradient, state["momentum", name], alpha=0.9)
+            change = program.call("add", change, state["momentum", name], alpha=0.9)
             later["momentum", name] = change
         if optimizer == "adam":
-            first = program.call("add", program.call("mul", state["m", name], 0.9), gradient, alpha=0.1)
-            second = program.call("addcmul", program.call("mul", state["v", name], 0.999), gradient, gradient, value=0.001)
+            first = program.call("add", program.call("mul", state["m", name], 0.9), change, alpha=0.1)
+            second = program.call("addcmul", program.call("mul", state["v", name], 0.999), change, change, value=0.001)
             later["m", name], later["v", name] = first, second
             root = program.call("add", program.call("sqrt", program.call("div", second, corrections[1])), 1e-8)
             change = program.call("div", program.call("div", first, corrections[0]), root)

@@ -1,9 +1,10 @@
 //! Training steps of four networks, side by side in one run: PyTorch (eager, `channels_last`, `torch.compile`), OpenVINO called
 //! directly with the forms of the rule and with those that `cloister graph tune` has measured, and the same graph through runner,
-//! sandbox and guest.
+//! sandbox and guest; libtorch behind the same trait, where its libraries were fetched.
 //!
 //! `cargo xtask bench training [-- [--turns N] MODEL...]` sets up PyTorch and everything else, and runs this. Each way is a process of its own, so that memory
-//! and processor time are its own, and all wait while one takes its turn. Writes `benches/results/training.md` and `training.svg`.
+//! and processor time are its own, and all wait while one takes its turn. A run of some models
+//! replaces their rows in `benches/results/training.json`, and writes `training.md` and `training.svg` beside it from all rows that are there.
 #![allow(
     missing_docs,
     clippy::expect_used,
@@ -34,6 +35,8 @@ const MODELS: [(&str, usize, u32); 4] = [
 ];
 /// Turns of every way unless `--turns N` says otherwise. One more comes before them, which is not counted.
 const TURNS: usize = 9;
+/// The way through runner, sandbox and guest.
+const GUEST: &str = "guest and sandbox, OpenVINO";
 
 fn main() -> ExitCode {
     let mut words: Vec<String> = std::env::args().skip(1).filter(|word| word != "--bench").collect();
@@ -59,28 +62,47 @@ fn main() -> ExitCode {
             .expect("--turns N");
         words.drain(at..at + 2);
     }
+    let known = |word: &&String| !MODELS.iter().any(|(model, ..)| model == word);
+    if let Some(other) = words.iter().find(known) {
+        eprintln!(
+            "no model {other}: there are {}",
+            MODELS.map(|(model, ..)| model).join(", ")
+        );
+        return ExitCode::FAILURE;
+    }
     let folder = tempfile::tempdir().expect("a temporary folder");
-    let before = load();
-    let mut rows = Vec::new();
+    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
+    std::fs::create_dir_all(&results).expect("the results have a folder");
     for (model, batch, steps) in MODELS {
         if words.is_empty() || words.iter().any(|word| word == model) {
-            rows.extend(measure(&python, folder.path(), (model, batch, steps), turns));
+            let rows = measure(&python, folder.path(), (model, batch, steps), turns);
+            // After each model, so that a run that is ended keeps what it has.
+            keep(&results, model, rows);
         }
     }
-    let machine = format!(
-        "{}, {} threads, {turns} turns; load of the machine {before} before and {} after.",
-        processor(),
-        threads(),
-        load()
-    );
-    let table = report::table(&rows, &machine);
+    ExitCode::SUCCESS
+}
+
+/// Puts a model's rows in the place of those that are there, and writes table and chart anew.
+fn keep(results: &Path, model: &str, measured: Vec<Row>) {
+    let file = results.join("training.json");
+    let before: Vec<Row> = match std::fs::read(&file) {
+        Ok(text) => serde_json::from_slice(&text).expect("training.json holds rows: correct or remove it"),
+        Err(_) => Vec::new(),
+    };
+    let mut rows: Vec<Row> = before
+        .into_iter()
+        .filter(|row| row.model != model)
+        .chain(measured)
+        .collect();
+    rows.sort_by_key(|row| MODELS.iter().position(|(model, ..)| *model == row.model));
+    let table = report::table(&rows);
     println!("{table}");
-    let results = Path::new(env!("CARGO_MANIFEST_DIR")).join("results");
-    std::fs::create_dir_all(&results)
+    let json = serde_json::to_string_pretty(&rows).expect("rows are JSON");
+    std::fs::write(file, json + "\n")
         .and_then(|()| std::fs::write(results.join("training.md"), &table))
         .and_then(|()| std::fs::write(results.join("training.svg"), report::chart(&rows)))
         .expect("the results can be written");
-    ExitCode::SUCCESS
 }
 
 fn threads() -> usize {
@@ -95,9 +117,11 @@ fn processor() -> String {
     name.map_or_else(|| "an unnamed processor".to_owned(), |(_, name)| name.to_owned())
 }
 
-fn load() -> String {
+/// Processes that ran or waited in the last minute.
+fn load() -> f64 {
     let load = std::fs::read_to_string("/proc/loadavg").unwrap_or_default();
-    load.split(' ').next().unwrap_or_default().to_owned()
+    let first = load.split(' ').next().and_then(|load| load.parse().ok());
+    first.unwrap_or(f64::NAN)
 }
 
 /// A process that takes steps.
@@ -192,7 +216,16 @@ fn measure(python: &Path, folder: &Path, (model, batch, steps): (&'static str, u
             &mut worker("direct", measured),
         ));
     }
-    ways.extend(Way::start("guest and sandbox, OpenVINO", &mut worker("guest", best)));
+    ways.extend(Way::start(GUEST, &mut worker("guest", best)));
+    if cfg!(feature = "libtorch") && std::env::var_os("CLOISTER_LIBTORCH_DIR").is_some() {
+        let step = folder.join(format!("{model}.torchstep"));
+        let made = pytorch("torchstep", &step.to_string_lossy())
+            .status()
+            .expect("Python starts");
+        assert!(made.success(), "{model} becomes a step in TorchScript");
+        ways.extend(Way::start("libtorch", &mut worker("libtorch", &step)));
+    }
+    let before = load();
     for turn in 0..=turns {
         for way in &mut ways {
             let answer = way.ask(&format!("step {steps}"));
@@ -202,13 +235,27 @@ fn measure(python: &Path, folder: &Path, (model, batch, steps): (&'static str, u
             }
         }
     }
-    let eager: Vec<f64> = ways[0].turns.iter().map(|turn| turn.0).collect();
+    let machine = format!("{}, {} threads", processor(), self::threads());
+    let load = [before, load()];
+    let walls = |way: &Way| way.turns.iter().map(|turn| turn.0).collect::<Vec<f64>>();
+    let eager = walls(&ways[0]);
+    // The last of them has the graph that the guest runs.
+    let direct = ways.iter().rfind(|way| way.name.starts_with("OpenVINO")).map(walls);
     let row = |mut way: Way| {
         let memory = way.ask("memory");
         let turns = std::mem::take(&mut way.turns);
+        // Of the same graph on the same engine, called directly in the same turn.
+        let own = |(turn, direct): (&(f64, f64), &f64)| 1.0 - direct / turn.0;
         Row {
-            model,
+            model: model.to_owned(),
             way: way.name.clone(),
+            machine: machine.clone(),
+            load,
+            turns: turns.len(),
+            sandbox: direct
+                .as_ref()
+                .filter(|_| way.name == GUEST)
+                .map(|direct| median(turns.iter().zip(direct).map(own))),
             wall_s: median(turns.iter().map(|turn| turn.0)),
             cpu_s: median(turns.iter().map(|turn| turn.1)),
             ratio: median(turns.iter().zip(&eager).map(|(turn, eager)| turn.0 / eager)),

@@ -2,9 +2,10 @@
 
     python pytorch.py MODEL WAY THREADS
     python pytorch.py MODEL export FILE.onnx
+    python pytorch.py MODEL torchstep FILE.torchstep
 
 MODEL is mlp, cnn, resnet56 or resnet50; WAY is eager, channels_last or compile. `export` writes the model as it starts, so that all
-engines train the same network; it needs nothing but PyTorch itself. Reads a line from standard input for each request:
+engines train the same network; it needs nothing but PyTorch itself. `torchstep` writes the whole step for the engine around libtorch. Reads a line from standard input for each request:
 `step N` takes N steps and answers `{"wall_s": S, "cpu_s": S, "loss": X}`, both a step; `memory` answers `{"peak_bytes": N}`. The first
 line that it writes says how long the first step took, compiling included, from the moment at which the model was there.
 """
@@ -13,10 +14,14 @@ import json
 import resource
 import sys
 import time
+import warnings
+from pathlib import Path
 
 import torch
 from torch import nn
 from torch.nn import functional
+
+WEIGHT_DECAY = 2e-4
 
 
 def norm(channels, decay=0.9):
@@ -105,6 +110,13 @@ def main():
             input_names=["x"], output_names=["logits"], dynamic_axes={"x": {0: "N"}, "logits": {0: "N"}},
         )
         return
+    if way == "torchstep":
+        sys.path.insert(0, str(Path(__file__).parent.parent))
+        import torch_step  # not for the ways above: it brings the tests' networks
+
+        warnings.filterwarnings("ignore")
+        Path(last).write_text(torch_step.step(model, torch.zeros(shape), 10, "momentum", weight_decay=WEIGHT_DECAY))
+        return
     torch.set_num_threads(int(last))
     x = torch.randn(shape)
     labels = torch.arange(shape[0]) % 10
@@ -112,7 +124,7 @@ def main():
         x = x.contiguous(memory_format=torch.channels_last) if x.dim() == 4 else x
         model = model.to(memory_format=torch.channels_last)
     run = torch.compile(model) if way == "compile" else model
-    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=2e-4)
+    optimizer = torch.optim.SGD(model.parameters(), lr=1e-3, momentum=0.9, weight_decay=WEIGHT_DECAY)
     model.train()
 
     def step():

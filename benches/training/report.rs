@@ -1,11 +1,23 @@
 //! What was measured, as a table in Markdown and as a chart.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 
+use serde::{Deserialize, Serialize};
+
 /// One way of training one model.
+#[derive(Serialize, Deserialize)]
 pub(crate) struct Row {
-    pub(crate) model: &'static str,
+    pub(crate) model: String,
     pub(crate) way: String,
+    /// Processor and threads.
+    pub(crate) machine: String,
+    /// Load of the machine before and after the turns.
+    pub(crate) load: [f64; 2],
+    /// Turns that the medians are of.
+    pub(crate) turns: usize,
+    /// Median over the turns of the part of a step that is not the engine's: guest, sandbox and runner.
+    pub(crate) sandbox: Option<f64>,
     /// Median seconds a step.
     pub(crate) wall_s: f64,
     /// Median processor seconds a step.
@@ -18,27 +30,44 @@ pub(crate) struct Row {
 }
 
 /// The table.
-pub(crate) fn table(rows: &[Row], machine: &str) -> String {
-    let mut text = format!(
-        "# Training steps, side by side\n\nWritten by `cargo xtask bench training`; the ways take their turns in one run, so that a ratio \
-         holds whatever the machine does meanwhile. {machine}\n\n![chart](training.svg)\n\n\
-         | model | way | step, ms | beside PyTorch eager | CPU, ms a step | peak memory, MB | beside eager | first step, s |\n\
-         |---|---|--:|--:|--:|--:|--:|--:|\n"
+pub(crate) fn table(rows: &[Row]) -> String {
+    let mut text = String::from(
+        "# Training steps, side by side\n\nWritten by `cargo xtask bench training` from `training.json`, in which a run replaces the rows of \
+         the models that it measured; numbers are medians over the turns. All ways of a model take their turns in one run: that keeps a \
+         ratio fair, and only where the load is below the number of threads is it more than a hint, and a time a time. `sandbox` is \
+         the part of a step that is not the engine's, beside the same graph called directly.\n\n![chart](training.svg)\n\n\
+         | model | way | step, ms | beside PyTorch eager | sandbox | CPU, ms a step | peak memory, MB | beside eager | first step, s | turns | load |\n\
+         |---|---|--:|--:|--:|--:|--:|--:|--:|--:|--:|\n",
     );
     for row in rows {
         let eager = rows.iter().find(|other| other.model == row.model).unwrap_or(row);
         let _ = writeln!(
             text,
-            "| {} | {} | {:.2} | {:.2} | {:.2} | {:.0} | {:.2} | {:.2} |",
+            "| {} | {} | {:.2} | {:.2} | {} | {:.2} | {:.0} | {:.2} | {:.2} | {} | {:.1} to {:.1} |",
             row.model,
             row.way,
             row.wall_s * 1e3,
             row.ratio,
+            row.sandbox
+                .map_or_else(String::new, |share| format!("{:.1} %", share * 100.0)),
             row.cpu_s * 1e3,
             row.peak_bytes as f64 / 1e6,
             row.peak_bytes as f64 / eager.peak_bytes as f64,
-            row.first_s
+            row.first_s,
+            row.turns,
+            row.load[0],
+            row.load[1]
         );
+    }
+    let machines: BTreeSet<&str> = rows.iter().map(|row| row.machine.as_str()).collect();
+    for machine in machines {
+        let models: BTreeSet<&str> = rows
+            .iter()
+            .filter(|row| row.machine == machine)
+            .map(|row| row.model.as_str())
+            .collect();
+        let models: Vec<&str> = models.into_iter().collect();
+        let _ = write!(text, "\n{}: {machine}.\n", models.join(", "));
     }
     text
 }
@@ -57,7 +86,7 @@ pub(crate) fn chart(rows: &[Row]) -> String {
     let (mut y, mut model) = (GAP, "");
     for row in rows {
         if row.model != model {
-            model = row.model;
+            model = row.model.as_str();
             let _ = writeln!(
                 body,
                 "<text x=\"10\" y=\"{:.0}\" font-weight=\"bold\">{model}</text>",
@@ -68,6 +97,7 @@ pub(crate) fn chart(rows: &[Row]) -> String {
         let colour = match row.way.split(' ').next() {
             Some("PyTorch") => "#9aa5b1",
             Some("guest") => "#0b6e4f",
+            Some("libtorch") => "#c77d3a",
             _ => "#3a9d7c",
         };
         let (length, middle) = (row.ratio * scale, y + BAR - 4.0);

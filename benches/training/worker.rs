@@ -13,7 +13,7 @@ use std::time::{Duration, Instant};
 use cloister_benches::direct::Step;
 use cloister_benches::{guest, memory_bytes, openvino_dir};
 use cloister_data::Format;
-use cloister_engine::{CompileOptions, openvino};
+use cloister_engine::{Backend, CompileOptions, openvino};
 use cloister_graph::{EngineGraph, Limits, Model, PortKind};
 use cloister_policy::DatasetSpec;
 use cloister_runner::{BackendChoice, Runner, RunnerOptions, SharedTensors, TrainRequest};
@@ -29,20 +29,22 @@ enum Steps {
     Guest(Box<Runner>, Box<TrainRequest>),
 }
 
-/// Runs `worker direct|guest GRAPH.onnx MODEL.onnx THREADS`.
+/// Runs `worker direct|guest|libtorch GRAPH MODEL.onnx THREADS`: GRAPH is ONNX, for libtorch a step in TorchScript.
 pub(crate) fn run(words: &[String]) {
     let [way, graph, model, threads] = words else {
-        panic!("worker direct|guest GRAPH MODEL THREADS, not {words:?}");
+        panic!("worker direct|guest|libtorch GRAPH MODEL THREADS, not {words:?}");
     };
     let read = |path: &str| std::fs::read(Path::new(path)).expect("the bench wrote it");
     let graph = EngineGraph::load(&read(graph)).expect("the bench made the graph");
     let model = Model::parse(&read(model), &Limits::default()).expect("the bench made the model");
     let threads: NonZeroUsize = threads.parse().expect("a number of threads");
     let begin = Instant::now();
-    let mut steps = if way == "direct" {
-        direct(&graph, &model, threads)
-    } else {
-        through_guest(&graph, &model, threads)
+    let mut steps = match way.as_str() {
+        "direct" => direct(&openvino_backend(), &graph, &model, threads),
+        #[cfg(feature = "libtorch")]
+        "libtorch" => direct(&libtorch_backend(), &graph, &model, threads),
+        "guest" => through_guest(&graph, &model, threads),
+        other => panic!("no way {other} in this bench"),
     };
     let took = steps.take(1);
     let first = match &steps {
@@ -138,14 +140,23 @@ fn cpu_seconds(path: &str) -> f64 {
     ticks.sum::<f64>() / 100.0
 }
 
-fn direct(graph: &EngineGraph, model: &Model, threads: NonZeroUsize) -> Steps {
+fn openvino_backend() -> openvino::OpenVino {
     let dir = openvino_dir().expect("CLOISTER_OPENVINO_DIR names OpenVINO");
-    let backend = openvino::load(&dir).expect("OpenVINO loads");
+    openvino::load(&dir).expect("OpenVINO loads")
+}
+
+#[cfg(feature = "libtorch")]
+fn libtorch_backend() -> cloister_engine_libtorch::Libtorch {
+    let dir = std::env::var_os("CLOISTER_LIBTORCH_DIR").expect("`cargo xtask bench training` names it");
+    cloister_engine_libtorch::load(Path::new(&dir)).expect("libtorch loads")
+}
+
+fn direct(backend: &dyn Backend, graph: &EngineGraph, model: &Model, threads: NonZeroUsize) -> Steps {
     let options = CompileOptions {
         threads: Some(threads),
         ..CompileOptions::default()
     };
-    Steps::Direct(Box::new(Step::new(&backend, graph, model, CLASSES, &options)))
+    Steps::Direct(Box::new(Step::new(backend, graph, model, CLASSES, &options)))
 }
 
 /// Rows of made-up numbers as CSV, `EPOCH` batches of them.

@@ -86,6 +86,16 @@ pub fn provide(workspace: &Workspace) -> Outcome<PathBuf> {
     Ok(folder)
 }
 
+/// The folder of the libraries and the plug-in where they are already there; nothing is fetched.
+pub fn at_hand(workspace: &Workspace) -> Outcome<Option<PathBuf>> {
+    let all: Vec<&str> = LIBRARIES.into_iter().chain([PLUGIN]).collect();
+    if let Some(folder) = optional::named(FOLDER_VARIABLE, &all)? {
+        return Ok(Some(folder));
+    }
+    let folder = workspace.libtorch().join(VERSION);
+    Ok(optional::complete(&folder, &all).then_some(folder))
+}
+
 fn fetch(workspace: &Workspace, folder: &Path, development: &Path) -> Outcome<()> {
     let python = optional::python()?;
     say(format_args!(
