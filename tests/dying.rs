@@ -42,7 +42,7 @@ fn kill_runner(node: u32, aggregator: &Aggregator) {
 fn a_federation_whose_runners_are_killed_finishes_and_names_the_modules() {
     let federation = Federation::of_rounds(ROUNDS).unwrap();
     let mut aggregator = federation.start_aggregator().unwrap();
-    let mut start = |node: &str| {
+    let start = |node: &str| {
         let file = federation.worker_file(node, &format!("{node}-dying"), &aggregator.address, |_, text| text);
         Worker::start(&file.unwrap()).unwrap()
     };
