@@ -24,7 +24,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use bytes::Bytes;
 use cloister_engine::{Backend, CompileOptions, EngineError};
 use cloister_engine_libtorch::Libtorch;
 use cloister_graph::{EngineGraph, Limits, Model, Optimizer, PortKind, TrainOptions, samples, train};
@@ -158,35 +157,6 @@ fn gradients_of_residual_networks_are_those_of_pytorch_in_float64_and_of_the_oth
 }
 
 #[test]
-fn runs_repeat_bit_by_bit_wherever_inputs_lie_and_leave_them_alone() {
-    let libtorch = libtorch();
-    let step = step("cnn.momentum.torchstep");
-    let model = samples::parsed(&samples::cnn(64, 4, 4, 3).unwrap()).unwrap();
-    let training = Training::new(&libtorch, &step, &model, 0.02);
-    let inputs = training.inputs(&batch(&step, 0));
-    let before: Vec<Vec<u8>> = inputs.iter().map(|(_, tensor)| tensor.bytes().to_vec()).collect();
-    let mut compiled = training.compiled;
-    let first = run(compiled.as_mut(), &inputs, None).unwrap();
-    let kept: Vec<Vec<u8>> = first.iter().map(|(_, tensor)| tensor.bytes().to_vec()).collect();
-    let shifted = |tensor: &Tensor| {
-        let bytes = Bytes::from([&[0][..], tensor.bytes()].concat()).slice(1..);
-        Tensor::new(tensor.dtype(), tensor.shape().clone(), bytes).unwrap()
-    };
-    let moved: Vec<(String, Tensor)> = inputs
-        .iter()
-        .map(|(name, tensor)| (name.clone(), shifted(tensor)))
-        .collect();
-    for inputs in [&inputs, &moved, &inputs] {
-        assert_eq!(run(compiled.as_mut(), inputs, None).unwrap(), first);
-    }
-    // Outputs outlive the step that made them; running statistics are made anew, and not written where they lie.
-    drop(compiled);
-    for ((name, tensor), bytes) in first.iter().zip(&kept).chain(inputs.iter().zip(&before)) {
-        assert_eq!(tensor.bytes()[..], bytes[..], "{name}");
-    }
-}
-
-#[test]
 fn an_output_that_is_an_input_has_memory_of_its_own() {
     let mut compiled = compile(&libtorch(), &small("[2, 3]", "v0 = detach(i0)\nreturn v0"));
     let given = x();
@@ -244,7 +214,7 @@ fn what_libtorch_refuses_is_an_error_in_its_words_and_the_engine_lives_on() {
 }
 
 #[test]
-fn what_does_not_fit_a_port_or_comes_late_is_refused() {
+fn labels_outside_of_the_classes_and_what_comes_late_are_refused() {
     let libtorch = libtorch();
     let step = step("mlp.sgd.torchstep");
     let model = samples::parsed(&samples::mlp(64, 24, 4, 2).unwrap()).unwrap();
@@ -260,11 +230,6 @@ fn what_does_not_fit_a_port_or_comes_late_is_refused() {
         )
         .unwrap();
     let wanted = run(compiled.as_mut(), &good, None).unwrap();
-    let at = good.iter().position(|(name, _)| name == "x").unwrap();
-    let mut missing = good.clone();
-    missing.remove(at);
-    let error = run(compiled.as_mut(), &missing, None).unwrap_err();
-    assert_eq!(error.to_string(), "input `x` is missing: wanted F32 [16, 64]");
     let mut outside = good.clone();
     let labels = outside.iter().position(|(name, _)| name == "labels").unwrap();
     outside[labels].1 = Tensor::from_i64(&[BATCH], vec![4; BATCH]).unwrap();

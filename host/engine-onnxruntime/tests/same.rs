@@ -12,5 +12,7 @@ mod conformance;
 mod gradients;
 #[path = "../../engine/tests/operators.rs"]
 mod operators;
+#[path = "../../engine/tests/precision.rs"]
+mod precision;
 #[path = "../../engine/tests/properties.rs"]
 mod properties;

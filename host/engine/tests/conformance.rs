@@ -13,12 +13,11 @@ mod common;
 
 use std::time::{Duration, Instant};
 
-use bytes::Bytes;
 use cloister_engine::{CompileOptions, EngineError, openvino};
 use cloister_graph::{Optimizer, samples};
-use cloister_tensor::{Dtype, Shape, Tensor, TensorMap};
+use cloister_tensor::{Tensor, TensorMap};
 
-use common::{BATCH, Training, backends, batch, compile, distance, run, sample_models, trained};
+use common::{BATCH, Training, backends, batch, compile, distance, run, sample_models, suite, trained};
 
 fn optimizers() -> [(&'static str, Optimizer, f32); 3] {
     [
@@ -176,31 +175,7 @@ fn what_does_not_fit_a_port_is_refused_before_anything_runs() {
     let (_, model) = sample_models().remove(0);
     let graph = trained(&model, Optimizer::Sgd, BATCH, false).training;
     for backend in backends() {
-        let training = Training::new(backend.as_ref(), &graph, &model, 0.1);
-        let good = training.inputs(&batch(&graph, 0));
-        let mut compiled = training.compiled;
-        let mut refused = |change: &dyn Fn(&mut Vec<(String, Tensor)>)| {
-            let mut inputs = good.clone();
-            change(&mut inputs);
-            run(compiled.as_mut(), &inputs, None).unwrap_err()
-        };
-        let x = good.iter().position(|(name, _)| name == "x").unwrap();
-        let transposed = Tensor::zeros(Dtype::F32, Shape::new(&[64, BATCH]).unwrap());
-        let error = refused(&|inputs| inputs[x].1 = transposed.clone());
-        assert_eq!(error.to_string(), "input `x` is F32 [64, 16]: wanted F32 [16, 64]");
-        let integers = Tensor::zeros(Dtype::I32, Shape::new(&[BATCH, 64]).unwrap());
-        let error = refused(&|inputs| inputs[x].1 = integers.clone());
-        assert!(matches!(error, EngineError::Shape { .. }), "{error}");
-        let error = refused(&|inputs| drop(inputs.remove(x)));
-        assert_eq!(error.to_string(), "input `x` is missing: wanted F32 [16, 64]");
-        let error = refused(&|inputs| inputs.push(inputs[x].clone()));
-        assert_eq!(error.to_string(), "input `x` is given twice");
-        let error = refused(&|inputs| inputs.push(("y".into(), Tensor::scalar_f32(1.0))));
-        assert!(
-            error.to_string().starts_with("the graph has no input `y`: it has `x`"),
-            "{error}"
-        );
-        assert!(run(compiled.as_mut(), &good, None).is_ok(), "and it runs on");
+        suite::what_does_not_fit_a_port_is_refused(backend.as_ref(), &graph, &model);
     }
 }
 
@@ -237,50 +212,12 @@ fn a_run_ends_at_its_deadline_and_the_engine_lives_on() {
 }
 
 #[test]
-fn runs_repeat_bit_by_bit_and_leave_their_inputs_alone() {
-    for (model_name, model) in sample_models() {
+fn runs_repeat_bit_by_bit_wherever_inputs_lie_and_leave_them_alone() {
+    for (_, model) in sample_models() {
         let graph = trained(&model, MOMENTUM, BATCH, true).training;
         for backend in backends() {
-            let training = Training::new(backend.as_ref(), &graph, &model, 0.1);
-            let inputs = training.inputs(&batch(&graph, 0));
-            let before: Vec<Vec<u8>> = inputs.iter().map(|(_, tensor)| tensor.bytes().to_vec()).collect();
-            let mut compiled = training.compiled;
-            let first = run(compiled.as_mut(), &inputs, None).unwrap();
-            let kept: Vec<Vec<u8>> = first.iter().map(|(_, tensor)| tensor.bytes().to_vec()).collect();
-            for _ in 0..5 {
-                assert_eq!(run(compiled.as_mut(), &inputs, None).unwrap(), first, "{model_name}");
-            }
-            // Outputs that are kept are not written over by later runs, nor inputs at all.
-            for ((_, tensor), bytes) in first.iter().zip(&kept).chain(inputs.iter().zip(&before)) {
-                assert_eq!(tensor.bytes()[..], bytes[..], "{model_name}");
-            }
+            suite::runs_repeat_bit_by_bit(backend.as_ref(), &graph, &model);
         }
-    }
-}
-
-#[test]
-fn unaligned_inputs_give_the_same() {
-    let (_, model) = sample_models().remove(1);
-    let graph = trained(&model, Optimizer::Sgd, BATCH, false).training;
-    let shifted = |tensor: &Tensor| {
-        let bytes = Bytes::from([&[0][..], tensor.bytes()].concat()).slice(1..);
-        Tensor::new(tensor.dtype(), tensor.shape().clone(), bytes).unwrap()
-    };
-    for backend in backends() {
-        let training = Training::new(backend.as_ref(), &graph, &model, 0.1);
-        let inputs = training.inputs(&batch(&graph, 0));
-        let mut compiled = training.compiled;
-        let wanted = run(compiled.as_mut(), &inputs, None).unwrap();
-        let moved: Vec<(String, Tensor)> = inputs
-            .iter()
-            .map(|(name, tensor)| (name.clone(), shifted(tensor)))
-            .collect();
-        assert_eq!(
-            run(compiled.as_mut(), &moved, None).unwrap(),
-            wanted,
-            "{}",
-            backend.name()
-        );
     }
 }
 
@@ -289,19 +226,7 @@ fn two_threads_run_side_by_side() {
     let (_, model) = sample_models().remove(2);
     let graph = trained(&model, Optimizer::Sgd, BATCH, false).training;
     for backend in backends() {
-        let backend = backend.as_ref();
-        let losses = |seed: u64| {
-            let mut training = Training::new(backend, &graph, &model, 0.05);
-            (0..30)
-                .map(|_| training.step(&batch(&graph, seed)))
-                .collect::<Vec<f64>>()
-        };
-        let alone = [losses(1), losses(2)];
-        let together = std::thread::scope(|scope| {
-            let threads = [1, 2].map(|seed| scope.spawn(move || losses(seed)));
-            threads.map(|thread| thread.join().unwrap())
-        });
-        assert_eq!(alone, together, "{}", backend.name());
+        suite::two_threads_run_side_by_side(backend.as_ref(), &graph, &model);
     }
 }
 

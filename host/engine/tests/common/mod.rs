@@ -1,10 +1,13 @@
 //! What the tests share: the backends at hand, synthetic data, and a training loop over a training graph's ports.
 #![allow(
     dead_code,
+    unused_imports,
     missing_docs,
     unreachable_pub,
     reason = "shared by tests that each use a part of it"
 )]
+
+pub mod suite;
 
 use std::path::PathBuf;
 use std::sync::OnceLock;

@@ -94,10 +94,20 @@ fn tiled_shape(lead: &[usize], count: &[usize], kernel: &[usize]) -> Vec<usize> 
     shape
 }
 
+/// The same with the channels innermost and the batch in the first spatial axis: `[N * oh, kh, ow, kw, C]`.
+fn tiled_rows(lead: &[usize], count: &[usize], kernel: &[usize]) -> Vec<usize> {
+    let mut shape = tiled_shape(&[], count, kernel);
+    shape[0] *= lead[0];
+    shape.push(lead[1]);
+    shape
+}
+
 /// Equal maxima within a window share the gradient evenly.
 ///
 /// `MaxPool` with indices runs on slow reference kernels, so the place of the maximum is found by comparison: where
-/// windows tile, in one reshaped plane; else slice by slice.
+/// windows tile, in one reshaped plane; else slice by slice. The plane has its channels innermost, as convolutions beside it have them
+/// anyway, so that vectors run over channels and not over the two elements of a window; and no more axes than OpenVINO reduces
+/// by compiled kernels.
 fn max(builder: &mut Builder, step: &Step<'_>) -> Gradients {
     let window = window(&step.node.attributes).map_err(|problem| builder.error(problem))?;
     let (operand, output) = (step.input(builder, 0)?, step.output(builder)?);
@@ -113,18 +123,24 @@ fn max(builder: &mut Builder, step: &Step<'_>) -> Gradients {
             .map(|(&count, &size)| count * size)
             .collect();
         let pieces: Vec<Piece> = used.iter().map(|&end| Piece { start: 0, end, step: 1 }).collect();
+        let last: Vec<usize> = [&[0], &axes[..], &[1]].concat();
+        let first: Vec<usize> = [&[0, shape.len() - 1], &(1..shape.len() - 1).collect::<Vec<_>>()[..]].concat();
         let ground = builder.slice(operand, &axes, &pieces)?;
-        let tiles = builder.reshape(ground, &tiled_shape(lead, &count, &window.kernel))?;
-        let kept = tiled_shape(lead, &count, &ones);
-        let largest = builder.reshape(output, &kept)?;
+        let mut tiled = |value: ValueId, kernel: &[usize]| {
+            let value = builder.transpose(value, &last)?;
+            builder.reshape(value, &tiled_rows(lead, &count, kernel))
+        };
+        let tiles = tiled(ground, &window.kernel)?;
+        let largest = tiled(output, &ones)?;
+        let gradient = tiled(step.gradient, &ones)?;
         let hits = builder.binary(Operator::Equal, tiles, largest)?;
         let hits = builder.cast(hits, Dtype::F32)?;
-        let elements: Vec<usize> = (0..count.len()).map(|axis| 3 + 2 * axis).collect();
+        let elements: Vec<usize> = (0..count.len()).map(|axis| 1 + 2 * axis).collect();
         let ties = builder.sum(hits, &elements, true)?;
-        let gradient = builder.reshape(step.gradient, &kept)?;
         let share = builder.div(gradient, ties)?;
         let spread = builder.mul(hits, share)?;
-        let flat = builder.reshape(spread, &[lead, &used].concat())?;
+        let plane = builder.reshape(spread, &[&lead[..1], &used, &lead[1..]].concat())?;
+        let flat = builder.transpose(plane, &first)?;
         let rest: Vec<usize> = spatial.iter().zip(&used).map(|(&size, &used)| size - used).collect();
         let whole = builder.pad(flat, &vec![0; shape.len()], &[&[0, 0], &rest[..]].concat(), 0.0)?;
         return Ok(vec![Some(whole)]);
