@@ -161,7 +161,7 @@ fn cases(federation: &Federation) -> Vec<Case> {
                 // North's key and TD, endorsed by north under the name of the other participant's node.
                 let folder = own.ancestors().nth(2).unwrap();
                 std::fs::copy(
-                    folder.join("nodes/worker-north").join(&key_file(&text)),
+                    folder.join("nodes/worker-north").join(key_file(&text)),
                     own.join(key_file(&text)),
                 )
                 .unwrap();

@@ -81,7 +81,7 @@ fn forms_that_were_measured_go_into_the_graphs_of_a_policy() {
 #[test]
 fn every_option_of_a_graph_is_one_of_a_policy() {
     let folder = folder();
-    let said = "--loss soft-cross-entropy --beta1 0.8 --beta2 0.99 --epsilon 1e-6 --weight-decay 0.01 --no-decay *.bias \
+    let said = "--loss soft-cross-entropy --beta1 0.8 --beta2 0.99 --epsilon 1e-6 --weight-decay 0.01 --no-decay fc2.b* \
                 --no-decay-norm --clip-norm 1 --proximal 0.1 --freeze fc1.* --logits logits --conv-gradient gemm";
     for node in ["worker-a", "worker-b", "hub"] {
         let path = folder.path().join(format!("{node}.toml"));

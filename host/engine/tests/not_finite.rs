@@ -1,6 +1,12 @@
 //! What each engine makes of numbers that are none: a loss need not show them, which is why they are kept out of rows and transforms,
 //! and looked for in every update.
-#![allow(clippy::unwrap_used, clippy::expect_used, reason = "tests")]
+#![allow(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stderr,
+    reason = "tests"
+)]
 
 mod common;
 

@@ -40,6 +40,13 @@ pub struct NamedGraph(Arc<GraphEntry>);
 #[allow(unreachable_pub, reason = "the bindings re-export it")]
 pub struct ExecutionContext(Arc<GraphEntry>);
 
+/// A dropout's mask on its way into a run.
+struct Mask<'g> {
+    port: &'g str,
+    tensor: Tensor,
+    charge: Arc<Charge>,
+}
+
 type NamedTensors = Vec<(String, Resource<GuestTensor>)>;
 
 impl Guest<Training> {
@@ -241,9 +248,9 @@ impl inference::HostGraphExecutionContext for Guest<Training> {
             let message = format!("graph `{}` has no input `{name}`", graph.name);
             return self.nn_error(ErrorCode::InvalidArgument, ModuleErrorKind::Argument, message);
         }
-        for (port, mask, charge) in self.masks(&graph)? {
-            inputs.push((port, mask));
-            charges.push(charge);
+        for mask in self.masks(&graph)? {
+            inputs.push((mask.port, mask.tensor));
+            charges.push(mask.charge);
         }
         let outputs = match self.run(&graph, &inputs)? {
             Ok(outputs) => outputs,
@@ -264,8 +271,8 @@ impl inference::HostGraphExecutionContext for Guest<Training> {
 }
 
 impl Guest<Training> {
-    /// The masks of a run's dropouts with their ports, and what they are charged.
-    fn masks<'g>(&mut self, graph: &'g GraphEntry) -> Result<Vec<(&'g str, Tensor, Arc<Charge>)>, Refusal> {
+    /// The masks of a run's dropouts.
+    fn masks<'g>(&mut self, graph: &'g GraphEntry) -> Result<Vec<Mask<'g>>, Refusal> {
         let mut masks = Vec::new();
         for port in &graph.inputs {
             let PortKind::Mask { dropout, ratio } = port.kind else {
@@ -277,7 +284,11 @@ impl Guest<Training> {
                 graph: &graph.name,
                 run: self.world.masked,
             };
-            masks.push((port.name.as_str(), seed.draw(port, dropout, ratio)?, charge));
+            masks.push(Mask {
+                port: &port.name,
+                tensor: seed.draw(port, dropout, ratio)?,
+                charge,
+            });
         }
         self.world.masked += u64::from(!masks.is_empty());
         Ok(masks)
