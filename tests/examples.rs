@@ -91,6 +91,44 @@ fn three_hospitals_train_a_logistic_regression() {
     assert!(json["test_accuracy"].as_f64().unwrap() >= 0.92, "{json}");
 }
 
+/// Rows and trainer of the demo as they lie sealed on machines of an operator who has no key.
+#[test]
+fn digits_are_trained_on_by_a_module_and_rows_that_are_sealed() {
+    let out = tempfile::tempdir().unwrap();
+    let (run, told) = federation("digits-sealed", out.path());
+    assert!(run.stderr.contains("SIMULATED"), "{}", run.stderr);
+    assert!(told["trained"]["test_accuracy"].as_f64().unwrap() >= 0.94, "{told}");
+    let keys = told["released"]["keys"].as_array().unwrap();
+    let gets = |name: &str| {
+        let granted = keys.iter().filter(|released| released["node"] == name);
+        granted.map(ToString::to_string).collect::<String>()
+    };
+    for (node, own, other) in [
+        ("worker-north", "north/worker-north.data", "worker-south.data"),
+        ("worker-south", "south/worker-south.data", "worker-north.data"),
+        ("aggregator", "coordinator/aggregator.data", "module-key"),
+    ] {
+        let released = gets(node);
+        assert!(
+            released.contains(own) && !released.contains(other),
+            "{node}: {released}"
+        );
+        assert_eq!(released.contains("module-key"), node != "aggregator", "{released}");
+    }
+    assert_eq!(told["refused"].as_array().unwrap().len(), 5, "{told}");
+    assert_eq!(told["exported"]["to"], "coordinator", "{told}");
+    // The files that the operator has: no row stands in them, and the module is none that a sandbox would load.
+    let run = out.path().join("run-1");
+    for node in ["worker-north", "worker-south", "aggregator"] {
+        let own = run.join("nodes").join(node);
+        assert!(!own.join("data.csv").exists() && own.join("data.csv.sealed").exists());
+        let sealed = std::fs::read(own.join("data.csv.sealed")).unwrap();
+        assert!(!sealed.windows(5).any(|window| window == b"p0,p1"), "{node}");
+    }
+    let module = std::fs::read(run.join("train-sgd.wasm.sealed")).unwrap();
+    assert!(!module.windows(19).any(|window| window == b"cloister:federation"));
+}
+
 /// What a run by steps must show: a line a step, an accuracy, and that its last round was judged and sealed.
 fn check_steps(mode: &str, steps: u64) {
     let out = tempfile::tempdir().unwrap();

@@ -74,6 +74,33 @@ fn nodes_start_with_the_managers_address_alone_and_what_lies_on_their_disks_is_s
     }
     assert!(files > 20, "{files} files were looked at");
 
+    // The log says who was attested, what was sealed and what left; who asks again and again does not fill it.
+    let log = std::fs::read_to_string(house.folder.join("manager.jsonl")).unwrap();
+    let lines: Vec<serde_json::Value> = log.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let of = |event: &str| -> Vec<_> {
+        let found = lines.iter().filter(|line| line["event"] == event);
+        found.map(|line| line["what"].clone()).collect()
+    };
+    let attested: std::collections::BTreeSet<_> = of("attested")
+        .iter()
+        .map(|what| what["node"].as_str().unwrap().to_owned())
+        .collect();
+    assert!(
+        attested.contains("aggregator") && attested.contains("hospital-north"),
+        "{attested:?}"
+    );
+    assert!(
+        of("attested")
+            .iter()
+            .all(|what| what["measurement"].as_str().map(str::len) == Some(96) && what["tcb"].is_string())
+    );
+    let rounds: Vec<_> = of("round").iter().map(|what| what["round"].as_u64()).collect();
+    assert_eq!(rounds, [Some(1), Some(2), Some(3)]);
+    let exports = of("export");
+    assert_eq!(exports[0]["to"], "participant/institute");
+    assert_eq!(exports[0]["model"], of("round")[2]["model"]);
+    assert!(of("refused").len() < 10, "{:?}", of("refused"));
+
     // The log of the manager is whole, by its node's key.
     let verify =
         "audit verify OUT/manager.jsonl --credential OUT/nodes/manager/node.credential --policy OUT/policy.toml";

@@ -258,7 +258,9 @@ mod tests {
 
     #[test]
     fn a_secret_is_a_text_to_the_module_and_shows_nowhere_else() {
-        let declared = parse(br#"{"token": {"type": "text"}, "mode": {"type": "text", "choices": ["s3cret"]}, "n": {"type": "integer"}}"#);
+        let declared = parse(
+            br#"{"token": {"type": "text"}, "mode": {"type": "text", "choices": ["fast"]}, "n": {"type": "integer"}}"#,
+        );
         let declared = declared.unwrap();
         let secret = SettingValue::Secret(SecretText::new("s3cret"));
         let only = |name: &str| BTreeMap::from([(name.to_owned(), declared[name].clone())]);

@@ -1,4 +1,4 @@
-//! The example in which nobody has to trust the operator: hospitals agree by signing one by one, seal rows and module on their own
+//! The examples in which nobody has to trust the operator: owners of data agree by signing one by one, seal rows and module on their own
 //! machines, leave the keys with a manager in a TD, and nodes start with its address alone. Every step is the command that its party
 //! would give; what has to be refused is tried, too.
 
@@ -375,7 +375,7 @@ impl<'a> Sealed<'a> {
         let mrtd = format!("mrtd = \"{}\"\n", "66".repeat(48));
         let file = self.node_file(first, Some("127.0.0.1:9"), "other-td.toml", &mrtd)?;
         self.refusal(
-            "a TD that booted something else asks for a hospital's credential",
+            "a TD that booted something else asks for a node's credential",
             &start_line("worker", &file),
             out,
         )?;
@@ -388,7 +388,7 @@ impl<'a> Sealed<'a> {
         std::fs::write(&sealed, bytes).map_err(|cause| fail(Exit::Failed, cause))?;
         let file = self.node_file(second, Some("127.0.0.1:9"), "changed.toml", "")?;
         self.refusal(
-            "the operator changed a hospital's sealed rows",
+            "the operator changed a participant's sealed rows",
             &start_line("worker", &file),
             out,
         )?;
@@ -400,7 +400,7 @@ impl<'a> Sealed<'a> {
             name = first.name,
             data = first.dataset,
         );
-        self.refusal("a hospital puts a key for another's rows", &theft, out)
+        self.refusal("a participant puts a key for another's rows", &theft, out)
     }
 
     /// After the last round: an operator who takes the vault away gets no new one under its name.
@@ -477,7 +477,7 @@ impl<'a> Sealed<'a> {
         let stranger = self.plan.workers().next().map(|node| node.participant.clone());
         let stranger = stranger.unwrap_or_default();
         self.refusal(
-            "a hospital that the policy does not name asks for the model",
+            "a participant that the policy does not name asks for the model",
             &format!(
                 "{config} --to {stranger} --recipient OUT/recipients/{stranger}.recipient --out OUT/stolen.export"
             ),
