@@ -227,7 +227,10 @@ fn parts_that_are_refused() {
     assert!(text.contains("'here'") && text.contains("Bernoulli"), "{text}");
     assert!(name(refusal(&with(node("Loop", &["x"], &["z"])))).contains("control flow"));
     let recurrent = name(refusal(&with(node("LSTM", &["x", "x", "x"], &["z"]))));
-    assert!(recurrent.contains("(LSTM") && recurrent.contains("steps"), "{recurrent}");
+    assert!(
+        recurrent.contains("(LSTM") && recurrent.contains("steps"),
+        "{recurrent}"
+    );
     refusal(&with(field(99, b"")));
     refusal(&with(node("Relu", &["x"], &["bad\nname"])));
     let old = [number(1, 8), field(7, &relu().concat()), field(8, &number(2, 9))].concat();

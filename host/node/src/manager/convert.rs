@@ -182,6 +182,24 @@ pub(super) fn info(secret: &wire::Secret) -> Result<SecretInfo, Wrong> {
     })
 }
 
+/// A round that was sealed.
+pub fn round(round: &wire::RoundNote) -> Result<RoundNote, Wrong> {
+    Ok(RoundNote {
+        round: round.round,
+        model: digest(&round.model, "a model's digest")?,
+        receipt: digest(&round.receipt, "a receipt's digest")?,
+    })
+}
+
+/// The same, to be sent.
+pub fn round_bytes(round: &RoundNote) -> wire::RoundNote {
+    wire::RoundNote {
+        round: round.round,
+        model: bytes_of(&round.model),
+        receipt: bytes_of(&round.receipt),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used, reason = "tests")]
 mod tests {
@@ -228,23 +246,5 @@ mod tests {
             assert_eq!((back.kind, back.value.expose()), (kind, &b"the value"[..]));
             assert_eq!((back.ciphertext, back.plaintext), (Some(Digest::of(b"sealed")), None));
         }
-    }
-}
-
-/// A round that was sealed.
-pub fn round(round: &wire::RoundNote) -> Result<RoundNote, Wrong> {
-    Ok(RoundNote {
-        round: round.round,
-        model: digest(&round.model, "a model's digest")?,
-        receipt: digest(&round.receipt, "a receipt's digest")?,
-    })
-}
-
-/// The same, to be sent.
-pub fn round_bytes(round: &RoundNote) -> wire::RoundNote {
-    wire::RoundNote {
-        round: round.round,
-        model: bytes_of(&round.model),
-        receipt: bytes_of(&round.receipt),
     }
 }
