@@ -259,7 +259,7 @@ fn a_node_runs_the_newest_policy_in_force_and_none_that_it_has_left_behind() {
     refused("but version 1");
     for entry in std::fs::read_dir(dir.join("participants")).unwrap() {
         let key = entry.unwrap().path();
-        if key.extension().is_none_or(|extension| extension != "pem") {
+        if key.extension().is_none_or(|extension| extension != "key") {
             continue;
         }
         let name = key.file_stem().unwrap().to_str().unwrap();

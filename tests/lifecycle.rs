@@ -281,6 +281,13 @@ fn a_node_runs_once_and_one_that_hangs_makes_room() {
     }
 }
 
+/// Whether one of the two workers was dropped for that.
+fn dropped(log: &str, why: &str) -> bool {
+    ["north", "south"]
+        .iter()
+        .any(|worker| log.contains(&format!("dropped worker-{worker}: {why}")))
+}
+
 #[test]
 fn a_worker_ends_with_what_its_module_said_and_others_learn_code_and_digest() {
     let kept = tempfile::tempdir().unwrap();
@@ -299,8 +306,9 @@ fn a_worker_ends_with_what_its_module_said_and_others_learn_code_and_digest() {
     assert_eq!(digest.len(), 64, "{own}");
     assert!(own.contains("no xxxxxxxx"), "what the module says: {own}");
     let aggregator = log("aggregator");
+    // Either worker's failure ends the attempt before the other's is heard.
     assert!(
-        aggregator.contains("dropped worker-north: its module failed (") && aggregator.contains(digest),
+        dropped(&aggregator, "its module failed (") && aggregator.contains(digest),
         "{aggregator}"
     );
     assert!(!aggregator.contains("xxxxxxxx"), "a module's words stay on its node");
@@ -321,7 +329,7 @@ fn rows_that_cannot_be_trained_on_are_their_owners_to_know_and_no_modules_fault(
     );
     let aggregator = log("aggregator");
     assert!(
-        aggregator.contains("dropped worker-north: its training failed (dataset)") && !aggregator.contains("label 9"),
+        dropped(&aggregator, "its training failed (dataset)") && !aggregator.contains("label 9"),
         "{aggregator}"
     );
 }

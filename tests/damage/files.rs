@@ -158,12 +158,12 @@ fn a_broken_policy_is_refused_with_line_and_key() {
         (
             "a short digest",
             replaced("sha256 = \"00", "sha256 = \""),
-            &[":49:10: `module[0].sha256` is \"00", "wanted a SHA-256 digest"],
+            &[":50:10: `module[0].sha256` is \"00", "wanted a SHA-256 digest"],
         ),
         (
             "a node of nobody",
             replaced("participant = \"beta\"", "participant = \"gamma\""),
-            &[":38:15: `node[2].participant` is \"gamma\", but the policy has no [[participant]] of that name"],
+            &[":39:15: `node[2].participant` is \"gamma\", but the policy has no [[participant]] of that name"],
         ),
     ] {
         let run = on_file("broken.toml", content.as_bytes(), |file| {
