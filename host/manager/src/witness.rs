@@ -208,6 +208,11 @@ impl Audience {
             present,
         }
     }
+
+    /// Whether nobody is there.
+    pub fn is_empty(&self) -> bool {
+        self.present.is_empty()
+    }
 }
 
 /// What is missing until a state may be told of.

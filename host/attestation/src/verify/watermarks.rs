@@ -86,20 +86,28 @@ impl Watermarks {
         self.root_key_id = root;
         self.latest_issue_unix_s = self.latest_issue_unix_s.max(collateral.latest_issue_unix_s);
         for set in &collateral.numbers {
+            // By what was seen before all of it: sets of one delivery differ in age, and their order says nothing.
+            let mark = before.evaluation.get(&set.fmspc).copied().unwrap_or_default();
             let known = self.evaluation.entry(set.fmspc.clone()).or_default();
-            if set.evaluation < *known {
+            if set.evaluation < mark {
                 failed.push(FailedRule::new(
                     "collateral.evaluation_number",
                     format!("{} for the family {}", set.evaluation, set.fmspc),
-                    format!("at least {known}, which was seen before"),
+                    format!("at least {mark}, which was seen before"),
                 ));
             }
             *known = set.evaluation.max(*known);
+            let of = |marks: &BTreeMap<String, u64>| marks.get(&set.authority).copied().unwrap_or_default();
+            let marks = (of(&before.pck_crl), of(&before.pck_crl_issued));
+            compare("pck_crl", &set.authority, set.pck_crl, marks, &mut failed);
             let number = self.pck_crl.entry(set.authority.clone()).or_default();
+            *number = set.pck_crl.number.max(*number);
             let issued = self.pck_crl_issued.entry(set.authority.clone()).or_default();
-            raise("pck_crl", &set.authority, set.pck_crl, number, issued, &mut failed);
-            let (number, issued) = (&mut self.root_crl, &mut self.root_crl_issued);
-            raise("root_crl", "the root", set.root_crl, number, issued, &mut failed);
+            *issued = set.pck_crl.issued_unix_s.max(*issued);
+            let marks = (before.root_crl, before.root_crl_issued);
+            compare("root_crl", "the root", set.root_crl, marks, &mut failed);
+            self.root_crl = set.root_crl.number.max(self.root_crl);
+            self.root_crl_issued = set.root_crl.issued_unix_s.max(self.root_crl_issued);
         }
         if self.evaluation.len().max(self.pck_crl.len()) > MAX_MARKS {
             failed.push(FailedRule::new(
@@ -130,22 +138,20 @@ impl Watermarks {
     }
 }
 
-/// Raises the marks of one issuer's revocation lists: by number and, since Intel's have one number for all, by date.
-fn raise(what: &str, issuer: &str, seen: List, number: &mut u64, issued: &mut u64, failed: &mut Vec<FailedRule>) {
-    if seen.number < *number {
+/// Compares a revocation list with the marks of its issuer: by number and, since Intel's have one number for all, by date.
+fn compare(what: &str, issuer: &str, seen: List, (number, issued): (u64, u64), failed: &mut Vec<FailedRule>) {
+    if seen.number < number {
         failed.push(FailedRule::new(
             format!("collateral.{what}_number"),
             format!("{} of {issuer}", seen.number),
             format!("at least {number}, which was seen before"),
         ));
     }
-    if seen.issued_unix_s < *issued {
+    if seen.issued_unix_s < issued {
         failed.push(FailedRule::new(
             format!("collateral.{what}_date"),
             format!("a list of {issuer} of {}", time::format(seen.issued_unix_s)),
-            format!("one of {} or later, which was seen before", time::format(*issued)),
+            format!("one of {} or later, which was seen before", time::format(issued)),
         ));
     }
-    *number = seen.number.max(*number);
-    *issued = seen.issued_unix_s.max(*issued);
 }

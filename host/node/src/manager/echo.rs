@@ -8,6 +8,8 @@ use tokio::sync::watch;
 
 /// How long a commit waits for nodes: longer than a lease lasts, so that one that is gone is not waited for any more.
 const PATIENCE: Duration = Duration::from_secs(40);
+/// After this time a node that has not renewed its lease has lost it.
+const LEFT: Duration = Duration::from_secs(31);
 /// After this time it is looked anew who is there.
 const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
@@ -62,23 +64,32 @@ impl Announcements {
             newer
         });
         let mut echoes = self.echoes.subscribe();
+        // Who was there stays for as long as its lease does by this machine's monotonic clock: the wall clock may be set.
+        let mut here = Audience::default();
         loop {
-            let audience = audience().await?;
-            let seen = echoes.wait_for(|echoes| echoes.seen_by(&audience, mark.version).is_ok());
+            if here.is_empty() || since.elapsed() >= LEFT {
+                here = audience().await?;
+            }
+            // Who commits holds a lease, so somebody is there; else a clock was set.
+            let seen = echoes.wait_for(|echoes| !here.is_empty() && echoes.seen_by(&here, mark.version).is_ok());
             if tokio::time::timeout(LOOK_AGAIN, seen).await.is_ok() {
                 return Ok(Ok(()));
             }
-            let unseen = echoes.borrow().seen_by(&audience, mark.version);
-            match unseen {
-                Err(unseen) if since.elapsed() >= PATIENCE => {
-                    return Ok(Err(format!(
-                        "{} of {} nodes have seen the state that the commit stands in; {} have not: a manager put back would not be found out",
-                        unseen.seen,
-                        unseen.wanted,
-                        unseen.silent.join(", ")
-                    )));
-                }
-                _ => {}
+            if since.elapsed() >= PATIENCE {
+                let unseen = echoes.borrow().seen_by(&here, mark.version);
+                let missing = unseen.err().map_or_else(
+                    || "no node holds a lease by the manager's clock".to_owned(),
+                    |unseen| {
+                        let silent = unseen.silent.join(", ");
+                        format!(
+                            "{} of {} nodes have seen it; {silent} have not",
+                            unseen.seen, unseen.wanted
+                        )
+                    },
+                );
+                return Ok(Err(format!(
+                    "the state that the commit stands in could still be put back without anybody's notice: {missing}"
+                )));
             }
         }
     }

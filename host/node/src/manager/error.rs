@@ -69,6 +69,15 @@ impl ManagerError {
         }
     }
 
+    /// Whether the manager is not the one that was seen, or an older state of it: by what this node remembers, or by what the manager says to
+    /// that.
+    pub fn put_back(&self) -> bool {
+        matches!(self, Self::NotTheNewest(_))
+            || ["manager-older", "manager-other", "manager-forked"]
+                .iter()
+                .any(|word| self.is(word))
+    }
+
     /// Whether the manager refused with that word.
     pub fn is(&self, wanted: &str) -> bool {
         matches!(self, Self::Refused { code, .. } if code == wanted)

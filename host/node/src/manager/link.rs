@@ -3,7 +3,7 @@
 //!
 //! The link has a thread and a runtime of its own: a node that computes, or waits for a disk, keeps its lease.
 
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use cloister_manager::{
 };
 use cloister_session::{DialOptions, Local, connect};
 use tokio::runtime::{Builder, Runtime};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::client::{Client, Grants};
@@ -47,8 +47,12 @@ struct Shared {
     /// Random, of this start of the node.
     instance: [u8; 16],
     session: tokio::sync::Mutex<Option<Session>>,
+    /// Counts sessions that were given up: whoever uses one of before dials anew, since another manager may lead.
+    given_up: watch::Sender<u64>,
     seen: Mutex<Seen>,
     lost: CancellationToken,
+    /// The node was asked to end: it stands by for nobody.
+    asked_to_end: AtomicBool,
 }
 
 struct Session {
@@ -106,8 +110,10 @@ impl Link {
                 node: node.to_owned(),
                 instance,
                 session: tokio::sync::Mutex::new(None),
+                given_up: watch::Sender::new(0),
                 seen: Mutex::default(),
                 lost: CancellationToken::new(),
+                asked_to_end: AtomicBool::new(false),
             }),
             runtime: Arc::new(runtime),
         })
@@ -134,16 +140,24 @@ impl Link {
         self.shared.seen().lost.clone()
     }
 
+    /// The node was asked to end.
+    pub fn ask_to_end(&self) {
+        self.shared.asked_to_end.store(true, Ordering::Relaxed);
+    }
+
     /// Says what was seen of the manager to one that is started again, until it runs: it may need this node's word, which no other
     /// instance of this node could give. Ends also where the node is asked to end, or is refused.
     pub fn stand_by(&self) {
+        if self.shared.asked_to_end.load(Ordering::Relaxed) {
+            return;
+        }
         let shared = Arc::clone(&self.shared);
         let stand_by = async move {
             loop {
-                *shared.session.lock().await = None;
+                shared.give_up().await;
                 shared.at.fetch_add(1, Ordering::Relaxed);
                 match shared.dialled().await {
-                    Err(error) if error.passing() => tracing::debug!("standing by: {error}"),
+                    Err(error) if error.passing() || error.put_back() => tracing::debug!("standing by: {error}"),
                     Err(error) => return tracing::warn!("standing by no longer: {error}"),
                     Ok(_) => return,
                 }
@@ -303,7 +317,8 @@ impl Shared {
     fn lose(&self, error: &ManagerError) {
         self.stop(Lost {
             why: error.to_string(),
-            unanswered: false,
+            // A manager that was put back is no answer of the one that this node knows.
+            unanswered: error.put_back(),
         });
     }
 
@@ -349,11 +364,17 @@ impl Shared {
             if !error.passing() && !ended || since.elapsed() >= PATIENCE {
                 return Err(error);
             }
-            *self.session.lock().await = None;
+            self.give_up().await;
             self.at.fetch_add(1, Ordering::Relaxed);
             tracing::debug!("the manager's answer is late: {error}");
             tokio::time::sleep(PAUSE).await;
         }
+    }
+
+    /// Leaves the session.
+    async fn give_up(&self) {
+        *self.session.lock().await = None;
+        self.given_up.send_modify(|sessions| *sessions += 1);
     }
 
     /// The session, new where there is none: then the manager is told what was seen of it, and has to be running.
@@ -399,21 +420,28 @@ impl Shared {
             };
             match ended {
                 Err(error @ ManagerError::NotTheNewest(_)) => return self.lose(&error),
-                ended => {
-                    tracing::debug!("the manager's states are not watched for a moment: {ended:?}");
-                    *self.session.lock().await = None;
+                Err(error) => {
+                    tracing::debug!("the manager's states are not watched for a moment: {error}");
+                    self.give_up().await;
                 }
+                // Another session is there, maybe with another manager.
+                Ok(()) => {}
             }
             tokio::time::sleep(WATCH_PAUSE).await;
         }
     }
 
+    /// Ends with the session that it began on.
     async fn watch(&self) -> Result<(), ManagerError> {
+        let mut given_up = self.given_up.subscribe();
         let (mut client, _) = self.dialled().await?;
         let (say, saw) = mpsc::channel(1);
         let mut announced = client.watch(saw).await?;
         loop {
-            let mark = announced.next().await?;
+            let mark = tokio::select! {
+                mark = announced.next() => mark?,
+                _ = given_up.changed() => return Ok(()),
+            };
             self.observe(Some(mark))?;
             let newest = self.seen().witness.newest().copied().unwrap_or(mark);
             if say.send(newest).await.is_err() {

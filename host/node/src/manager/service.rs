@@ -297,8 +297,9 @@ impl manager_server::Manager for ManagerService {
         &self,
         request: Request<Streaming<wire::WitnessRequest>>,
     ) -> Result<Response<Self::WatchStream>, Status> {
-        let who = self.node(&request)?;
-        Ok(Response::new(self.watched_by(who, request.into_inner())))
+        self.node(&request)?;
+        let peer = self.peer(&request)?;
+        Ok(Response::new(self.watched_by(peer, request.into_inner())))
     }
 
     async fn join(&self, request: Request<wire::JoinRequest>) -> Result<Response<wire::JoinReply>, Status> {

@@ -325,9 +325,10 @@ impl Standing {
             let _ = sender.send(work(manager));
         });
         told.map_err(|_| busy())?;
-        done.await.map_err(|_| busy())?.map_err(|error| match error {
-            OpenError::Store(error) => self.failed(&error),
-            error => word("store", Code::FailedPrecondition, &error.to_string()),
+        // A copy that fails is no fault of the state; where the state's own commit failed, the next turn says so.
+        done.await.map_err(|_| busy())?.map_err(|error| {
+            tracing::error!(%error, "between turns");
+            word("store", Code::FailedPrecondition, &error.to_string())
         })
     }
 

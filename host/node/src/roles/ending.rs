@@ -11,10 +11,12 @@ use crate::ui::{Exit, failed};
 /// Asks the node to end once its manager says that this instance must not go on; on a task of the runtime that this is called in.
 pub fn fence(keeper: &Keeper, cancel: &CancellationToken) {
     if let Some(link) = &keeper.link {
-        let (lost, cancel) = (link.lost(), cancel.clone());
+        let (link, lost, cancel) = (link.clone(), link.lost(), cancel.clone());
         tokio::spawn(async move {
-            lost.cancelled().await;
-            cancel.cancel();
+            tokio::select! {
+                () = lost.cancelled() => cancel.cancel(),
+                () = cancel.cancelled() => link.ask_to_end(),
+            }
         });
     }
 }

@@ -40,6 +40,8 @@ use crate::ui::{Exit, Ui, fail, failed, now_unix_s, root_in_words, unreadable};
 const LEASE_S: u64 = 30;
 /// How long calls may take to end when the manager is measured anew.
 const FAREWELL: Duration = Duration::from_secs(2);
+/// How often a manager that does not answer yet looks whether it does.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 /// No policy file is larger than this.
 const MAX_POLICY_BYTES: u64 = 1 << 20;
 /// Refused sessions that wait to be written down.
@@ -270,8 +272,6 @@ impl ManagerRole {
                 replication.show(ground.local(&certificate));
             }
             self.say_what_is_waited_for(&policy, known);
-            self.share_out(&policy, before.replace(Arc::clone(&policy)).as_deref())
-                .await;
             let service = ManagerService::new(
                 Arc::clone(&ground.policy),
                 Arc::clone(&ground.verifier),
@@ -281,9 +281,11 @@ impl ManagerRole {
             );
             let stop = CancellationToken::new();
             let serving = tokio::spawn(service.serve(listener, stop.clone().cancelled_owned()));
+            let predecessor = before.replace(Arc::clone(&policy));
             tokio::select! {
                 changed = in_force.wait_for(|now| *now != known) => drop(changed),
                 () = cancel.cancelled() => {}
+                () = self.share_out(&policy, predecessor.as_deref()) => {}
                 why = &mut among => {
                     let why = why.unwrap_or_else(|error| error.to_string());
                     return Err(failed(
@@ -336,10 +338,10 @@ impl ManagerRole {
     }
 
     /// Whoever holds shares of the state's key is whom the policy in force names: another policy may have other participants, other keys of
-    /// them, or ask for more of them.
+    /// them, or ask for more of them. Waits until this manager answers, which it may do long after its start; never ends.
     async fn share_out(&self, policy: &Policy, before: Option<&Policy>) {
-        if self.standing.phase() != RUNNING || self.standing.in_force().borrow().is_none() {
-            return;
+        while self.standing.phase() != RUNNING || self.standing.in_force().borrow().is_none() {
+            tokio::time::sleep(LOOK_AGAIN).await;
         }
         let anew = before.is_some_and(|before| before.participants != policy.participants);
         let split = match recipients::plan(&self.store.recipients, policy) {
@@ -358,6 +360,7 @@ impl ManagerRole {
                 self.store.recipients.display()
             ),
         }
+        std::future::pending().await
     }
 
     fn say_what_is_waited_for(&self, policy: &Policy, in_force: Option<Digest>) {

@@ -162,7 +162,7 @@ fn consent(top: &Fields<'_>, participants: &[Participant]) -> Result<Consent, Pr
     };
     let recovery_shares = match fields.optional("recovery_shares") {
         Some(node) => {
-            let shares = node.integer_u32(1..=1024)?;
+            let shares = node.integer_u32(1..=255)?;
             // One participant alone would be the manager's operator in all but name, unless there is but one.
             if shares > all.threshold || shares < all.threshold.min(2) {
                 return Err(node.problem(format_args!(

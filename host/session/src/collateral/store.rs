@@ -141,17 +141,13 @@ impl Store {
     /// # Errors
     /// [`StoreError::Refused`] if a higher version was seen before.
     pub fn admit_references(&self, federation: &str, version: u64) -> Result<(), StoreError> {
-        let mut marks = self.marks();
-        let raised = marks
-            .admit_references(federation, version)
-            .map_err(|refusal| StoreError::Refused {
+        self.raise(|marks| {
+            let admitted = marks.admit_references(federation, version);
+            admitted.map_err(|refusal| StoreError::Refused {
                 what: "reference values are".into(),
                 refusal,
-            })?;
-        if raised {
-            self.write("watermarks.json", marks.to_json().as_bytes())?;
-        }
-        Ok(())
+            })
+        })
     }
 
     /// Whether it is a bundle that others bring, and not a service that is asked.
@@ -178,12 +174,8 @@ impl Store {
                 if seen.as_deref() != Some(&hex(&family.fmspc)) {
                     return Err("of another family".into());
                 }
-                let verified = collateral.verify(&self.root, now_unix_s);
-                verified.map_err(|error| error.to_string())
-            })
-            .and_then(|verified| {
-                self.marks().admit(&verified).map_err(|refusal| refusal.to_string())?;
-                Ok(verified)
+                let admitted = self.admit(&collateral, "what is kept is", now_unix_s);
+                admitted.map_err(|error| error.to_string())
             });
         verified
             .inspect_err(|cause| tracing::info!("no collateral out of {}: {cause}", path.display()))
@@ -218,17 +210,24 @@ impl Store {
             refusal,
         };
         let verified = collateral.verify(&self.root, now_unix_s).map_err(refused)?;
-        let mut marks = self.marks();
-        let raised = marks.admit(&verified).map_err(refused)?;
-        // The marks first: collateral without its marks could be replaced by older one.
-        if raised {
-            self.write("watermarks.json", marks.to_json().as_bytes())?;
-        }
+        self.raise(|marks| marks.admit(&verified).map_err(refused))?;
         Ok(verified)
     }
 
+    /// Raises the marks, on the disk before in memory: what is not written down yet raises them again. Collateral comes after its marks,
+    /// since without them it could be replaced by older one.
+    fn raise(&self, admit: impl FnOnce(&mut Watermarks) -> Result<bool, StoreError>) -> Result<(), StoreError> {
+        let mut marks = self.marks();
+        let mut raised = marks.clone();
+        if admit(&mut raised)? {
+            self.write("watermarks.json", raised.to_json().as_bytes())?;
+            *marks = raised;
+        }
+        Ok(())
+    }
+
     fn marks(&self) -> std::sync::MutexGuard<'_, Watermarks> {
-        // `admit` leaves the marks as they were where it fails.
+        // Marks are put in their place whole.
         self.marks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 

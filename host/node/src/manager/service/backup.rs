@@ -35,7 +35,10 @@ impl ManagerService {
         let folder = tempfile::Builder::new().prefix("backup-").tempdir_in(&self.folder);
         let folder = folder.map_err(|error| failed(&error))?;
         let path = folder.path().join("state.redb");
-        self.standing.backup(path.clone()).await?;
+        // In a task of its own: who hangs up meanwhile leaves the place taken until the copy that it asked for is made.
+        let (standing, to) = (Arc::clone(&self.standing), path.clone());
+        let made = tokio::spawn(async move { standing.backup(to).await.map(|_| (turn, folder)) });
+        let (turn, folder) = made.await.map_err(|_| Status::internal("the backup failed"))??;
         let mut file = std::fs::File::open(&path).map_err(|error| failed(&error))?;
         let length = file.metadata().map_err(|error| failed(&error))?.len();
         let (send, pieces) = mpsc::channel(1);

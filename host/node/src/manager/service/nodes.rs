@@ -167,11 +167,12 @@ impl ManagerService {
     /// Sends a node each state that is announced, and takes what it says that it remembers, until either end is gone.
     pub(super) fn watched_by(
         &self,
-        who: Permit,
+        peer: Peer,
         mut said: Streaming<wire::WitnessRequest>,
     ) -> ReceiverStream<Result<wire::WitnessReply, Status>> {
         let (tell, told) = mpsc::channel(1);
         let (standing, stopping) = (Arc::clone(&self.standing), self.stopping.clone());
+        let clock = Arc::clone(&self.clock);
         let mut announced = standing.announcements().follow();
         announced.mark_changed();
         tokio::spawn(async move {
@@ -186,6 +187,7 @@ impl ManagerService {
                     () = stopping.cancelled() => return,
                     request = said.message() => {
                         let Ok(Some(request)) = request else { return };
+                        let Some(who) = peer.permit().filter(|_| !peer.expired(clock())) else { return };
                         match convert::mark(&request.mark) {
                             Ok(Some(mark)) => standing.announcements().heard(who.node(), &mark),
                             Ok(None) => {}
