@@ -9,10 +9,15 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::os::unix::fs::FileExt;
 use std::sync::{Arc, Weak};
+use std::time::Duration;
 
 use bytes::Bytes;
 use memmap2::{Mmap, MmapOptions};
 use rustix::fs::{MemfdFlags, SealFlags, fcntl_add_seals, fcntl_get_seals, ftruncate, memfd_create};
+
+/// How often a seal is tried, and the pause after the first time; it grows with each.
+const SEAL_TRIES: u32 = 8;
+const SEAL_PAUSE: Duration = Duration::from_millis(10);
 
 /// Why shared memory was not made or not accepted.
 #[derive(Debug, thiserror::Error)]
@@ -124,8 +129,15 @@ impl SharedBlob {
 
     /// Ends the writing for good and maps the memory.
     pub fn seal(self) -> Result<SealedBlob, BlobError> {
-        fcntl_add_seals(&self.file, SealFlags::WRITE | SealFlags::SEAL)
-            .map_err(|error| system("F_ADD_SEALS")(error.into()))?;
+        let mut tries = 1;
+        while let Err(error) = fcntl_add_seals(&self.file, SealFlags::WRITE | SealFlags::SEAL) {
+            // The kernel refuses while anything else holds one of the pages, as it does itself for moments when it moves memory about.
+            if error != rustix::io::Errno::BUSY || tries == SEAL_TRIES {
+                return Err(system("F_ADD_SEALS")(error.into()));
+            }
+            std::thread::sleep(SEAL_PAUSE * tries);
+            tries += 1;
+        }
         SealedBlob::accept(self.file.into(), self.len)
     }
 }
